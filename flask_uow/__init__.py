@@ -1,0 +1,21 @@
+"""Every Flask request is one SQLAlchemy unit of work."""
+
+from . import errors as errors
+from ._extension import Database as Database
+from ._flask import Flask as Flask
+from ._options import CommitRule as CommitRule
+from ._scope import SessionProxy as SessionProxy
+from .errors import ConcurrentUse as ConcurrentUse
+from .errors import ConfigError as ConfigError
+from .errors import ConfigNotice as ConfigNotice
+from .errors import DiscardedWork as DiscardedWork
+from .errors import OutsideContext as OutsideContext
+from .errors import PartialCommit as PartialCommit
+from .errors import RollbackOnly as RollbackOnly
+from .errors import SetupError as SetupError
+from .errors import UnitEnded as UnitEnded
+from .errors import UnknownEngine as UnknownEngine
+from .errors import UowError as UowError
+from .errors import UowWarning as UowWarning
+
+__version__ = "0.1.0.dev0"

@@ -1,0 +1,153 @@
+"""Settings to engines: the right driver, the right file, and a sentence if one is missing."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import URL, Engine
+from sqlalchemy.exc import NoSuchModuleError
+
+from . import _guard, _sqlite
+from ._binds import DEFAULT, unknown
+from ._settings import EngineSettings
+from .errors import ConfigError, UnknownEngine
+
+# Which drivers can serve a URL that names none, the preferred one first.
+_DRIVERS = {
+    "postgresql": ("psycopg", "psycopg2"),
+    "mysql": ("mysqldb", "pymysql"),
+    "mariadb": ("mysqldb", "pymysql"),
+}
+# The module that a driver imports, and the package to install for it.
+_MODULES = {
+    "psycopg": ("psycopg", "psycopg[binary]"),
+    "psycopg2": ("psycopg2", "psycopg2-binary"),
+    "mysqldb": ("MySQLdb", "mysqlclient"),
+    "pymysql": ("pymysql", "PyMySQL"),
+    "mariadbconnector": ("mariadb", "mariadb"),
+    "mysqlconnector": ("mysql.connector", "mysql-connector-python"),
+    "pg8000": ("pg8000", "pg8000"),
+    "oracledb": ("oracledb", "oracledb"),
+    "cx_oracle": ("cx_Oracle", "oracledb"),
+    "pyodbc": ("pyodbc", "pyodbc"),
+    "pymssql": ("pymssql", "pymssql"),
+}
+_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
+
+
+class Engines(Mapping["str | None", Engine]):
+    """The engines of one app by name, in declared order; ``None`` is another name of the default.
+
+    :raises UnknownEngine: from ``engines[name]``, with the names that exist.
+    """
+
+    def __init__(self, named: dict[str, Engine]) -> None:
+        self.named = named
+
+    def __getitem__(self, name: str | None) -> Engine:
+        try:
+            return self.named[name or DEFAULT]
+        except KeyError:
+            raise UnknownEngine(
+                unknown(name or DEFAULT, self.named, "the code ('db.engines[...]')")
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return (name or DEFAULT) in self.named
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.named)
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+
+def build(settings: Iterable[EngineSettings], folder: str) -> dict[str, Engine]:
+    """Create the engines; nothing connects yet.
+
+    :param folder: where relative SQLite files lie.
+    :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
+    """
+    return {one.name: _create(one, folder) for one in settings}
+
+
+def _create(settings: EngineSettings, folder: str) -> Engine:
+    url, where = _with_driver(settings.url, settings.where), settings.where
+    options: dict[str, Any] = {}
+    if url.get_backend_name() == "sqlite":
+        if _sqlite.is_memory(url):
+            options = _sqlite.memory_options()
+        else:
+            url = _sqlite.in_folder(url, folder, where)
+    for key, value in settings.options.items():
+        # A copy: the dict of the config must not become one that two engines write to.
+        options[key] = {**options.get(key, {}), **value} if isinstance(value, Mapping) else value
+    try:
+        if url.get_dialect().is_async:
+            raise ConfigError(
+                f"{where} names the asyncio driver {url.drivername!r}, and 'db.session' is a"
+                f" synchronous session. Write {_synchronous(url)!r} instead."
+            )
+        # By attribute: tracing tools replace 'sqlalchemy.create_engine'.
+        engine = sqlalchemy.create_engine(url, **options)
+    except NoSuchModuleError as error:
+        raise ConfigError(_unknown_dialect(url, where)) from error
+    except ImportError as error:
+        raise ConfigError(_missing_driver(url, where, error)) from error
+    except TypeError as error:
+        raise ConfigError(f"The engine of {where} refuses an option: {error}") from error
+    _guard.install(engine)
+    return engine
+
+
+def _with_driver(url: URL, where: str) -> URL:
+    """Choose the driver if the URL leaves it open and SQLAlchemy's own choice is not installed.
+
+    SQLAlchemy 2.0 means psycopg2 by 'postgresql://', SQLAlchemy 2.1 means psycopg.
+    """
+    candidates = _DRIVERS.get(url.drivername, ())
+    installed = [name for name in candidates if find_spec(_MODULES[name][0])]
+    if not candidates or url.get_dialect().driver in installed:
+        return url
+    if not installed:
+        raise ConfigError(
+            f"{where} needs a driver for {url.drivername!r} and none is installed."
+            f" Install one: {' or '.join(map(_install, candidates))}."
+        )
+    return url.set(drivername=f"{url.drivername}+{installed[0]}")
+
+
+def _missing_driver(url: URL, where: str, error: ImportError) -> str:
+    driver = url.drivername.partition("+")[2] or error.name or url.drivername
+    return (
+        f"{where} needs the driver {driver!r}, which is not installed ({error})."
+        f" Install it: {_install(driver)}."
+    )
+
+
+def _install(driver: str) -> str:
+    return f"pip install '{_MODULES.get(driver, (driver, driver))[1]}'"
+
+
+def _unknown_dialect(url: URL, where: str) -> str:
+    dialect, _, driver = url.drivername.partition("+")
+    if dialect in _DIALECTS:
+        known = [name for name in _MODULES if name != driver]
+        near = difflib.get_close_matches(driver, known, n=1)
+        hint = f"Did you mean '{dialect}+{near[0]}'?" if near else "Leave the driver out?"
+        return f"{where} names the driver {driver!r}, which SQLAlchemy does not know. {hint}"
+    near = difflib.get_close_matches(dialect, _DIALECTS, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"{where} names the database dialect {dialect!r}, which SQLAlchemy does not know.{hint}"
+        f" It comes with {', '.join(_DIALECTS)}; others are packages to install."
+    )
+
+
+def _synchronous(url: URL) -> str:
+    backend = url.get_backend_name()
+    return {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}.get(backend, backend)

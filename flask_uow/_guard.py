@@ -1,0 +1,134 @@
+"""What every engine gets: listeners that notice what a transaction does.
+
+The life of a unit needs three facts that a ``Session`` does not keep: has anything been
+written, has a statement failed, and is a thread inside the database right now. All SQL passes
+the engine, whether it comes from the ORM, from Core or from ``text()``; so they are noticed
+there, by SQLAlchemy's public events.
+
+Nothing here knows Flask or sessions.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import ExceptionContext
+
+from .errors import ConcurrentUse
+
+_KEY = "flask_uow.activity"
+
+
+class Activity:
+    """What has happened so far in one transaction.
+
+    :ivar wrote: a statement was sent that is not certain to be a mere read.
+    :ivar failed: a statement raised an error; on PostgreSQL the transaction is aborted then.
+    :ivar thread: the thread that is inside the database just now, else ``None``.
+    :ivar flushed: how many objects of which class the ORM has written, for messages.
+    """
+
+    __slots__ = ("failed", "flushed", "thread", "wrote")
+
+    def __init__(self) -> None:
+        self.wrote = False
+        self.failed = False
+        self.thread: int | None = None
+        self.flushed: Counter[tuple[str, str]] = Counter()
+
+    def refuse_other_thread(self) -> None:
+        """
+        :raises ConcurrentUse: another thread is inside the database with this transaction.
+        """
+        # Asked through the module: gevent replaces the function when it patches.
+        if self.thread is not None and self.thread != threading.get_ident():
+            raise ConcurrentUse(
+                "This unit of work is in use by another thread: a statement of it is running"
+                " there. A session and its connection can do one thing at a time. Give the"
+                " second thread a context of its own ('with app.app_context():' in it, or"
+                " 'copy_current_request_context'), or wait for the first to finish."
+            )
+
+
+def observe(connection: Connection, activity: Activity) -> None:
+    """Note what happens on *connection* from now on in *activity*."""
+    connection.info[_KEY] = activity
+
+
+def install(engine: Engine) -> None:
+    """Add the listeners to *engine*."""
+    event.listen(engine, "before_cursor_execute", _before_statement)
+    event.listen(engine, "after_cursor_execute", _after_statement)
+    event.listen(engine, "handle_error", _on_error)
+
+
+def _before_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
+    activity: Activity | None = connection.info.get(_KEY)
+    if activity is not None:
+        activity.refuse_other_thread()
+        activity.thread = threading.get_ident()
+        if not activity.wrote and not is_read(statement):
+            activity.wrote = True
+
+
+def _after_statement(connection: Connection, *_: Any) -> None:
+    activity: Activity | None = connection.info.get(_KEY)
+    if activity is not None:
+        activity.thread = None
+
+
+def _on_error(context: ExceptionContext) -> None:
+    connection = context.connection
+    if connection is None or connection.invalidated:
+        return
+    activity: Activity | None = connection.info.get(_KEY)
+    if activity is not None:
+        activity.thread = None
+        activity.failed = True
+
+
+# The words after which a parenthesis calls nothing, and functions that change nothing.
+_HARMLESS = frozenset(
+    """
+    all and any array as between by case cast distinct else end except exists filter from group
+    having in intersect interval is join lateral like limit not null offset on or order over
+    partition rows select set some then union using values when where with within
+    bigint char character decimal float integer numeric smallint text time timestamp varchar
+    abs avg ceil ceiling char_length coalesce concat concat_ws count cume_dist current_date
+    current_time current_timestamp date date_part date_trunc datetime dense_rank extract
+    first_value floor greatest group_concat if ifnull iif instr json_extract json_group_array
+    julianday lag last_value lead least length lower ltrim max min mod now nth_value ntile
+    nullif percent_rank position power printf rank replace round row_number rtrim sign strftime
+    string_agg substr substring sum to_char total trim typeof unixepoch upper
+    """.split()
+)
+_STARTS_AS_READ = re.compile(r"[\s(]*(?:select|with|values|show)\b", re.IGNORECASE)
+_SAVEPOINT = re.compile(r"(?:rollback to )?(?:release )?savepoint\b", re.IGNORECASE)
+_WRITES = re.compile(r"\b(?:insert|update|delete|merge|into|replace\s+into|call)\b", re.IGNORECASE)
+_CALLS = re.compile(r"(\w+|[\"`\]])\s*\(")
+
+
+@lru_cache(maxsize=2048)
+def is_read(statement: str) -> bool:
+    """Is it certain that the SQL *statement* stores nothing?
+
+    A doubt counts as a write: the price of a wrong "no" is one more ROLLBACK on a path that
+    has already failed, the price of a wrong "yes" is a row that should not be there. So a
+    ``SELECT`` that calls an unknown function (``SELECT create_order(1)``) is a write, and one
+    that locks (``FOR UPDATE``) as well.
+
+    >>> is_read("SELECT users.id FROM users WHERE lower(users.name) = ?")
+    True
+    >>> is_read("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone")
+    False
+    """
+    if not _STARTS_AS_READ.match(statement):
+        return _SAVEPOINT.match(statement) is not None
+    if _WRITES.search(statement):
+        return False
+    return all(name.lower() in _HARMLESS for name in _CALLS.findall(statement))

@@ -1,0 +1,236 @@
+"""Which Flask context are we in, and which unit of work is kept on it.
+
+The scope of a unit is the innermost context: the request if there is one, else the app context
+(P2). The unit is an attribute of the context object itself, so it cannot outlive it, and no two
+contexts can share it. ``SessionProxy`` is what an app knows as ``db.session``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any, cast
+
+import flask.globals
+from flask import Flask
+from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.util import ScopedRegistry
+
+from . import _options
+from ._session import S, UnitSession
+from ._state import EXTENSION, AppState
+from ._unit import UnitOfWork
+from .errors import OutsideContext, SetupError
+
+_cv_app: Any = flask.globals._cv_app
+# Flask before 3.2 keeps the request in a context of its own, beside the app context.
+_cv_request: Any = getattr(flask.globals, "_cv_request", None)
+
+SEPARATE_REQUEST_CONTEXT = _cv_request is not None
+
+_HOME = "_flask_uow_home"
+
+if not SEPARATE_REQUEST_CONTEXT:
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        return _cv_app.get(None)
+
+else:
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        request = _cv_request.get(None)
+        app_context = _cv_app.get(None)
+        if request is None:
+            return app_context
+        if request.__dict__.get(_HOME) is app_context:
+            return request
+        return _innermost(request, app_context)
+
+
+def current_app_context() -> Any:
+    """The app context that is active, or None; from Flask 3.2 on, it may be a request's."""
+    return _cv_app.get(None)
+
+
+def _innermost(request: Any, app_context: Any) -> Any:
+    """Was *app_context* pushed inside *request*, or is it the one that the request lives in?
+
+    A request remembers the app context that it pushed for itself. One that found an app context
+    of its app already there (a test's) does not; it is taken to be at home in the one in which
+    it is first seen. The answer is kept on the request: this is the slow path.
+    """
+    pushed = request._cv_tokens
+    home = pushed[-1][1] if pushed else None
+    if home is None:
+        home = request.__dict__.get(_HOME)
+        if home is None or not _is_pushed(home):
+            home = app_context if app_context.app is request.app else None
+    if home is not app_context:
+        return app_context
+    request.__dict__[_HOME] = home
+    return request
+
+
+def _is_pushed(context: Any) -> bool:
+    """Has *context* not ended? A thread that copied the context variables still sees it then."""
+    return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
+
+
+def _request_of(context: Any) -> Any:
+    # Up to Flask 3.1 an app context has no attribute 'request', from 3.2 on it may raise.
+    has_request = getattr(context, "has_request", hasattr(context, "request"))
+    return context.request if has_request else None
+
+
+class Scope(ScopedRegistry[S]):
+    """Keeps the units of one ``Database``, each on its context."""
+
+    # One name for each Database: no other one finds its unit by mistake.
+    _names = map("_flask_uow_unit_{}".format, itertools.count())
+
+    def __init__(self) -> None:
+        self.key = next(self._names)
+
+    def __call__(self) -> S:
+        """The session of the current unit.
+
+        :raises OutsideContext: no Flask context is active.
+        :raises SetupError: the app was not initialised with this ``Database``.
+        :raises ConcurrentUse: another thread is inside the database with this unit.
+        """
+        context = current_context()
+        if context is not None:
+            unit = context.__dict__.get(self.key)
+            if unit is not None and unit.session.activity.thread is None:
+                return cast(S, unit.session)
+        return cast(S, self.unit().session)
+
+    def peek(self) -> UnitOfWork | None:
+        """The current unit, if it was opened."""
+        context = current_context()
+        return None if context is None else context.__dict__.get(self.key)
+
+    def unit(self) -> UnitOfWork:
+        """The current unit, opened if need be. Raises as calling does."""
+        unit = self.peek()
+        if unit is None:
+            return self._keep(self.state().sessionmaker())
+        unit.session.activity.refuse_other_thread()
+        return unit
+
+    def state(self) -> AppState:
+        """The state of the current app.
+
+        :raises OutsideContext: no Flask context is active.
+        :raises SetupError: the app was not initialised with this ``Database``.
+        """
+        context = current_context()
+        if context is None:
+            raise OutsideContext(
+                "The database was used outside of a Flask context, so it is not known which app"
+                " and which unit of work is meant. Use it in a view function, in a command"
+                " ('@app.cli.command()'), or inside 'with app.app_context():'. A thread needs a"
+                " context of its own."
+            )
+        return self.state_of(context.app)
+
+    def state_of(self, app: Flask) -> AppState:
+        """The state of *app*.
+
+        :raises SetupError: the app was not initialised with this ``Database``.
+        """
+        state: AppState | None = app.extensions.get(EXTENSION)
+        if state is None or state.owner is not self:
+            raise SetupError(
+                f"The app {app.name!r} is not registered with this Database"
+                f"{'' if state is None else ' but with another one'}. Was 'db.init_app(app)' or"
+                " 'app.register_extension(db)' called, and is there only one 'Database()'?"
+            )
+        return state
+
+    def end(self, context: Any, error: BaseException | None) -> None:
+        """End the unit of *context*, or only release it if its body is still to be streamed."""
+        unit: UnitOfWork | None = context.__dict__.get(self.key)
+        if unit is None:
+            return
+        if unit.streaming:
+            unit.release(error)
+        else:
+            self.forget(context)
+            unit.end(error)
+
+    def forget(self, context: Any) -> UnitOfWork | None:
+        """Take the unit off *context*, so that the next use opens a new one."""
+        return cast("UnitOfWork | None", context.__dict__.pop(self.key, None))
+
+    def has(self) -> bool:
+        return self.peek() is not None
+
+    def set(self, obj: S) -> None:
+        if not isinstance(obj, UnitSession):
+            raise SetupError(
+                f"{type(obj).__name__!r} cannot become the session of this unit of work. Make it"
+                " with 'db.sessionmaker(...)', or pass the options: 'db.session(autoflush=False)'."
+            )
+        self._keep(obj)
+
+    def clear(self) -> None:
+        """Undo what is not committed, end the unit; the next use opens a new one."""
+        unit = self.peek()
+        if unit is not None:
+            self.forget(current_context())
+            unit.rollback()
+            unit.end()
+
+    def _keep(self, session: UnitSession) -> UnitOfWork:
+        context = current_context()
+        if not _is_pushed(context):
+            raise OutsideContext(
+                "The Flask context that this thread works in has ended: the request was answered"
+                " and its unit of work is closed. Give a thread that lives longer a context of"
+                " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
+            )
+        state = self.state()
+        request = _request_of(context)
+        options = _options.of_request(context.app, request) if request is not None else None
+        rule = (options and options.commit) or state.settings.commit
+        # Two threads may be here at once: the first one's unit is kept.
+        return cast(UnitOfWork, context.__dict__.setdefault(self.key, UnitOfWork(session, rule)))
+
+
+class SessionProxy(scoped_session[S]):
+    """``db.session``: stands for the session of the current unit of work.
+
+    It is a ``scoped_session``, so other libraries take it for one, and an object that can be
+    passed around before any app exists; only calls and attributes need a context.
+    """
+
+    def __init__(self, scope: Scope[S]) -> None:
+        self.registry = self._scope = scope
+
+    if not TYPE_CHECKING:
+
+        @property
+        def session_factory(self) -> sessionmaker[UnitSession]:
+            """The session factory of the current app."""
+            return self._scope.state().sessionmaker
+
+    def remove(self) -> None:
+        """Undo what is not committed and close the session; the next use opens a new unit."""
+        self._scope.clear()
+
+    def invalidate(self) -> None:
+        """As :meth:`remove`, but drop the connection instead of giving it back to the pool.
+
+        For a connection that may be in the middle of a reply: after a timeout that was raised
+        into a running statement, for instance.
+        """
+        unit = self._scope.peek()
+        if unit is not None:
+            unit.invalidate()
+            self._scope.clear()
+
+    def __repr__(self) -> str:
+        unit = self._scope.peek()
+        return f"<{type(self).__name__} {'without a unit' if unit is None else unit.session!r}>"

@@ -1,0 +1,178 @@
+"""The session of a unit of work: a SQLAlchemy ``Session`` that knows its engines and its end.
+
+It adds four things: an engine is found by its bind key, several engines commit in the order in
+which they were configured, two threads at once are refused, and so is any use after the end.
+
+Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm.unitofwork import UOWTransaction
+
+from . import _binds
+from ._guard import Activity, observe
+from .errors import PartialCommit, RollbackOnly, UnitEnded, UnknownEngine
+
+S = TypeVar("S", bound=Session)
+
+
+class UnitSession(Session):
+    """The ``Session`` behind ``db.session``.
+
+    :ivar engines: the engines of the app by name, in the order of their configuration.
+    :ivar connections: the connections of the running transaction, by engine.
+    :ivar activity: what the running transaction has done; a new one for each transaction.
+    :ivar rollback_only: ``commit()`` is refused.
+    :ivar ended: the unit of work is over, and any further use is refused.
+    """
+
+    def __init__(self, *, engines: Mapping[str, Engine], **options: Any) -> None:
+        super().__init__(**options)
+        self.engines = engines
+        self.connections: dict[Engine, Connection] = {}
+        self.activity = Activity()
+        self.rollback_only = False
+        self.ended = False
+
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
+    ) -> Engine | Connection:
+        """Find the engine by the bind key of the model or table.
+
+        :raises UnknownEngine: the key is not configured.
+        """
+        self.activity.refuse_other_thread()
+        if bind is not None or self.bind is not None:
+            return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+        if mapper is not None:
+            mapper = mapper if isinstance(mapper, Mapper) else inspect(mapper)
+            name, user = _binds.of_mapper(mapper), f"the model {mapper.class_.__name__!r}"
+        elif clause is not None and len(self.engines) > 1:
+            name, user = _binds.of_clause(clause) or _binds.DEFAULT, "a table of this statement"
+        else:
+            name, user = _binds.DEFAULT, "this statement"
+        engine = self.engines.get(name)
+        if engine is None:
+            raise UnknownEngine(_binds.unknown(name, self.engines, user))
+        return engine
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        self.activity.refuse_other_thread()
+        super().flush(objects)
+
+    def commit(self) -> None:
+        """Commit; if several engines took part, one after the other in their declared order.
+
+        :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
+        :raises PartialCommit: one engine failed to commit after another one had committed.
+        """
+        if self.rollback_only:
+            raise RollbackOnly(
+                "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
+                " so nothing of it will be stored. Decide before the first commit, or leave the"
+                " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
+            )
+        if len(self.engines) > 1 and not self.twophase:
+            # Before counting: the flush is what reaches the second engine, more often than not.
+            self.flush()
+            if len(self.connections) > 1:
+                self._commit_in_order()
+                return
+        super().commit()
+
+    def _commit_in_order(self) -> None:
+        # Session.commit() visits its connections in the order of a set.
+        self.dispatch.before_commit(self)
+        while (savepoint := self.get_nested_transaction()) is not None:
+            savepoint.commit()
+        for _ in range(100):  # a listener may add objects while others are flushed
+            if not (self.new or self.dirty or self.deleted):
+                break
+            self.flush()
+        waiting = self._declared_order()
+        committed: list[str] = []
+        while waiting:
+            name, connection = waiting.pop(0)
+            try:
+                connection.commit()
+            except Exception as error:
+                # Without this rollback the connection goes back with its transaction open.
+                connection.rollback()
+                self._conclude()
+                self.expunge_all()
+                if not committed:
+                    raise
+                raise PartialCommit(committed, name, [rest for rest, _ in waiting]) from error
+            committed.append(name)
+        self._conclude()
+        self.dispatch.after_commit(self)
+        if self.expire_on_commit:
+            self.expire_all()
+
+    def _declared_order(self) -> list[tuple[str, Connection]]:
+        declared = [
+            (name, self.connections[engine])
+            for name, engine in self.engines.items()
+            if engine in self.connections
+        ]
+        known = {connection.engine for _, connection in declared}
+        strangers = [
+            (engine.url.render_as_string(), connection)
+            for engine, connection in self.connections.items()
+            if engine not in known
+        ]
+        return declared + strangers
+
+    def _conclude(self) -> None:
+        transaction = self.get_transaction()
+        if transaction is not None:
+            transaction.close()
+
+
+@event.listens_for(UnitSession, "after_transaction_create")
+def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> None:
+    if transaction.parent is not None:
+        return
+    if session.ended:
+        transaction.close()
+        raise UnitEnded(
+            "This session's unit of work has ended together with its Flask context: it was"
+            " committed or rolled back, and its connection belongs to others now. Did an object"
+            " or a thread keep 'db.session()' beyond the request? Use 'db.session' anew each"
+            " time, inside a context of its own."
+        )
+    session.activity = Activity()
+    session.connections = {}
+
+
+@event.listens_for(UnitSession, "after_begin")
+def _note_connection(
+    session: UnitSession, transaction: SessionTransaction, connection: Connection
+) -> None:
+    if not transaction.nested:
+        session.connections[connection.engine] = connection
+        observe(connection, session.activity)
+
+
+@event.listens_for(UnitSession, "before_flush")
+def _note_flush(session: UnitSession, _context: UOWTransaction, _instances: Any) -> None:
+    session.activity.flushed.update(pending(session))
+
+
+def pending(session: Session) -> list[tuple[str, str]]:
+    """What the next flush would write: pairs of a class name and new, changed or deleted."""
+    return [
+        (type(instance).__name__, kind)
+        for kind, instances in (
+            ("new", session.new),
+            ("changed", session.dirty),
+            ("deleted", session.deleted),
+        )
+        for instance in instances
+    ]

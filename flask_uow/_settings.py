@@ -1,0 +1,178 @@
+"""``app.config`` to frozen settings: every key, every check, every message about them."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from ._binds import DEFAULT
+from ._options import CommitRule, commit_rule
+from .errors import ConfigError, ConfigNotice
+
+_URI = "SQLALCHEMY_DATABASE_URI"
+_KNOWN = {
+    _URI,
+    "SQLALCHEMY_BINDS",
+    "SQLALCHEMY_ENGINES",
+    "SQLALCHEMY_ENGINE_OPTIONS",
+    "SQLALCHEMY_ECHO",
+    "UOW_COMMIT",
+    # Switches of Flask-SQLAlchemy whose default is what happens here anyway.
+    "SQLALCHEMY_TRACK_MODIFICATIONS",
+    "SQLALCHEMY_RECORD_QUERIES",
+}
+_POOL = "give it to the engine: SQLALCHEMY_ENGINE_OPTIONS = {{{0!r}: ...}}"
+_SUCCESSORS = {
+    "SQLALCHEMY_COMMIT_ON_TEARDOWN": (
+        "drop it: a request that succeeds is committed before its response leaves (UOW_COMMIT)"
+    ),
+    "SQLALCHEMY_POOL_SIZE": _POOL.format("pool_size"),
+    "SQLALCHEMY_POOL_TIMEOUT": _POOL.format("pool_timeout"),
+    "SQLALCHEMY_POOL_RECYCLE": _POOL.format("pool_recycle"),
+    "SQLALCHEMY_MAX_OVERFLOW": _POOL.format("max_overflow"),
+    "SQLALCHEMY_NATIVE_UNICODE": "drop it: Python 3 strings are Unicode",
+    "SQLALCHEMY_ASYNC_ENGINES": "async engines are not supported yet",
+}
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """One engine: its name, its URL, its options for ``create_engine()``.
+
+    :ivar where: the config key that it comes from, for messages.
+    """
+
+    name: str
+    url: URL
+    options: Mapping[str, Any] = field(repr=False)
+    where: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that an app's config says about its databases."""
+
+    commit: CommitRule
+    engines: tuple[EngineSettings, ...]
+
+
+def read(config: Mapping[str, Any]) -> Settings:
+    """Read and check the settings of one app.
+
+    :raises ConfigError: the message names the key as it is written in ``app.config``.
+    """
+    _notice_unknown_keys(config)
+    return Settings(commit=read_commit_rule(config), engines=tuple(_read_engines(config)))
+
+
+def read_commit_rule(config: Mapping[str, Any]) -> CommitRule:
+    """
+    :raises ConfigError: ``UOW_COMMIT`` is no rule.
+    """
+    return commit_rule(config.get("UOW_COMMIT", "on_success"), "UOW_COMMIT")
+
+
+def _read_engines(config: Mapping[str, Any]) -> list[EngineSettings]:
+    common = dict(_mapping(config, "SQLALCHEMY_ENGINE_OPTIONS"))
+    if config.get("SQLALCHEMY_ECHO"):
+        common.setdefault("echo", config["SQLALCHEMY_ECHO"])
+    found: dict[str, EngineSettings] = {}
+    for name, value, where in _declared(config):
+        if name in found:
+            raise ConfigError(
+                f"The engine {name!r} is configured twice, by {found[name].where} and by"
+                f" {where}. Keep one of them."
+            )
+        found[name] = _engine(name, value, common, where)
+    if not found:
+        raise ConfigError(
+            f"No database is configured for this app: set {_URI}, for example to"
+            " 'sqlite:///app.db', in 'app.config' before the first use of the database"
+            " (or FLASK_SQLALCHEMY_DATABASE_URI in the environment, if the app calls"
+            " 'app.config.from_prefixed_env()')."
+        )
+    return list(found.values())
+
+
+def _declared(config: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    """Every configured engine as (name, value, config key): the default, then in given order."""
+    declared = []
+    if config.get(_URI) is not None:
+        declared.append((DEFAULT, config[_URI], _URI))
+    for key in ("SQLALCHEMY_ENGINES", "SQLALCHEMY_BINDS"):
+        for name, value in _mapping(config, key).items():
+            declared.append((name or DEFAULT, value, f"{key}[{name!r}]"))
+    return declared
+
+
+def _engine(name: str, value: Any, common: Mapping[str, Any], where: str) -> EngineSettings:
+    options = dict(common)
+    if isinstance(value, Mapping):
+        own = dict(value)
+        value = own.pop("url", None)
+        if value is None:
+            raise ConfigError(
+                f"{where} has no 'url'. Write it beside the options:"
+                " {'url': 'postgresql://...', 'pool_size': 10}."
+            )
+        if isinstance(value, Mapping):
+            value = URL.create(**value)
+        options.update(own)
+    return EngineSettings(name=name, url=_url(value, where), options=options, where=where)
+
+
+def _url(value: Any, where: str) -> URL:
+    if isinstance(value, str) and value.startswith("postgres://"):
+        value = value.replace("postgres://", "postgresql://", 1)  # the form of several hosters
+    try:
+        return make_url(value)
+    except (ArgumentError, ValueError) as error:
+        # Not chained: the text of the cause may hold the password.
+        raise ConfigError(
+            f"{where} cannot be read as a database URL: {_masked(value)}. It has the form"
+            " 'dialect+driver://user:password@host:port/database', with special characters of"
+            " the password percent-encoded ('urllib.parse.quote_plus'), or it is a"
+            f" 'sqlalchemy.URL'. ({type(error).__name__})"
+        ) from None
+
+
+def _masked(value: Any) -> str:
+    """A URL that could not be parsed, as far as it is certain to hold no password."""
+    if not isinstance(value, str):
+        return f"a value of type {type(value).__name__!r}"
+    scheme, colon, _ = value.partition(":")
+    if not colon:
+        return "a text without '://'"
+    return repr(f"{scheme}:***")
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"{key} must be a dict, for example {{'audit': 'sqlite:///audit.db'}}, and it is of"
+            f" type {type(value).__name__!r}."
+            if key != "SQLALCHEMY_ENGINE_OPTIONS"
+            else f"{key} must be a dict of options for 'create_engine', for example"
+            f" {{'pool_size': 10}}, and it is of type {type(value).__name__!r}."
+        )
+    return value
+
+
+def _notice_unknown_keys(config: Mapping[str, Any]) -> None:
+    for key in config:
+        if key in _KNOWN or not key.startswith(("SQLALCHEMY_", "UOW_")):
+            continue
+        if key in _SUCCESSORS:
+            text = f"{key} has no effect; {_SUCCESSORS[key]}."
+        else:
+            near = difflib.get_close_matches(key, _KNOWN, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            text = f"{key} is not a setting of flask_uow and has no effect.{hint}"
+        warnings.warn(text, ConfigNotice, stacklevel=2)

@@ -1,0 +1,64 @@
+"""What one app has: settings, engines and session factory, made at their first use."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from flask import Flask
+from sqlalchemy import Engine
+from sqlalchemy.orm import sessionmaker
+
+from . import _engines, _settings
+from ._session import UnitSession
+from ._settings import Settings
+
+EXTENSION = "uow"
+
+
+class AppState:
+    """``app.extensions["uow"]``.
+
+    :ivar owner: the ``Database`` that the app was initialised with.
+    """
+
+    def __init__(self, app: Flask, owner: object, session_options: dict[str, Any]) -> None:
+        self.owner = owner
+        self._app = app
+        self._session_options = session_options
+        self._lock = threading.Lock()
+        self._settings: Settings | None = None
+        self._engines: dict[str, Engine] | None = None
+        self._sessionmaker: sessionmaker[UnitSession] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        """
+        :raises ConfigError: a value of ``app.config`` cannot be used.
+        """
+        if self._settings is None:
+            self._settings = _settings.read(self._app.config)
+        return self._settings
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """The engines by name, in declared order. Built once, whichever thread is first.
+
+        :raises ConfigError: a dialect is unknown, a driver is missing, a file has no place.
+        """
+        if self._engines is None:
+            with self._lock:
+                if self._engines is None:
+                    self._engines = _engines.build(self.settings.engines, self._app.instance_path)
+        return self._engines
+
+    @property
+    def sessionmaker(self) -> sessionmaker[UnitSession]:
+        """The factory of the sessions of this app.
+
+        :raises ConfigError: as :attr:`engines`.
+        """
+        if self._sessionmaker is None:
+            # Two threads may each make one; they are alike, and one is kept.
+            self._sessionmaker = sessionmaker(engines=self.engines, **self._session_options)
+        return self._sessionmaker

@@ -1,0 +1,161 @@
+"""The unit of work: one session from its first use to its end, and what became of it.
+
+::
+
+                  commit()                 the work so far is stored; more may follow
+        ┌──────┐  rollback()               the work so far is undone; more may follow
+    ───►│ open │  fail()                   an exception left the view: undone, if there was any
+        └──┬───┘  release()                the context is over, a streamed body is still to come
+           │
+           │ end()
+           ▼
+        ┌───────┐
+        │ ended │  the session refuses to be used, its connection is back in the pool
+        └───────┘
+
+``commit()`` is the only call that may raise. The others run where an error is already on its
+way, which must not be hidden by theirs: they log it, and drop the connection instead of giving
+it back in an unknown state.
+
+Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ._options import CommitRule
+from ._session import UnitSession, pending
+from .errors import DiscardedWork
+
+logger = logging.getLogger("flask_uow")
+
+
+class UnitOfWork:
+    """One session and the state of its work.
+
+    :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
+        its first statement.
+    :ivar rule: when a finished request commits by itself; set when the unit opens.
+    :ivar failed: an exception has left the view, so what is written from now on is the error
+        handler's own.
+    :ivar finished: the request has been answered; nothing commits this unit any more.
+    :ivar streaming: the body of the response is still to be sent when the context ends.
+    """
+
+    __slots__ = ("failed", "finished", "rule", "session", "streaming")
+
+    def __init__(self, session: UnitSession, rule: CommitRule) -> None:
+        self.session = session
+        self.rule = rule
+        self.failed = False
+        self.finished = False
+        self.streaming = False
+
+    @property
+    def has_work(self) -> bool:
+        """Is there anything that a commit would store?"""
+        session = self.session
+        if not session.in_transaction():  # also add() and a changed attribute begin one
+            return False
+        return session.activity.wrote or bool(session.new or session.dirty or session.deleted)
+
+    def commit(self) -> None:
+        """Store the work so far. Objects that were loaded stay readable (P8).
+
+        :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: who
+            calls decides what the failure means, then calls :meth:`fail`.
+        """
+        session = self.session
+        if not session.in_transaction():
+            return
+        expire, session.expire_on_commit = session.expire_on_commit, False
+        try:
+            session.commit()
+        finally:
+            session.expire_on_commit = expire
+
+    def rollback(self) -> None:
+        """Undo the work since the last commit."""
+        try:
+            self.session.rollback()
+        except Exception:
+            logger.exception("The rollback of a unit of work failed; its connection is dropped.")
+            self.invalidate()
+
+    def fail(self, error: BaseException) -> None:
+        """Take note of an exception that left the view, before anybody handles it (P4).
+
+        A unit that has only read is left alone: the error page still has its loaded user.
+        """
+        self.failed = True
+        self.session.rollback_only = False  # spoken of the work that is undone here
+        if self.has_work or self.session.activity.failed or isinstance(error, SQLAlchemyError):
+            self.rollback()
+
+    def release(self, error: BaseException | None = None) -> None:
+        """Undo what nobody committed and give the connection back; the session can go on.
+
+        Loaded objects stay attached, so that a streamed body can lazy-load from them (P9).
+
+        :param error: what ended the context, if it was an exception.
+        """
+        if error is not None and not isinstance(error, (Exception, GeneratorExit)):
+            # It may have struck in the middle of a reply: the protocol state is unknown.
+            self.invalidate()
+        elif self.session.in_transaction():
+            discarded = self._unsaved()
+            self.rollback()
+            if discarded and error is None:
+                _warn(discarded)
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Give everything back, for good.
+
+        :param error: what ended the context, if it was an exception.
+        """
+        try:
+            self.release(error)
+        finally:
+            # In this order: close() itself has to be allowed to work.
+            try:
+                self.session.close()
+            except Exception:
+                logger.exception("A session failed to close; its connection is dropped.")
+                self.invalidate()
+            self.session.ended = True
+
+    def invalidate(self) -> None:
+        """Drop the connections of this unit instead of giving them back to the pool."""
+        try:
+            self.session.invalidate()
+        except Exception:
+            logger.exception("A connection of a unit of work could not be dropped.")
+
+    def _unsaved(self) -> Counter[tuple[str, str]]:
+        """What is lost if the transaction is rolled back now."""
+        if self.session.rollback_only or (self.rule == "explicit" and self.finished):
+            return Counter()  # asked for
+        activity = self.session.activity
+        unsaved = activity.flushed + Counter(pending(self.session))
+        if activity.wrote and not unsaved:
+            unsaved["SQL statements", "sent with execute()"] += 1
+        return unsaved
+
+
+def _warn(discarded: Counter[tuple[str, str]]) -> None:
+    what = ", ".join(
+        f"{count} {name} ({kind})" if name != "SQL statements" else f"{name} ({kind})"
+        for (name, kind), count in sorted(discarded.items())
+    )
+    warnings.warn(
+        f"A Flask context ended with work that nobody committed, and it was rolled back: {what}."
+        " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
+        " worker, socket event, streamed body) say 'db.session.commit()' when the work is done.",
+        DiscardedWork,
+        stacklevel=2,
+    )
