@@ -29,9 +29,8 @@ def of_mapper(mapper: Mapper[Any]) -> str:
 def of_from(selectable: FromClause) -> str | None:
     """The engine name that a table, or the first table of a join, states; None if it is silent."""
     if isinstance(selectable, Table):
-        key: str | None = selectable.info.get("bind_key") or selectable.metadata.info.get(
-            "bind_key"
-        )
+        of_table, of_metadata = selectable.info, selectable.metadata.info
+        key: str | None = of_table.get("bind_key") or of_metadata.get("bind_key")
         return key
     return of_clause(selectable)
 
