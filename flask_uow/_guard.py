@@ -10,6 +10,7 @@ Nothing here knows Flask or sessions.
 
 from __future__ import annotations
 
+import enum
 import re
 import threading
 from collections import Counter
@@ -24,19 +25,30 @@ from .errors import ConcurrentUse
 _KEY = "flask_uow.activity"
 
 
+class Effect(enum.IntEnum):
+    """What a statement does to stored data."""
+
+    READ = 0
+    """It is certain to change nothing."""
+    UNKNOWN = 1
+    """It calls a function that nobody here knows, or locks, or is no query at all."""
+    WRITE = 2
+    """It changes data or tables."""
+
+
 class Activity:
     """What has happened so far in one transaction.
 
-    :ivar wrote: a statement was sent that is not certain to be a mere read.
+    :ivar effect: the strongest effect of the statements so far.
     :ivar failed: a statement raised an error; on PostgreSQL the transaction is aborted then.
     :ivar thread: the thread that is inside the database just now, else ``None``.
     :ivar flushed: how many objects of which class the ORM has written, for messages.
     """
 
-    __slots__ = ("failed", "flushed", "thread", "wrote")
+    __slots__ = ("effect", "failed", "flushed", "thread")
 
     def __init__(self) -> None:
-        self.wrote = False
+        self.effect = Effect.READ
         self.failed = False
         self.thread: int | None = None
         self.flushed: Counter[tuple[str, str]] = Counter()
@@ -72,8 +84,7 @@ def _before_statement(connection: Connection, cursor: Any, statement: str, *_: A
     if activity is not None:
         activity.refuse_other_thread()
         activity.thread = threading.get_ident()
-        if not activity.wrote and not is_read(statement):
-            activity.wrote = True
+        activity.effect = max(activity.effect, effect_of(statement))
 
 
 def _after_statement(connection: Connection, *_: Any) -> None:
@@ -107,28 +118,38 @@ _HARMLESS = frozenset(
     string_agg substr substring sum to_char total trim typeof unixepoch upper
     """.split()
 )
-_STARTS_AS_READ = re.compile(r"[\s(]*(?:select|with|values|show)\b", re.IGNORECASE)
-_SAVEPOINT = re.compile(r"(?:rollback to )?(?:release )?savepoint\b", re.IGNORECASE)
-_WRITES = re.compile(r"\b(?:insert|update|delete|merge|into|replace\s+into|call)\b", re.IGNORECASE)
-_CALLS = re.compile(r"(\w+|[\"`\]])\s*\(")
+_FIRST_WORD = re.compile(r"[\s(]*(\w+)")
+_READS = frozenset(["select", "with", "values", "show", "savepoint", "release"])
+_WRITES = frozenset(
+    """
+    insert update delete merge replace truncate create alter drop rename comment grant revoke
+    """.split()
+)
+_WRITING_WORD = re.compile(r"(?<!for )\b(?:insert|update|delete|merge)\b", re.IGNORECASE)
+_DOUBTFUL_WORD = re.compile(r"\b(?:into|for\s+(?:no\s+key\s+)?update)\b", re.IGNORECASE)
+_CALL = re.compile(r"(\w+|[\"`\]])\s*\(")
 
 
 @lru_cache(maxsize=2048)
-def is_read(statement: str) -> bool:
-    """Is it certain that the SQL *statement* stores nothing?
+def effect_of(statement: str) -> Effect:
+    """Tell the effect of a SQL statement by its words.
 
-    A doubt counts as a write: the price of a wrong "no" is one more ROLLBACK on a path that
-    has already failed, the price of a wrong "yes" is a row that should not be there. So a
-    ``SELECT`` that calls an unknown function (``SELECT create_order(1)``) is a write, and one
-    that locks (``FOR UPDATE``) as well.
+    A doubt is ``UNKNOWN``, and what is unknown is rolled back with the writes: the price of
+    doubting a mere read is one more ROLLBACK on a path that has failed already, the price of
+    trusting ``SELECT create_order(1)`` would be a row that should not be there.
 
-    >>> is_read("SELECT users.id FROM users WHERE lower(users.name) = ?")
-    True
-    >>> is_read("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone")
-    False
+    >>> effect_of("SELECT users.id FROM users WHERE lower(users.name) = ?").name
+    'READ'
+    >>> effect_of("SELECT create_order(1)").name
+    'UNKNOWN'
+    >>> effect_of("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone").name
+    'WRITE'
     """
-    if not _STARTS_AS_READ.match(statement):
-        return _SAVEPOINT.match(statement) is not None
-    if _WRITES.search(statement):
-        return False
-    return all(name.lower() in _HARMLESS for name in _CALLS.findall(statement))
+    match = _FIRST_WORD.match(statement)
+    word = match[1].lower() if match else ""
+    if word in _WRITES or (word == "with" and _WRITING_WORD.search(statement)):
+        return Effect.WRITE
+    if word not in _READS or _DOUBTFUL_WORD.search(statement):
+        return Effect.UNKNOWN
+    known = all(name.lower() in _HARMLESS for name in _CALL.findall(statement))
+    return Effect.READ if known else Effect.UNKNOWN

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import flask.globals
 from flask import Flask
-from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.util import ScopedRegistry
 
 from . import _options
@@ -215,6 +215,24 @@ class SessionProxy(scoped_session[S]):
         def session_factory(self) -> sessionmaker[UnitSession]:
             """The session factory of the current app."""
             return self._scope.state().sessionmaker
+
+    # scoped_session passes on what a Session has, but for these.
+
+    def in_transaction(self) -> bool:
+        """Has the current session begun a transaction?"""
+        return self._proxied.in_transaction()
+
+    def in_nested_transaction(self) -> bool:
+        """Is the current session inside a savepoint?"""
+        return self._proxied.in_nested_transaction()
+
+    def get_transaction(self) -> SessionTransaction | None:
+        """The transaction of the current session, if it has begun one."""
+        return self._proxied.get_transaction()
+
+    def get_nested_transaction(self) -> SessionTransaction | None:
+        """The innermost savepoint of the current session, if there is one."""
+        return self._proxied.get_nested_transaction()
 
     def remove(self) -> None:
         """Undo what is not committed and close the session; the next use opens a new unit."""

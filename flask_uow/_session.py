@@ -72,19 +72,28 @@ class UnitSession(Session):
         :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
         :raises PartialCommit: one engine failed to commit after another one had committed.
         """
+        self.activity.refuse_other_thread()
         if self.rollback_only:
             raise RollbackOnly(
                 "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
                 " so nothing of it will be stored. Decide before the first commit, or leave the"
                 " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
             )
-        if len(self.engines) > 1 and not self.twophase:
+        if len(self.engines) > 1 and self.in_transaction() and not self.twophase:
             # Before counting: the flush is what reaches the second engine, more often than not.
             self.flush()
             if len(self.connections) > 1:
                 self._commit_in_order()
                 return
         super().commit()
+
+    def rollback(self) -> None:
+        self.activity.refuse_other_thread()
+        super().rollback()
+
+    def close(self) -> None:
+        self.activity.refuse_other_thread()
+        super().close()
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.

@@ -28,6 +28,7 @@ from collections import Counter
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ._guard import Effect
 from ._options import CommitRule
 from ._session import UnitSession, pending
 from .errors import DiscardedWork
@@ -62,7 +63,9 @@ class UnitOfWork:
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
-        return session.activity.wrote or bool(session.new or session.dirty or session.deleted)
+        if session.activity.effect > Effect.READ:
+            return True
+        return bool(session.new or session.dirty or session.deleted)
 
     def commit(self) -> None:
         """Store the work so far. Objects that were loaded stay readable (P8).
@@ -142,7 +145,7 @@ class UnitOfWork:
             return Counter()  # asked for
         activity = self.session.activity
         unsaved = activity.flushed + Counter(pending(self.session))
-        if activity.wrote and not unsaved:
+        if activity.effect is Effect.WRITE and not unsaved:
             unsaved["SQL statements", "sent with execute()"] += 1
         return unsaved
 
