@@ -14,15 +14,16 @@ What happens to a unit in a request, in this order:
 8. The context ends, after all teardown functions: the session is closed (P6). A streamed body
    keeps it open until the response is closed (P9).
 
-Flask has hooks for some of these moments, but none that is sure to be first (3) or last (6, 8),
+Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
 or that sees an exception which an error handler answers (2). So four methods of the app object
-are wrapped, each passing its arguments on as they came; they are the whole seam:
+are wrapped, each handing its arguments on as they came; they are the whole seam, and cost less
+than one registered function would in requests that never use the database:
 
 ==========================  ===================================================================
-``handle_user_exception``   sees the exception before the handlers do
+``handle_user_exception``   sees the exception before the handlers do: 2
 ``process_response``        runs the ``after_request`` functions: 4 before it, 6 behind it
 ``do_teardown_request``     runs the teardown functions: 8 behind it, even if one of them raises
-``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one of them
+``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
 ==========================  ===================================================================
 """
 
@@ -30,12 +31,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import Any, cast
+from typing import Any
 
 from flask import Flask, Response, got_request_exception
 from werkzeug.exceptions import HTTPException
 
-from ._scope import SEPARATE_REQUEST_CONTEXT, Scope, current_app_context, current_context
+from ._scope import SEPARATE_REQUEST_CONTEXT, Scope, current_app_context, current_request_context
 from ._state import EXTENSION
 from ._unit import UnitOfWork
 
@@ -43,39 +44,40 @@ Method = Callable[..., Any]
 
 
 def install(app: Flask, scope: Scope[Any]) -> None:
-    """Wrap the four methods of *app*."""
-    _wrap(app, "handle_user_exception", partial(_roll_back_before_handlers, scope))
-    _wrap(app, "process_response", partial(_finish_around_after_request, app, scope))
+    """Wrap the methods of *app*."""
+    wrapped = {
+        "handle_user_exception": _roll_back_first(app.handle_user_exception, scope),
+        "process_response": _finish_around(app.process_response, scope, app),
+        "do_teardown_appcontext": _end_behind(
+            app.do_teardown_appcontext, scope, current_app_context
+        ),
+    }
     if SEPARATE_REQUEST_CONTEXT:
-        _wrap(app, "do_teardown_request", partial(_end_after_teardown, scope, current_context))
-    _wrap(app, "do_teardown_appcontext", partial(_end_after_teardown, scope, current_app_context))
+        wrapped["do_teardown_request"] = _end_behind(
+            app.do_teardown_request, scope, current_request_context
+        )
+    for name, method in wrapped.items():
+        setattr(app, name, method)
     # An error that no handler answered, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
-
-
-def _wrap(app: Flask, name: str, around: Method) -> None:
-    original = getattr(app, name)
-
-    @wraps(original)
-    def method(*args: Any) -> Any:
-        return around(original, *args)
-
-    setattr(app, name, method)
 
 
 # 2 --------------------------------------------------------------------------------------------
 
 
-def _roll_back_before_handlers(scope: Scope[Any], original: Method, *args: Any) -> Any:
-    # Flask 3.2 passes the context first; the error is always last.
-    error = args[-1]
-    _fail(scope, error)
-    try:
-        return original(*args)
-    except Exception as raised:
-        if raised is not error:  # the handler itself failed
-            _fail(scope, raised)
-        raise
+def _roll_back_first(original: Method, scope: Scope[Any]) -> Method:
+    @wraps(original)
+    def handle_user_exception(*args: Any) -> Any:
+        error = args[-1]  # Flask 3.2 passes the context before it
+        _fail(scope, error)
+        try:
+            return original(*args)
+        except Exception as raised:
+            if raised is not error:  # the handler itself failed
+                _fail(scope, raised)
+            raise
+
+    return handle_user_exception
 
 
 def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
@@ -83,7 +85,7 @@ def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
 
 
 def _fail(scope: Scope[Any], error: BaseException) -> None:
-    unit = scope.peek()
+    unit = scope.on(current_request_context())
     if unit is not None and not _is_redirect(error):
         unit.fail(error)
 
@@ -99,30 +101,45 @@ def _is_redirect(error: BaseException) -> bool:
 # 4 to 6 ---------------------------------------------------------------------------------------
 
 
-def _finish_around_after_request(
-    app: Flask, scope: Scope[Any], original: Method, *args: Any
-) -> Response:
+def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
+    key = scope.key
+
+    @wraps(original)
+    def process_response(*args: Any) -> Any:
+        context = current_request_context()
+        if key in context.__dict__:
+            args = (*args[:-1], _finish(app, context.__dict__[key], *args))
+        response = original(*args)
+        if key in context.__dict__:  # again: an after_request function may have been the first
+            _finish_late(scope, context, response)
+        return response
+
+    return process_response
+
+
+def _finish(app: Flask, unit: UnitOfWork, *args: Any) -> Response:
+    """Decide; a commit that fails is handled as if the view had raised its error."""
     *context, response = args
-    unit = scope.peek()
-    if unit is not None:
-        try:
-            _decide(unit, response)
-        except Exception as error:
-            unit.fail(error)
-            # Inside the except clause: without a handler, Flask re-raises the current error.
-            handle: Method = app.handle_user_exception
-            response = app.make_response(handle(*context, error))
-            _decide(unit, response)
-    response = cast(Response, original(*context, response))
-    unit = scope.peek()
-    if unit is not None:
-        if unit.has_work:
-            _decide(unit, response)
-        unit.finished = True
-        unit.streaming = response.is_streamed
-        if unit.streaming:
-            response.call_on_close(partial(_close, scope, current_context()))
+    try:
+        _decide(unit, response)
+    except Exception as error:
+        unit.fail(error)
+        # Inside the except clause: without a handler, Flask re-raises the current error. Asked
+        # of the app by name: other extensions wrap this method as well.
+        handle: Method = app.handle_user_exception
+        response = app.make_response(handle(*context, error))
+        _decide(unit, response)
     return response
+
+
+def _finish_late(scope: Scope[Any], context: Any, response: Response) -> None:
+    unit: UnitOfWork = context.__dict__[scope.key]
+    if unit.has_work:
+        _decide(unit, response)
+    unit.finished = True
+    unit.streaming = response.is_streamed
+    if unit.streaming:
+        response.call_on_close(partial(_close, scope, context))
 
 
 def _decide(unit: UnitOfWork, response: Response) -> None:
@@ -142,7 +159,7 @@ def _decide(unit: UnitOfWork, response: Response) -> None:
 
 def _is_success(unit: UnitOfWork, response: Response) -> bool:
     if callable(unit.rule):
-        return unit.rule(response)
+        return bool(unit.rule(response))
     return unit.rule == "always" or response.status_code < 400
 
 
@@ -155,12 +172,17 @@ def _close(scope: Scope[Any], context: Any) -> None:
 # 8 --------------------------------------------------------------------------------------------
 
 
-def _end_after_teardown(
-    scope: Scope[Any], find: Callable[[], Any], original: Method, *args: Any
-) -> None:
-    context = find()
-    error = args[-1] if args and isinstance(args[-1], BaseException) else None
-    try:
-        original(*args)
-    finally:
-        scope.end(context, error)
+def _end_behind(original: Method, scope: Scope[Any], find: Callable[[], Any]) -> Method:
+    key = scope.key
+
+    @wraps(original)
+    def teardown(*args: Any) -> None:
+        context = find()
+        try:
+            original(*args)
+        finally:
+            if context is not None and key in context.__dict__:
+                error = args[-1] if args and isinstance(args[-1], BaseException) else None
+                scope.end(context, error)
+
+    return teardown

@@ -8,6 +8,8 @@ contexts can share it. ``SessionProxy`` is what an app knows as ``db.session``.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import flask.globals
@@ -26,6 +28,11 @@ _cv_app: Any = flask.globals._cv_app
 _cv_request: Any = getattr(flask.globals, "_cv_request", None)
 
 SEPARATE_REQUEST_CONTEXT = _cv_request is not None
+
+current_app_context: Callable[[], Any] = partial(_cv_app.get, None)
+"""The app context that is active, or None; from Flask 3.2 on, it may be a request's."""
+current_request_context: Callable[[], Any] = partial((_cv_request or _cv_app).get, None)
+"""The request context that is active, or None; from Flask 3.2 on, it may be an app's."""
 
 _HOME = "_flask_uow_home"
 
@@ -46,11 +53,6 @@ else:
         if request.__dict__.get(_HOME) is app_context:
             return request
         return _innermost(request, app_context)
-
-
-def current_app_context() -> Any:
-    """The app context that is active, or None; from Flask 3.2 on, it may be a request's."""
-    return _cv_app.get(None)
 
 
 def _innermost(request: Any, app_context: Any) -> Any:
@@ -108,7 +110,10 @@ class Scope(ScopedRegistry[S]):
 
     def peek(self) -> UnitOfWork | None:
         """The current unit, if it was opened."""
-        context = current_context()
+        return self.on(current_context())
+
+    def on(self, context: Any) -> UnitOfWork | None:
+        """The unit that is kept on *context*, if it was opened."""
         return None if context is None else context.__dict__.get(self.key)
 
     def unit(self) -> UnitOfWork:
@@ -151,7 +156,7 @@ class Scope(ScopedRegistry[S]):
 
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
-        unit: UnitOfWork | None = context.__dict__.get(self.key)
+        unit = self.on(context)
         if unit is None:
             return
         if unit.streaming:
