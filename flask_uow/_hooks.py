@@ -108,7 +108,7 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
     def process_response(*args: Any) -> Any:
         context = current_request_context()
         if key in context.__dict__:
-            args = (*args[:-1], _finish(app, context.__dict__[key], *args))
+            args = (*args[:-1], _finish(app, context.__dict__[key], args[-1], args[:-1]))
         response = original(*args)
         if key in context.__dict__:  # again: an after_request function may have been the first
             _finish_late(scope, context, response)
@@ -117,9 +117,8 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
     return process_response
 
 
-def _finish(app: Flask, unit: UnitOfWork, *args: Any) -> Response:
+def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any, ...]) -> Response:
     """Decide; a commit that fails is handled as if the view had raised its error."""
-    *context, response = args
     try:
         _decide(unit, response)
     except Exception as error:
