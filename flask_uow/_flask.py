@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import flask
@@ -13,7 +14,8 @@ from .errors import SetupError
 class Extension(Protocol):
     """Any object that can prepare an app."""
 
-    def init_app(self, app: Any, /, **options: Any) -> Any: ...
+    @property
+    def init_app(self) -> Callable[..., Any]: ...
 
 
 class Flask(flask.Flask):

@@ -80,9 +80,9 @@ def _is_pushed(context: Any) -> bool:
 
 
 def _request_of(context: Any) -> Any:
-    # Up to Flask 3.1 an app context has no attribute 'request', from 3.2 on it may raise.
-    has_request = getattr(context, "has_request", hasattr(context, "request"))
-    return context.request if has_request else None
+    if SEPARATE_REQUEST_CONTEXT:
+        return getattr(context, "request", None)
+    return context.request if context.has_request else None
 
 
 class Scope(ScopedRegistry[S]):
@@ -256,4 +256,5 @@ class SessionProxy(scoped_session[S]):
 
     def __repr__(self) -> str:
         unit = self._scope.peek()
-        return f"<{type(self).__name__} {'without a unit' if unit is None else unit.session!r}>"
+        what = "without a unit" if unit is None else f"of {unit.session!r}"
+        return f"<{type(self).__name__} {what}>"

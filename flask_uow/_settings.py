@@ -172,7 +172,7 @@ def _notice_unknown_keys(config: Mapping[str, Any]) -> None:
         if key in _SUCCESSORS:
             text = f"{key} has no effect; {_SUCCESSORS[key]}."
         else:
-            near = difflib.get_close_matches(key, _KNOWN, n=1)
+            near = difflib.get_close_matches(key, _KNOWN, n=1, cutoff=0.8)
             hint = f" Did you mean {near[0]}?" if near else ""
             text = f"{key} is not a setting of flask_uow and has no effect.{hint}"
         warnings.warn(text, ConfigNotice, stacklevel=2)

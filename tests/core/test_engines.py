@@ -1,0 +1,223 @@
+"""Settings to engines: drivers, files, memory, and the sentence for what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from sqlalchemy import Engine, make_url, text
+from sqlalchemy.pool import NullPool, StaticPool
+
+from flask_uow import ConfigError, Database, Flask, UnknownEngine, _engines
+from flask_uow._engines import Engines, build
+from flask_uow._settings import EngineSettings
+
+
+def one(url: str, folder: Path, **options: Any) -> Engine:
+    settings = EngineSettings("default", make_url(url), options, "SQLALCHEMY_DATABASE_URI")
+    return build([settings], str(folder))["default"]
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    """Let the import system find none of *modules*."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(_engines, "find_spec", lambda n: None if n in modules else real(n))
+
+
+def test_a_relative_sqlite_file_lies_in_the_instance_folder(tmp_path: Path) -> None:
+    """The folder is created, sub-folders as well."""
+    folder = tmp_path / "instance"
+    engine = one("sqlite:///data/app.db", folder)
+    with engine.connect() as connection:
+        connection.execute(text("CREATE TABLE t (id INTEGER)"))
+    engine.dispose()
+    assert (folder / "data" / "app.db").exists()
+
+
+def test_an_absolute_sqlite_file_stays_where_it_is(tmp_path: Path) -> None:
+    """An absolute path is taken as it is, and no folder is created for it."""
+    engine = one(f"sqlite:///{tmp_path}/app.db", tmp_path / "instance")
+    assert engine.url.database == f"{tmp_path}/app.db"
+    assert not (tmp_path / "instance").exists()
+
+
+def test_a_sqlite_uri_keeps_its_form(tmp_path: Path) -> None:
+    """``file:`` names are anchored behind the prefix."""
+    engine = one("sqlite:///file:app.db?mode=rwc&uri=true", tmp_path)
+    assert engine.url.database == f"file:{tmp_path}/app.db"
+    with engine.connect():
+        pass
+    engine.dispose()
+    assert (tmp_path / "app.db").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite:///file:shared?mode=memory&cache=shared&uri=true",
+    ],
+)
+def test_memory_is_one_database_for_all_threads(url: str, tmp_path: Path) -> None:
+    """A second thread sees the table that the first one made."""
+    engine = one(url, tmp_path)
+    assert isinstance(engine.pool, StaticPool)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (id INTEGER)"))
+    found = []
+
+    def look() -> None:
+        with engine.connect() as connection:
+            found.append(connection.execute(text("SELECT count(*) FROM t")).scalar_one())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    engine.dispose()
+    assert found == [0]
+
+
+def test_own_options_win_over_those_for_memory(tmp_path: Path) -> None:
+    """A given pool class is used; given connect_args join those that memory needs."""
+    engine = one("sqlite://", tmp_path, poolclass=NullPool, connect_args={"timeout": 1})
+    assert isinstance(engine.pool, NullPool)
+
+
+def test_an_instance_folder_that_cannot_be_made_gets_a_sentence(tmp_path: Path) -> None:
+    """The message names the key, the reason and three ways out."""
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match=r"instance folder.*cannot be created.*absolute path"):
+        one("sqlite:///app.db", tmp_path / "file" / "instance")
+
+
+@pytest.mark.parametrize(
+    ("missing", "driver"),
+    [(("psycopg",), "psycopg2"), (("psycopg2",), "psycopg"), ((), None)],
+)
+def test_a_bare_postgresql_url_takes_the_driver_that_is_there(
+    missing: tuple[str, ...],
+    driver: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whichever of psycopg and psycopg2 is installed; SQLAlchemy's own choice if both are."""
+    without(monkeypatch, *missing)
+    engine = one("postgresql://u@localhost/d", tmp_path)
+    own_choice = make_url("postgresql://").get_dialect().driver
+    assert engine.dialect.driver == (driver or own_choice)
+
+
+def test_a_bare_url_without_any_driver_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both packages are named, in the words of the shell."""
+    without(monkeypatch, "psycopg", "psycopg2")
+    with pytest.raises(ConfigError, match=r"pip install 'psycopg\[binary\]' or .*psycopg2-binary"):
+        one("postgresql://u@localhost/d", tmp_path)
+
+
+def test_a_named_driver_that_is_missing_says_what_to_install(tmp_path: Path) -> None:
+    """The package is named, which is not always the module."""
+    with pytest.raises(ConfigError, match=r"needs the driver 'cx_oracle'.*pip install 'oracledb'"):
+        one("oracle+cx_oracle://u@localhost/d", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "hint"),
+    [
+        ("postgresq://u@h/d", "Did you mean 'postgresql'"),
+        ("nonesuch://u@h/d", "It comes with sqlite, postgresql"),
+        ("postgresql+psycop://u@h/d", "Did you mean 'postgresql\\+psycopg"),
+        ("sqlite+nonesuch:///x.db", "Leave the driver out"),
+    ],
+)
+def test_an_unknown_dialect_or_driver_names_the_nearest(
+    url: str, hint: str, tmp_path: Path
+) -> None:
+    """The message names the key, the wrong word and what is close to it."""
+    with pytest.raises(ConfigError, match=hint) as caught:
+        one(url, tmp_path)
+    assert str(caught.value).startswith("SQLALCHEMY_DATABASE_URI names")
+
+
+@pytest.mark.parametrize(
+    ("url", "instead"),
+    [
+        ("postgresql+asyncpg://u@h/d", "'postgresql\\+psycopg'"),
+        ("mysql+aiomysql://u@h/d", "'mysql\\+pymysql'"),
+        ("sqlite+aiosqlite:///a.db", "'sqlite'"),
+    ],
+)
+def test_an_asyncio_driver_is_refused(url: str, instead: str, tmp_path: Path) -> None:
+    """The message says what to write instead, installed or not."""
+    with pytest.raises(ConfigError, match=f"asyncio driver.*Write {instead}"):
+        one(url, tmp_path)
+
+
+def test_an_unknown_engine_option_names_its_key(tmp_path: Path) -> None:
+    """An option that ``create_engine`` refuses is reported with the config key."""
+    with pytest.raises(ConfigError, match=r"engine of SQLALCHEMY_DATABASE_URI refuses.*nonesuch"):
+        one("sqlite:///a.db", tmp_path, nonesuch=1)
+
+
+def test_engines_answer_to_none_and_default() -> None:
+    """Both names that other extensions use for the default engine work."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    engines = Engines({"default": engine, "b": engine})
+    assert engines[None] is engines["default"] is engine
+    assert list(engines) == ["default", "b"]
+    assert len(engines) == 2
+    assert None in engines
+    assert "c" not in engines
+
+
+def test_an_engine_that_is_not_there_lists_those_that_are() -> None:
+    """The message names the engine that was asked for and the known ones."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    with pytest.raises(UnknownEngine, match=r"no engine 'c'.*'default', 'b'.*BINDS"):
+        Engines({"default": engine, "b": engine})["c"]
+
+
+def test_engines_are_made_once_whichever_thread_is_first() -> None:
+    """Eight threads that arrive together get the same engine."""
+    db = Database()
+    app = Flask("tests")
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite://"
+    db.init_app(app)
+    together = threading.Barrier(8)
+    made: list[Engine] = []
+
+    def use() -> None:
+        with app.app_context():
+            together.wait()
+            made.append(db.engine)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    assert len(set(made)) == 1
+
+
+def test_an_engine_is_created_through_the_module_attribute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tracing tools that replace ``sqlalchemy.create_engine`` see our engines."""
+    seen = []
+    real = sqlalchemy.create_engine
+
+    def tracing(*args: Any, **kwargs: Any) -> Engine:
+        seen.append(args[0])
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(sqlalchemy, "create_engine", tracing)
+    one("sqlite:///a.db", tmp_path)
+    assert len(seen) == 1
