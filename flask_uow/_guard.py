@@ -1,9 +1,12 @@
 """What every engine gets: listeners that notice what a transaction does.
 
-The life of a unit needs three facts that a ``Session`` does not keep: has anything been
-written, has a statement failed, and is a thread inside the database right now. All SQL passes
-the engine, whether it comes from the ORM, from Core or from ``text()``; so they are noticed
-there, by SQLAlchemy's public events.
+The life of a unit needs two facts that a ``Session`` does not keep: has anything been written,
+and has a statement failed. All SQL passes the engine, whether it comes from the ORM, from Core
+or from ``text()``; so they are noticed there.
+
+The listeners are those of the dialect (``do_execute``, ``handle_error``). The better known
+``before_cursor_execute`` would do as well, but a listener of that kind makes SQLAlchemy prepare
+all events of a connection anew for each checkout: 22 us for a unit that reads one row in 160.
 
 Nothing here knows Flask or sessions.
 """
@@ -12,17 +15,13 @@ from __future__ import annotations
 
 import enum
 import re
-import threading
-from collections import Counter
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import ExceptionContext, ExecutionContext
 
-from .errors import ConcurrentUse
-
-_KEY = "flask_uow.activity"
+_ACTIVITY = "_flask_uow_activity"
 
 
 class Effect(enum.IntEnum):
@@ -41,65 +40,49 @@ class Activity:
 
     :ivar effect: the strongest effect of the statements so far.
     :ivar failed: a statement raised an error; on PostgreSQL the transaction is aborted then.
-    :ivar thread: the thread that is inside the database just now, else ``None``.
-    :ivar flushed: how many objects of which class the ORM has written, for messages.
+    :ivar flushed: the class and kind of each object that the ORM has written, for messages.
     """
 
-    __slots__ = ("effect", "failed", "flushed", "thread")
+    __slots__ = ("effect", "failed", "flushed")
 
     def __init__(self) -> None:
         self.effect = Effect.READ
         self.failed = False
-        self.thread: int | None = None
-        self.flushed: Counter[tuple[str, str]] = Counter()
-
-    def refuse_other_thread(self) -> None:
-        """
-        :raises ConcurrentUse: another thread is inside the database with this transaction.
-        """
-        # Asked through the module: gevent replaces the function when it patches.
-        if self.thread is not None and self.thread != threading.get_ident():
-            raise ConcurrentUse(
-                "This unit of work is in use by another thread: a statement of it is running"
-                " there. A session and its connection can do one thing at a time. Give the"
-                " second thread a context of its own ('with app.app_context():' in it, or"
-                " 'copy_current_request_context'), or wait for the first to finish."
-            )
+        self.flushed: list[tuple[str, str]] = []
 
 
 def observe(connection: Connection, activity: Activity) -> None:
-    """Note what happens on *connection* from now on in *activity*."""
-    connection.info[_KEY] = activity
+    """Note what happens on *connection* from now on in *activity*.
+
+    On the ``Connection`` object, which lives from checkout to checkin; ``Connection.info`` lives
+    as long as the socket, and has to be asked for in vain while a dialect is initialised.
+    """
+    setattr(connection, _ACTIVITY, activity)
 
 
 def install(engine: Engine) -> None:
     """Add the listeners to *engine*."""
-    event.listen(engine, "before_cursor_execute", _before_statement)
-    event.listen(engine, "after_cursor_execute", _after_statement)
+    event.listen(engine, "do_execute", _on_statement)
+    event.listen(engine, "do_executemany", _on_statement)
+    event.listen(engine, "do_execute_no_params", _on_statement_without_parameters)
     event.listen(engine, "handle_error", _on_error)
 
 
-def _before_statement(connection: Connection, cursor: Any, statement: str, *_: Any) -> None:
-    activity: Activity | None = connection.info.get(_KEY)
+def _on_statement(_cursor: Any, statement: str, _values: Any, context: ExecutionContext) -> None:
+    activity: Activity | None = getattr(context.root_connection, _ACTIVITY, None)
     if activity is not None:
-        activity.refuse_other_thread()
-        activity.thread = threading.get_ident()
         activity.effect = max(activity.effect, effect_of(statement))
 
 
-def _after_statement(connection: Connection, *_: Any) -> None:
-    activity: Activity | None = connection.info.get(_KEY)
-    if activity is not None:
-        activity.thread = None
+def _on_statement_without_parameters(
+    cursor: Any, statement: str, context: ExecutionContext
+) -> None:
+    _on_statement(cursor, statement, None, context)
 
 
 def _on_error(context: ExceptionContext) -> None:
-    connection = context.connection
-    if connection is None or connection.invalidated:
-        return
-    activity: Activity | None = connection.info.get(_KEY)
+    activity: Activity | None = getattr(context.connection, _ACTIVITY, None)
     if activity is not None:
-        activity.thread = None
         activity.failed = True
 
 

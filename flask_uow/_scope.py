@@ -104,8 +104,11 @@ class Scope(ScopedRegistry[S]):
         context = current_context()
         if context is not None:
             unit = context.__dict__.get(self.key)
-            if unit is not None and unit.session.activity.thread is None:
-                return cast(S, unit.session)
+            if unit is not None:
+                session = unit.session
+                if session.in_use.acquire(blocking=False):
+                    session.in_use.release()
+                    return cast(S, session)
         return cast(S, self.unit().session)
 
     def peek(self) -> UnitOfWork | None:
@@ -121,7 +124,7 @@ class Scope(ScopedRegistry[S]):
         unit = self.peek()
         if unit is None:
             return self._keep(self.state().sessionmaker())
-        unit.session.activity.refuse_other_thread()
+        unit.session.refuse_other_thread()
         return unit
 
     def state(self) -> AppState:

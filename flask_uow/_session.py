@@ -8,8 +8,10 @@ Nothing here knows Flask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+import threading
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
@@ -17,9 +19,32 @@ from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from . import _binds
 from ._guard import Activity, observe
-from .errors import PartialCommit, RollbackOnly, UnitEnded, UnknownEngine
+from .errors import ConcurrentUse, PartialCommit, RollbackOnly, UnitEnded, UnknownEngine
 
 S = TypeVar("S", bound=Session)
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def _alone(method: M) -> M:
+    """Let a method of the session refuse a second thread while a first is in one of them."""
+
+    @wraps(method)
+    def alone(self: UnitSession, *args: Any, **kwargs: Any) -> Any:
+        if not self.in_use.acquire(blocking=False):
+            raise ConcurrentUse(
+                "This unit of work is in use by another thread: a statement of it is running"
+                " there. A session and its connection can do one thing at a time. Give the"
+                " second thread a context of its own ('with app.app_context():' in it, or"
+                " 'copy_current_request_context'), or wait for the first to finish."
+            )
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.in_use.release()
+
+    return cast(M, alone)
 
 
 class UnitSession(Session):
@@ -28,6 +53,7 @@ class UnitSession(Session):
     :ivar engines: the engines of the app by name, in the order of their configuration.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar activity: what the running transaction has done; a new one for each transaction.
+    :ivar in_use: held by the thread that is inside the database with this session.
     :ivar rollback_only: ``commit()`` is refused.
     :ivar ended: the unit of work is over, and any further use is refused.
     """
@@ -37,6 +63,7 @@ class UnitSession(Session):
         self.engines = engines
         self.connections: dict[Engine, Connection] = {}
         self.activity = Activity()
+        self.in_use = threading.RLock()
         self.rollback_only = False
         self.ended = False
 
@@ -47,7 +74,6 @@ class UnitSession(Session):
 
         :raises UnknownEngine: the key is not configured.
         """
-        self.activity.refuse_other_thread()
         if bind is not None or self.bind is not None:
             return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
         if mapper is not None:
@@ -62,17 +88,13 @@ class UnitSession(Session):
             raise UnknownEngine(_binds.unknown(name, self.engines, user))
         return engine
 
-    def flush(self, objects: Sequence[Any] | None = None) -> None:
-        self.activity.refuse_other_thread()
-        super().flush(objects)
-
+    @_alone
     def commit(self) -> None:
         """Commit; if several engines took part, one after the other in their declared order.
 
         :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
         :raises PartialCommit: one engine failed to commit after another one had committed.
         """
-        self.activity.refuse_other_thread()
         if self.rollback_only:
             raise RollbackOnly(
                 "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
@@ -87,13 +109,41 @@ class UnitSession(Session):
                 return
         super().commit()
 
+    # What else reaches the database: alone, and otherwise as it was.
+
+    @_alone
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        return super().execute(*args, **kwargs)
+
+    @_alone
+    def scalar(self, *args: Any, **kwargs: Any) -> Any:
+        return super().scalar(*args, **kwargs)
+
+    @_alone
+    def scalars(self, *args: Any, **kwargs: Any) -> Any:
+        return super().scalars(*args, **kwargs)
+
+    @_alone
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        return super().connection(*args, **kwargs)
+
+    @_alone
+    def flush(self, *args: Any, **kwargs: Any) -> None:
+        super().flush(*args, **kwargs)
+
+    @_alone
     def rollback(self) -> None:
-        self.activity.refuse_other_thread()
         super().rollback()
 
+    @_alone
     def close(self) -> None:
-        self.activity.refuse_other_thread()
         super().close()
+
+    @_alone
+    def refuse_other_thread(self) -> None:
+        """
+        :raises ConcurrentUse: another thread is inside the database with this session.
+        """
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
@@ -171,7 +221,7 @@ def _note_connection(
 
 @event.listens_for(UnitSession, "before_flush")
 def _note_flush(session: UnitSession, _context: UOWTransaction, _instances: Any) -> None:
-    session.activity.flushed.update(pending(session))
+    session.activity.flushed += pending(session)
 
 
 def pending(session: Session) -> list[tuple[str, str]]:

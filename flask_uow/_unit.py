@@ -144,7 +144,7 @@ class UnitOfWork:
         if self.session.rollback_only or (self.rule == "explicit" and self.finished):
             return Counter()  # asked for
         activity = self.session.activity
-        unsaved = activity.flushed + Counter(pending(self.session))
+        unsaved = Counter(activity.flushed + pending(self.session))
         if activity.effect is Effect.WRITE and not unsaved:
             unsaved["SQL statements", "sent with execute()"] += 1
         return unsaved
