@@ -20,10 +20,10 @@ from .errors import UnknownEngine
 DEFAULT = "default"
 
 
-def of_mapper(mapper: Mapper[Any]) -> str:
-    """The engine name of a mapped class."""
+def of_mapper(mapper: Mapper[Any]) -> str | None:
+    """The engine name that a mapped class or its table states; None if both are silent."""
     key: str | None = getattr(mapper.class_, "__bind_key__", None)
-    return key or of_from(mapper.local_table) or DEFAULT
+    return key or of_from(mapper.local_table)
 
 
 def of_from(selectable: FromClause) -> str | None:

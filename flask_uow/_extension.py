@@ -13,7 +13,7 @@ from . import _binds, _hooks, _settings
 from ._engines import Engines
 from ._options import CommitRule, F, UnitOptions, commit_rule, mark
 from ._scope import Scope, SessionProxy
-from ._session import UnitSession
+from ._session import UnitSession, unit_session_class
 from ._state import EXTENSION, AppState
 from .errors import ConfigError, SetupError
 
@@ -224,6 +224,6 @@ def _with_unit_session(options: Mapping[str, Any]) -> dict[str, Any]:
             f"session_options['class_'] is {own!r}, which is not a subclass of"
             " 'sqlalchemy.orm.Session'."
         )
-    if not issubclass(own, UnitSession):
-        own = type(own.__name__, (UnitSession, own), {})
+    if own is not UnitSession:
+        own = unit_session_class(own)
     return {**options, "class_": own}

@@ -37,16 +37,18 @@ from flask import Flask, Response, got_request_exception
 from werkzeug.exceptions import HTTPException
 
 from ._scope import SEPARATE_REQUEST_CONTEXT, Scope, current_app_context, current_request_context
-from ._state import EXTENSION
-from ._unit import UnitOfWork
+from ._state import EXTENSION, AppState
+from ._unit import UnitOfWork, logger
 
 Method = Callable[..., Any]
 
 
 def install(app: Flask, scope: Scope[Any]) -> None:
     """Wrap the methods of *app*."""
+    state: AppState = app.extensions[EXTENSION]
+    state.on_open = partial(_stay_first, app, state, scope)
+    state.on_open()
     wrapped = {
-        "handle_user_exception": _roll_back_first(app.handle_user_exception, scope),
         "process_response": _finish_around(app.process_response, scope, app),
         "do_teardown_appcontext": _end_behind(
             app.do_teardown_appcontext, scope, current_app_context
@@ -63,6 +65,17 @@ def install(app: Flask, scope: Scope[Any]) -> None:
 
 
 # 2 --------------------------------------------------------------------------------------------
+
+
+def _stay_first(app: Flask, state: AppState, scope: Scope[Any]) -> None:
+    """Wrap ``handle_user_exception``, again if another extension has put its own in front.
+
+    Those of REST frameworks answer an error themselves and do not pass it on.
+    """
+    current: Method = app.handle_user_exception
+    if current is not state.error_hook:
+        state.error_hook = _roll_back_first(current, scope)
+        app.handle_user_exception = state.error_hook  # type: ignore[method-assign]
 
 
 def _roll_back_first(original: Method, scope: Scope[Any]) -> Method:
@@ -85,9 +98,9 @@ def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
 
 
 def _fail(scope: Scope[Any], error: BaseException) -> None:
-    unit = scope.on(current_request_context())
-    if unit is not None and not _is_redirect(error):
-        unit.fail(error)
+    context = current_request_context()
+    if context is not None and not _is_redirect(error):
+        scope.fail(context, error)
 
 
 def _is_redirect(error: BaseException) -> bool:
@@ -126,9 +139,19 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any
         # Inside the except clause: without a handler, Flask re-raises the current error. Asked
         # of the app by name: other extensions wrap this method as well.
         handle: Method = app.handle_user_exception
-        response = app.make_response(handle(*context, error))
-        _decide(unit, response)
+        replacement = app.make_response(handle(*context, error))
+        _drop(response)
+        _decide(unit, replacement)
+        return replacement
     return response
+
+
+def _drop(response: Response) -> None:
+    """Close an answer that will not be sent: it may hold a file, or a generator's context."""
+    try:
+        response.close()
+    except Exception:
+        logger.exception("An answer whose commit failed could not be closed.")
 
 
 def _finish_late(scope: Scope[Any], context: Any, response: Response) -> None:

@@ -64,18 +64,22 @@ def mark(view: F, options: UnitOptions) -> F:
 def of_request(app: Flask, request: Request) -> UnitOptions:
     """The options of the view that *request* was routed to.
 
-    A method of a ``MethodView`` speaks before its class.
+    A method of a view class speaks before the class, and the class before its view function.
     """
     view = app.view_functions.get(request.endpoint or "")
     view_class = getattr(view, "view_class", None)
     if view_class is not None:
-        method = request.method.lower()
-        if method == "head" and not hasattr(view_class, "head"):
-            method = "get"  # as Flask dispatches it
-        handler = getattr(view_class, method, None)
-        if hasattr(handler, _MARK):
-            return cast(UnitOptions, getattr(handler, _MARK))
+        for place in (*_methods(view_class, request.method), view_class):
+            if hasattr(place, _MARK):
+                return cast(UnitOptions, getattr(place, _MARK))
     return cast(UnitOptions, getattr(view, _MARK, _NO_OPTIONS))
+
+
+def _methods(view_class: type[Any], http_method: str) -> list[Any]:
+    name = http_method.lower()
+    if name == "head" and not hasattr(view_class, "head"):
+        name = "get"  # as Flask dispatches it
+    return [getattr(view_class, name, None), getattr(view_class, "dispatch_request", None)]
 
 
 _NO_OPTIONS = UnitOptions()

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import click
 import flask.globals
 from flask import Flask
 from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.util import ScopedRegistry
 
-from . import _options
 from ._session import S, UnitSession
 from ._state import EXTENSION, AppState
 from ._unit import UnitOfWork
@@ -85,6 +85,13 @@ def _request_of(context: Any) -> Any:
     return context.request if context.has_request else None
 
 
+def _is_exit(error: BaseException) -> bool:
+    """Does a command leave with success, by way of an exception?"""
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code == 0
+    return isinstance(error, SystemExit) and not error.code
+
+
 class Scope(ScopedRegistry[S]):
     """Keeps the units of one ``Database``, each on its context."""
 
@@ -93,6 +100,7 @@ class Scope(ScopedRegistry[S]):
 
     def __init__(self) -> None:
         self.key = next(self._names)
+        self._failed = f"{self.key}_failed"
 
     def __call__(self) -> S:
         """The session of the current unit.
@@ -102,14 +110,13 @@ class Scope(ScopedRegistry[S]):
         :raises ConcurrentUse: another thread is inside the database with this unit.
         """
         context = current_context()
-        if context is not None:
-            unit = context.__dict__.get(self.key)
-            if unit is not None:
-                session = unit.session
-                if session.in_use.acquire(blocking=False):
-                    session.in_use.release()
-                    return cast(S, session)
-        return cast(S, self.unit().session)
+        unit: Any = None if context is None else context.__dict__.get(self.key)
+        if unit is None:
+            unit = self._open(context)
+        session = unit.session
+        session.enter()
+        session.in_use.release()
+        return session  # type: ignore[no-any-return]
 
     def peek(self) -> UnitOfWork | None:
         """The current unit, if it was opened."""
@@ -121,19 +128,16 @@ class Scope(ScopedRegistry[S]):
 
     def unit(self) -> UnitOfWork:
         """The current unit, opened if need be. Raises as calling does."""
-        unit = self.peek()
-        if unit is None:
-            return self._keep(self.state().sessionmaker())
-        unit.session.refuse_other_thread()
-        return unit
+        self()
+        return cast(UnitOfWork, self.peek())
 
-    def state(self) -> AppState:
-        """The state of the current app.
+    def state(self, context: Any = None) -> AppState:
+        """The state of the app of *context*, by default the current one.
 
         :raises OutsideContext: no Flask context is active.
         :raises SetupError: the app was not initialised with this ``Database``.
         """
-        context = current_context()
+        context = context or current_context()
         if context is None:
             raise OutsideContext(
                 "The database was used outside of a Flask context, so it is not known which app"
@@ -141,13 +145,7 @@ class Scope(ScopedRegistry[S]):
                 " ('@app.cli.command()'), or inside 'with app.app_context():'. A thread needs a"
                 " context of its own."
             )
-        return self.state_of(context.app)
-
-    def state_of(self, app: Flask) -> AppState:
-        """The state of *app*.
-
-        :raises SetupError: the app was not initialised with this ``Database``.
-        """
+        app: Flask = context.app
         state: AppState | None = app.extensions.get(EXTENSION)
         if state is None or state.owner is not self:
             raise SetupError(
@@ -157,16 +155,24 @@ class Scope(ScopedRegistry[S]):
             )
         return state
 
+    def fail(self, context: Any, error: BaseException) -> None:
+        """Take note that an exception left the view: for the unit, or for one opened later."""
+        context.__dict__[self._failed] = True
+        unit = self.on(context)
+        if unit is not None:
+            unit.fail(error)
+
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
+        warn = error is None or (_is_exit(error) and _request_of(context) is None)
         unit = self.on(context)
         if unit is None:
             return
         if unit.streaming:
-            unit.release(error)
+            unit.release(error, warn=warn)
         else:
             self.forget(context)
-            unit.end(error)
+            unit.end(error, warn=warn)
 
     def forget(self, context: Any) -> UnitOfWork | None:
         """Take the unit off *context*, so that the next use opens a new one."""
@@ -181,7 +187,7 @@ class Scope(ScopedRegistry[S]):
                 f"{type(obj).__name__!r} cannot become the session of this unit of work. Make it"
                 " with 'db.sessionmaker(...)', or pass the options: 'db.session(autoflush=False)'."
             )
-        self._keep(obj)
+        self._open(current_context(), obj)
 
     def clear(self) -> None:
         """Undo what is not committed, end the unit; the next use opens a new one."""
@@ -191,20 +197,22 @@ class Scope(ScopedRegistry[S]):
             unit.rollback()
             unit.end()
 
-    def _keep(self, session: UnitSession) -> UnitOfWork:
-        context = current_context()
+    def _open(self, context: Any, session: UnitSession | None = None) -> UnitOfWork:
+        state = self.state(context)
         if not _is_pushed(context):
             raise OutsideContext(
                 "The Flask context that this thread works in has ended: the request was answered"
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
-        state = self.state()
-        request = _request_of(context)
-        options = _options.of_request(context.app, request) if request is not None else None
-        rule = (options and options.commit) or state.settings.commit
+        unit = UnitOfWork(
+            session or state.new_session(),
+            state.rule_for(_request_of(context)),
+            failed=self._failed in context.__dict__,
+        )
+        state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
-        return cast(UnitOfWork, context.__dict__.setdefault(self.key, UnitOfWork(session, rule)))
+        return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))
 
 
 class SessionProxy(scoped_session[S]):

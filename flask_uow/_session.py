@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event, inspect
@@ -32,19 +33,16 @@ def _alone(method: M) -> M:
 
     @wraps(method)
     def alone(self: UnitSession, *args: Any, **kwargs: Any) -> Any:
-        if not self.in_use.acquire(blocking=False):
-            raise ConcurrentUse(
-                "This unit of work is in use by another thread: a statement of it is running"
-                " there. A session and its connection can do one thing at a time. Give the"
-                " second thread a context of its own ('with app.app_context():' in it, or"
-                " 'copy_current_request_context'), or wait for the first to finish."
-            )
+        self.enter()
         try:
             return method(self, *args, **kwargs)
         finally:
             self.in_use.release()
 
     return cast(M, alone)
+
+
+_ALONE = ("execute", "scalar", "scalars", "connection", "flush", "rollback", "close")
 
 
 class UnitSession(Session):
@@ -58,14 +56,29 @@ class UnitSession(Session):
     :ivar ended: the unit of work is over, and any further use is refused.
     """
 
+    # Until the first transaction these two are shared, and not written to.
+    connections: Mapping[Engine, Connection] = MappingProxyType({})
+    activity = Activity()
+    rollback_only = False
+    ended = False
+
     def __init__(self, *, engines: Mapping[str, Engine], **options: Any) -> None:
         super().__init__(**options)
         self.engines = engines
-        self.connections: dict[Engine, Connection] = {}
-        self.activity = Activity()
         self.in_use = threading.RLock()
-        self.rollback_only = False
-        self.ended = False
+
+    def enter(self) -> None:
+        """Take ``in_use``; the same thread may take it several times.
+
+        :raises ConcurrentUse: another thread is inside the database with this session.
+        """
+        if not self.in_use.acquire(blocking=False):
+            raise ConcurrentUse(
+                "This unit of work is in use by another thread: a statement of it is running"
+                " there. A session and its connection can do one thing at a time. Give the"
+                " second thread a context of its own ('with app.app_context():' in it, or"
+                " 'copy_current_request_context'), or wait for the first to finish."
+            )
 
     def get_bind(
         self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
@@ -76,17 +89,18 @@ class UnitSession(Session):
         """
         if bind is not None or self.bind is not None:
             return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+        name: str | None = None
         if mapper is not None:
             mapper = mapper if isinstance(mapper, Mapper) else inspect(mapper)
-            name, user = _binds.of_mapper(mapper), f"the model {mapper.class_.__name__!r}"
+            name = _binds.of_mapper(mapper)
         elif clause is not None and len(self.engines) > 1:
-            name, user = _binds.of_clause(clause) or _binds.DEFAULT, "a table of this statement"
-        else:
-            name, user = _binds.DEFAULT, "this statement"
-        engine = self.engines.get(name)
-        if engine is None:
-            raise UnknownEngine(_binds.unknown(name, self.engines, user))
-        return engine
+            name = _binds.of_clause(clause)
+        try:
+            return self.engines[name or _binds.DEFAULT]
+        except KeyError:
+            user = "this statement" if mapper is None else f"the model {mapper.class_.__name__!r}"
+            sentence = _binds.unknown(name or _binds.DEFAULT, self.engines, user)
+            raise UnknownEngine(sentence) from None
 
     @_alone
     def commit(self) -> None:
@@ -109,41 +123,26 @@ class UnitSession(Session):
                 return
         super().commit()
 
-    # What else reaches the database: alone, and otherwise as it was.
+    def commit_reads(self) -> None:
+        """End a transaction that has nothing to store, without the ORM's work for a commit.
 
-    @_alone
-    def execute(self, *args: Any, **kwargs: Any) -> Any:
-        return super().execute(*args, **kwargs)
-
-    @_alone
-    def scalar(self, *args: Any, **kwargs: Any) -> Any:
-        return super().scalar(*args, **kwargs)
-
-    @_alone
-    def scalars(self, *args: Any, **kwargs: Any) -> Any:
-        return super().scalars(*args, **kwargs)
-
-    @_alone
-    def connection(self, *args: Any, **kwargs: Any) -> Connection:
-        return super().connection(*args, **kwargs)
-
-    @_alone
-    def flush(self, *args: Any, **kwargs: Any) -> None:
-        super().flush(*args, **kwargs)
-
-    @_alone
-    def rollback(self) -> None:
-        super().rollback()
-
-    @_alone
-    def close(self) -> None:
-        super().close()
-
-    @_alone
-    def refuse_other_thread(self) -> None:
+        By COMMIT, not ROLLBACK: psycopg drops its prepared statements at a ROLLBACK.
         """
-        :raises ConcurrentUse: another thread is inside the database with this session.
-        """
+        if len(self.connections) > 1 or self.in_nested_transaction():
+            self.commit()
+            return
+        for connection in self.connections.values():
+            self._commit_one(connection)
+        self._conclude()
+
+    # What else reaches the database.
+    execute = _alone(Session.execute)
+    scalar = _alone(Session.scalar)  # type: ignore[assignment, arg-type]  # overloaded
+    scalars = _alone(Session.scalars)
+    connection = _alone(Session.connection)
+    flush = _alone(Session.flush)
+    rollback = _alone(Session.rollback)
+    close = _alone(Session.close)
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
@@ -159,11 +158,8 @@ class UnitSession(Session):
         while waiting:
             name, connection = waiting.pop(0)
             try:
-                connection.commit()
+                self._commit_one(connection)
             except Exception as error:
-                # Without this rollback the connection goes back with its transaction open.
-                connection.rollback()
-                self._conclude()
                 self.expunge_all()
                 if not committed:
                     raise
@@ -173,6 +169,15 @@ class UnitSession(Session):
         self.dispatch.after_commit(self)
         if self.expire_on_commit:
             self.expire_all()
+
+    def _commit_one(self, connection: Connection) -> None:
+        try:
+            connection.commit()
+        except Exception:
+            # Without this rollback the connection goes back with its transaction open.
+            connection.rollback()
+            self._conclude()
+            raise
 
     def _declared_order(self) -> list[tuple[str, Connection]]:
         declared = [
@@ -192,6 +197,12 @@ class UnitSession(Session):
         transaction = self.get_transaction()
         if transaction is not None:
             transaction.close()
+
+
+def unit_session_class(base: type[Session]) -> type[UnitSession]:
+    """A :class:`UnitSession` with the methods of the user's own session class."""
+    alone = {name: _alone(getattr(base, name)) for name in _ALONE}
+    return cast(type[UnitSession], type(base.__name__, (UnitSession, base), alone))
 
 
 @event.listens_for(UnitSession, "after_transaction_create")
@@ -215,13 +226,18 @@ def _note_connection(
     session: UnitSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
     if not transaction.nested:
-        session.connections[connection.engine] = connection
+        session.connections = {**session.connections, connection.engine: connection}
         observe(connection, session.activity)
 
 
-@event.listens_for(UnitSession, "before_flush")
-def _note_flush(session: UnitSession, _context: UOWTransaction, _instances: Any) -> None:
-    session.activity.flushed += pending(session)
+@event.listens_for(UnitSession, "after_flush")
+def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
+    # Cheaper than session.new and its sisters, which build a set each.
+    session.activity.flushed += [
+        (state.class_.__name__, "deleted" if deleted else "changed" if state.key else "new")
+        for state, (deleted, only_looked_at) in context.states.items()
+        if not only_looked_at
+    ]
 
 
 def pending(session: Session) -> list[tuple[str, str]]:

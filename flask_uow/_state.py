@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
-from . import _engines, _settings
+from . import _engines, _options, _settings
+from ._options import CommitRule
 from ._session import UnitSession
 from ._settings import Settings
 
@@ -19,11 +21,15 @@ EXTENSION = "uow"
 class AppState:
     """``app.extensions["uow"]``.
 
-    :ivar owner: the ``Database`` that the app was initialised with.
+    :ivar owner: the scope of the ``Database`` that the app was initialised with.
+    :ivar on_open: called whenever a unit of this app is opened.
+    :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
     """
 
     def __init__(self, app: Flask, owner: object, session_options: dict[str, Any]) -> None:
         self.owner = owner
+        self.on_open: Callable[[], None] = lambda: None
+        self.error_hook: Callable[..., Any] | None = None
         self._app = app
         self._session_options = session_options
         self._lock = threading.Lock()
@@ -62,3 +68,16 @@ class AppState:
             # Two threads may each make one; they are alike, and one is kept.
             self._sessionmaker = sessionmaker(engines=self.engines, **self._session_options)
         return self._sessionmaker
+
+    def new_session(self) -> UnitSession:
+        """What ``sessionmaker()`` makes, in a third of the time."""
+        factory = self.sessionmaker
+        return factory.class_(**factory.kw)
+
+    def rule_for(self, request: Request | None) -> CommitRule:
+        """The commit rule of the view that *request* was routed to, else the app's.
+
+        :raises ConfigError: as :attr:`settings`.
+        """
+        own = None if request is None else _options.of_request(self._app, request).commit
+        return own or self.settings.commit

@@ -42,18 +42,18 @@ class UnitOfWork:
     :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
         its first statement.
     :ivar rule: when a finished request commits by itself; set when the unit opens.
-    :ivar failed: an exception has left the view, so what is written from now on is the error
-        handler's own.
+    :ivar failed: an exception has left the view, perhaps before the unit was opened; so what is
+        written from now on is the error handler's own.
     :ivar finished: the request has been answered; nothing commits this unit any more.
     :ivar streaming: the body of the response is still to be sent when the context ends.
     """
 
     __slots__ = ("failed", "finished", "rule", "session", "streaming")
 
-    def __init__(self, session: UnitSession, rule: CommitRule) -> None:
+    def __init__(self, session: UnitSession, rule: CommitRule, *, failed: bool = False) -> None:
         self.session = session
         self.rule = rule
-        self.failed = False
+        self.failed = failed
         self.finished = False
         self.streaming = False
 
@@ -63,7 +63,7 @@ class UnitOfWork:
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
-        if session.activity.effect > Effect.READ:
+        if session.activity.effect is not Effect.READ:
             return True
         return bool(session.new or session.dirty or session.deleted)
 
@@ -75,6 +75,9 @@ class UnitOfWork:
         """
         session = self.session
         if not session.in_transaction():
+            return
+        if not self.has_work:
+            session.commit_reads()
             return
         expire, session.expire_on_commit = session.expire_on_commit, False
         try:
@@ -100,29 +103,29 @@ class UnitOfWork:
         if self.has_work or self.session.activity.failed or isinstance(error, SQLAlchemyError):
             self.rollback()
 
-    def release(self, error: BaseException | None = None) -> None:
+    def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """Undo what nobody committed and give the connection back; the session can go on.
 
         Loaded objects stay attached, so that a streamed body can lazy-load from them (P9).
 
         :param error: what ended the context, if it was an exception.
+        :param warn: name what is undone. An exception is loud enough by itself.
         """
-        if error is not None and not isinstance(error, (Exception, GeneratorExit)):
+        if not self.session.in_transaction():
+            return
+        unsaved = self._unsaved() if warn else None
+        if isinstance(error, (Exception, GeneratorExit, type(None))):
+            self.rollback()
+        else:
             # It may have struck in the middle of a reply: the protocol state is unknown.
             self.invalidate()
-        elif self.session.in_transaction():
-            discarded = self._unsaved()
-            self.rollback()
-            if discarded and error is None:
-                _warn(discarded)
+        if unsaved:
+            _warn(unsaved)
 
-    def end(self, error: BaseException | None = None) -> None:
-        """Give everything back, for good.
-
-        :param error: what ended the context, if it was an exception.
-        """
+    def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
+        """Give everything back, for good. The parameters are those of :meth:`release`."""
         try:
-            self.release(error)
+            self.release(error, warn=warn)
         finally:
             # In this order: close() itself has to be allowed to work.
             try:
@@ -150,10 +153,10 @@ class UnitOfWork:
         return unsaved
 
 
-def _warn(discarded: Counter[tuple[str, str]]) -> None:
+def _warn(unsaved: Counter[tuple[str, str]]) -> None:
     what = ", ".join(
         f"{count} {name} ({kind})" if name != "SQL statements" else f"{name} ({kind})"
-        for (name, kind), count in sorted(discarded.items())
+        for (name, kind), count in sorted(unsaved.items())
     )
     warnings.warn(
         f"A Flask context ended with work that nobody committed, and it was rolled back: {what}."

@@ -1,0 +1,42 @@
+"""A ledger: accounts, transfers between them, statements.
+
+Start it with ``flask --app example_app run``. Every request is one unit of work, so no view in
+here commits, rolls back or closes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flask_uow import Flask
+
+from . import api, commands, errors, money, pages, start
+from .database import db
+
+
+def create_app(config: Mapping[str, Any] | None = None) -> Flask:
+    """Make the app, and its tables if they are not there.
+
+    ``FLASK_SQLALCHEMY_DATABASE_URI`` names the database. Without it, the ledger lives in a SQLite
+    file in the instance folder, and starts with example data.
+    """
+    app = Flask(__name__)
+    app.config.update(
+        SECRET_KEY="for development only",  # noqa: S106 - set FLASK_SECRET_KEY where it matters
+        SESSION_COOKIE_SAMESITE="Lax",
+    )
+    app.config.from_prefixed_env()
+    app.config.update(config or {})
+    is_ours = "SQLALCHEMY_DATABASE_URI" not in app.config
+    app.config.setdefault("SQLALCHEMY_DATABASE_URI", "sqlite:///ledger.db")
+
+    app.register_extension(db)
+    app.register_blueprint(pages.blueprint)
+    app.register_blueprint(api.blueprint)
+    app.add_template_filter(money.show, "money")
+    errors.init_app(app)
+    commands.init_app(app)
+
+    start.prepare(app, fill=is_ours)
+    return app

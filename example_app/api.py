@@ -1,0 +1,104 @@
+"""The JSON API. Amounts are text, such as ``"12.50"``: not every program keeps large numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, jsonify, request, url_for
+from flask.typing import ResponseReturnValue
+
+from . import fields, imports, ledger, money, statements, uploads
+from .database import db
+from .errors import Refused
+from .models import Account, Transfer
+
+blueprint = Blueprint("api", __name__, url_prefix="/api")
+
+
+@blueprint.get("/accounts")
+def accounts() -> ResponseReturnValue:
+    return jsonify(accounts=[_account(account) for account in ledger.accounts()])
+
+
+@blueprint.post("/accounts")
+def open_account() -> ResponseReturnValue:
+    body = _body()
+    may_overdraw = fields.flag(body.get("may_overdraw", False), "field may_overdraw")
+    account = ledger.open_account(body.get("name"), may_overdraw=may_overdraw)
+    db.session.flush()  # the answer shows the id
+    where = url_for(".statement", account_id=account.id)
+    return jsonify(_account(account)), 201, {"Location": where}
+
+
+@blueprint.get("/accounts/<int:account_id>")
+def statement(account_id: int) -> ResponseReturnValue:
+    account = ledger.account(account_id)
+    page = statements.page(account.id, fields.page(request.args.get("page")))
+    return jsonify(
+        account=_account(account),
+        postings=[_line(line) for line in page.rows],
+        page=page.number,
+        pages=page.last,
+    )
+
+
+@blueprint.get("/transfers")
+def transfers() -> ResponseReturnValue:
+    page = statements.latest(fields.page(request.args.get("page")))
+    return jsonify(
+        transfers=[_transfer(transfer) for transfer in page.rows],
+        page=page.number,
+        pages=page.last,
+    )
+
+
+@blueprint.post("/transfers")
+def transfer() -> ResponseReturnValue:
+    body = _body()
+    order = ledger.order(body.get("from"), body.get("to"), body.get("amount"), body.get("memo"))
+    (made,) = ledger.transfer([order])
+    return jsonify(_transfer(made)), 201
+
+
+@blueprint.post("/imports")
+def import_file() -> ResponseReturnValue:
+    return jsonify(transfers=imports.load(uploads.stream())), 201
+
+
+def _body() -> dict[str, Any]:
+    body = request.get_json(silent=True)
+    if not isinstance(body, dict):
+        raise Refused("The body must be a JSON object, sent as application/json.", 400)
+    return body
+
+
+def _account(account: Account) -> dict[str, Any]:
+    return {
+        "id": account.id,
+        "name": account.name,
+        "balance": money.plain(account.balance),
+        "may_overdraw": account.may_overdraw,
+    }
+
+
+def _transfer(transfer: Transfer) -> dict[str, Any]:
+    giving, getting = transfer.postings
+    return {
+        "id": transfer.id,
+        "at": f"{transfer.at.isoformat()}Z",
+        "from": giving.account_id,
+        "to": getting.account_id,
+        "amount": money.plain(getting.amount),
+        "memo": transfer.memo,
+    }
+
+
+def _line(line: statements.Line) -> dict[str, Any]:
+    return {
+        "transfer": line.transfer_id,
+        "at": f"{line.at.isoformat()}Z",
+        "memo": line.memo,
+        "other": line.other,
+        "amount": money.plain(line.amount),
+        "balance": money.plain(line.balance),
+    }

@@ -1,0 +1,87 @@
+"""The HTML pages."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    redirect,
+    render_template,
+    request,
+    stream_with_context,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+
+from . import fields, imports, ledger, money, statements, uploads
+
+blueprint = Blueprint("pages", __name__)
+blueprint.add_app_template_global(ledger.accounts, "all_accounts")
+
+
+@blueprint.get("/")
+def accounts() -> ResponseReturnValue:
+    return render_template("accounts.html", latest=statements.latest(size=8))
+
+
+@blueprint.route("/accounts/new", methods=["GET", "POST"])
+def open_account() -> ResponseReturnValue:
+    if request.method == "GET":
+        return render_template("open_account.html")
+    account = ledger.open_account(
+        request.form.get("name"), may_overdraw="may_overdraw" in request.form
+    )
+    flash(f'The account "{account.name}" is open.')
+    # Not stored yet: if the name exists already, the answer will be a 409 instead.
+    return redirect(url_for(".accounts"))
+
+
+@blueprint.get("/accounts/<int:account_id>")
+def statement(account_id: int) -> ResponseReturnValue:
+    account = ledger.account(account_id)
+    page = statements.page(account.id, fields.page(request.args.get("page")))
+    return render_template("statement.html", account=account, page=page)
+
+
+@blueprint.get("/accounts/<int:account_id>/statement.csv")
+def statement_file(account_id: int) -> ResponseReturnValue:
+    account = ledger.account(account_id)
+    headers = {"Content-Disposition": f"attachment; filename=statement-{account.id}.csv"}
+    # Streamed: neither all lines nor the file are ever in memory.
+    rows = stream_with_context(_csv(statements.lines(account.id)))
+    return Response(rows, mimetype="text/csv", headers=headers)
+
+
+@blueprint.route("/transfers/new", methods=["GET", "POST"])
+def transfer() -> ResponseReturnValue:
+    if request.method == "GET":
+        return render_template("transfer.html")
+    form = request.form
+    order = ledger.order(form.get("from"), form.get("to"), form.get("amount"), form.get("memo"))
+    ledger.transfer([order])
+    flash(f"{money.show(order.amount)} transferred.")
+    return redirect(url_for(".statement", account_id=order.source))
+
+
+@blueprint.route("/import", methods=["GET", "POST"])
+def import_file() -> ResponseReturnValue:
+    if request.method == "GET":
+        return render_template("import.html")
+    count = imports.load(uploads.stream())
+    flash(f"Transfers imported: {count:,}.")
+    return redirect(url_for(".accounts"))
+
+
+def _csv(lines: Iterator[statements.Line]) -> Iterator[str]:
+    yield "at,memo,other account,amount,balance\r\n"
+    for line in lines:
+        row = io.StringIO()
+        csv.writer(row).writerow(
+            [line.at, line.memo, line.other, money.plain(line.amount), money.plain(line.balance)]
+        )
+        yield row.getvalue()

@@ -1,0 +1,132 @@
+"""The fixtures of the test bench; see ``tests/support/`` for what they are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from flask_uow import Database, Flask
+from tests.support import databases, leaks
+from tests.support.databases import TestDatabase
+from tests.support.faults import Faults
+from tests.support.models import Base
+from tests.support.recording import record
+from tests.support.witness import Witness
+
+MakeApp = Callable[..., Flask]
+
+
+# The leak detector is no fixture: it starts before all of them and looks after all of them.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Iterator[None]:
+    leaks.forget()
+    yield
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    """After every test no Flask context is pushed and no connection is checked out."""
+    yield
+    leaks.check()
+
+
+@pytest.fixture(autouse=True)
+def _push_request_context() -> None:
+    """Turns off the fixture of this name in pytest-flask.
+
+    It pushes a request context round every test that uses ``app``, which is not how an app is
+    served. ``tests/promises/test_pytest_flask.py`` turns it on again and tests what it does.
+    """
+
+
+@pytest.fixture(scope="session")
+def postgresql_url() -> Iterator[str]:
+    """A database of our own on a PostgreSQL server."""
+    with databases.postgresql() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_url() -> Iterator[str]:
+    """A database of our own on a MariaDB server."""
+    with databases.mariadb() as url:
+        yield url
+
+
+@pytest.fixture(params=databases.NAMES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestDatabase]:
+    """Every database in turn, empty."""
+    if request.param == "sqlite-file":
+        yield databases.sqlite_file(tmp_path)
+    elif request.param == "sqlite-memory":
+        with databases.sqlite_memory() as found:
+            yield found
+    else:
+        url = request.getfixturevalue(f"{request.param}_url")
+        databases.wipe(url, Base.metadata)
+        yield TestDatabase(request.param, url)
+
+
+@pytest.fixture
+def witness(database: TestDatabase) -> Witness:
+    """A second, independent connection: asks the database itself what is stored."""
+    return Witness(database.url)
+
+
+@pytest.fixture
+def db() -> Database:
+    """A ``Database`` with the models of ``tests.support.models``."""
+    return Database(Base)
+
+
+@pytest.fixture
+def make_app(database: TestDatabase, db: Database, tmp_path: Path) -> MakeApp:
+    """Makes apps on ``db`` and the test's database, with their tables.
+
+    Keyword arguments are config values; ``database=`` names another ``Database`` object.
+    """
+
+    def make(database: Database = db, *, url: str = database.url, **config: Any) -> Flask:
+        app = Flask("tests", instance_path=str(tmp_path))
+        app.config.update(SECRET_KEY="test", SQLALCHEMY_DATABASE_URI=url)
+        app.config.update(config)
+        app.register_extension(database)
+        with app.app_context():
+            database.create_all()
+        return app
+
+    return make
+
+
+@pytest.fixture
+def app(make_app: MakeApp) -> Flask:
+    """An app with the default settings."""
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    """A client that lets the context of a request end with it (pytest-flask's keeps the last)."""
+    return app.test_client()
+
+
+@pytest.fixture
+def faults(app: Flask, db: Database) -> Faults:
+    """Makes the default engine of ``app`` fail on demand."""
+    with app.app_context():
+        return Faults(db.engine)
+
+
+@pytest.fixture
+def traffic(app: Flask, db: Database) -> list[str]:
+    """What the default engine of ``app`` does from now on, in words; see ``record()``."""
+    log: list[str] = []
+    with app.app_context():
+        record(db.engine, log.append)
+    return log

@@ -1,0 +1,39 @@
+"""The example app on the test's database, with a few accounts."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from example_app import create_app
+from example_app.database import db as ledger_db
+from flask_uow import Database, Flask
+from tests.support.databases import TestDatabase
+
+on_one_database = pytest.mark.parametrize("database", ["sqlite-file"], indirect=True)
+"""For tests of what never reaches the database, or does not depend on it."""
+
+
+@pytest.fixture
+def db() -> Database:
+    return ledger_db
+
+
+@pytest.fixture
+def app(database: TestDatabase) -> Flask:
+    """The ledger, empty: a database that somebody names is not filled by itself."""
+    return create_app({"SQLALCHEMY_DATABASE_URI": database.url})
+
+
+@pytest.fixture
+def ids(client: FlaskClient) -> dict[str, int]:
+    """Three accounts by name: ``Bank`` has 100.00, ``Till`` nothing, ``Source`` has no limit."""
+    found = {}
+    for name, may_overdraw in (("Till", False), ("Source", True), ("Bank", False)):
+        body = {"name": name, "may_overdraw": may_overdraw}
+        answer = client.post("/api/accounts", json=body)
+        assert answer.status_code == 201, answer.text
+        found[name] = answer.get_json()["id"]
+    opening = {"from": found["Source"], "to": found["Bank"], "amount": "100", "memo": "Opening"}
+    assert client.post("/api/transfers", json=opening).status_code == 201
+    return found

