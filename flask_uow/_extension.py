@@ -13,7 +13,7 @@ from . import _binds, _hooks, _settings
 from ._engines import Engines
 from ._options import CommitRule, F, UnitOptions, commit_rule, mark
 from ._scope import Scope, SessionProxy
-from ._session import UnitSession, unit_session_class
+from ._session import unit_session_class
 from ._state import EXTENSION, AppState
 from .errors import ConfigError, SetupError
 
@@ -58,7 +58,7 @@ class Database:
         for one in self._registries:
             _binds.stamp(one.mappers)  # classes that were mapped before
         self.Model: Any = bases[0]
-        self._session_options = _with_unit_session(session_options or {})
+        self._session_options = _own_class(session_options or {})
         self._scope: Scope[Session] = Scope()
         self.session: SessionProxy[Session] = SessionProxy(self._scope)
         """The session of the current unit of work (P2): opened at its first use, committed or
@@ -217,13 +217,5 @@ def _registry_of(base: object) -> registry:
     )
 
 
-def _with_unit_session(options: Mapping[str, Any]) -> dict[str, Any]:
-    own = options.get("class_", UnitSession)
-    if not (isinstance(own, type) and issubclass(own, Session)):
-        raise SetupError(
-            f"session_options['class_'] is {own!r}, which is not a subclass of"
-            " 'sqlalchemy.orm.Session'."
-        )
-    if own is not UnitSession:
-        own = unit_session_class(own)
-    return {**options, "class_": own}
+def _own_class(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {**options, "class_": unit_session_class(options.get("class_", Session))}

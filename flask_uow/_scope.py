@@ -31,7 +31,8 @@ SEPARATE_REQUEST_CONTEXT = _cv_request is not None
 
 current_app_context: Callable[[], Any] = partial(_cv_app.get, None)
 """The app context that is active, or None; from Flask 3.2 on, it may be a request's."""
-current_request_context: Callable[[], Any] = partial((_cv_request or _cv_app).get, None)
+_request_var = _cv_request or _cv_app
+current_request_context: Callable[[], Any] = partial(_request_var.get, None)
 """The request context that is active, or None; from Flask 3.2 on, it may be an app's."""
 
 _HOME = "_flask_uow_home"
@@ -114,8 +115,7 @@ class Scope(ScopedRegistry[S]):
         if unit is None:
             unit = self._open(context)
         session = unit.session
-        session.enter()
-        session.in_use.release()
+        session.refuse_other_thread()
         return session  # type: ignore[no-any-return]
 
     def peek(self) -> UnitOfWork | None:
@@ -208,6 +208,7 @@ class Scope(ScopedRegistry[S]):
         unit = UnitOfWork(
             session or state.new_session(),
             state.rule_for(_request_of(context)),
+            home=current_app_context(),
             failed=self._failed in context.__dict__,
         )
         state.on_open()
@@ -224,8 +225,24 @@ class SessionProxy(scoped_session[S]):
 
     def __init__(self, scope: Scope[S]) -> None:
         self.registry = self._scope = scope
+        self._key = scope.key
 
     if not TYPE_CHECKING:
+
+        @property
+        def _proxied(self) -> S:
+            """What the methods of ``scoped_session`` ask for, each time: so the usual case first.
+
+            That is a request whose unit is open. The slow path is ``registry()``.
+            """
+            try:
+                unit = _request_var.get().__dict__[self._key]
+            except LookupError:  # of the variable or of the key
+                return self.registry()
+            session = unit.session
+            if unit.home is _cv_app.get() and session.thread is None:
+                return session
+            return self.registry()
 
         @property
         def session_factory(self) -> sessionmaker[UnitSession]:

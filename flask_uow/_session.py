@@ -20,7 +20,7 @@ from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from . import _binds
 from ._guard import Activity, observe
-from .errors import ConcurrentUse, PartialCommit, RollbackOnly, UnitEnded, UnknownEngine
+from .errors import ConcurrentUse, PartialCommit, RollbackOnly, SetupError, UnitEnded, UnknownEngine
 
 S = TypeVar("S", bound=Session)
 
@@ -33,13 +33,29 @@ def _alone(method: M) -> M:
 
     @wraps(method)
     def alone(self: UnitSession, *args: Any, **kwargs: Any) -> Any:
-        self.enter()
+        # Asked through the module: gevent replaces the function when it patches.
+        me = threading.get_ident()
+        if self.thread == me:  # inside already: a flush inside a commit
+            return method(self, *args, **kwargs)
+        if not self._door.acquire(blocking=False):
+            raise _concurrent_use()
+        self.thread = me
         try:
             return method(self, *args, **kwargs)
         finally:
-            self.in_use.release()
+            self.thread = None
+            self._door.release()
 
     return cast(M, alone)
+
+
+def _concurrent_use() -> ConcurrentUse:
+    return ConcurrentUse(
+        "This unit of work is in use by another thread: a statement of it is running there. A"
+        " session and its connection can do one thing at a time. Give the second thread a"
+        " context of its own ('with app.app_context():' in it, or 'copy_current_request_context'),"
+        " or wait for the first to finish."
+    )
 
 
 _ALONE = ("execute", "scalar", "scalars", "connection", "flush", "rollback", "close")
@@ -51,7 +67,7 @@ class UnitSession(Session):
     :ivar engines: the engines of the app by name, in the order of their configuration.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar activity: what the running transaction has done; a new one for each transaction.
-    :ivar in_use: held by the thread that is inside the database with this session.
+    :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
     :ivar ended: the unit of work is over, and any further use is refused.
     """
@@ -65,20 +81,15 @@ class UnitSession(Session):
     def __init__(self, *, engines: Mapping[str, Engine], **options: Any) -> None:
         super().__init__(**options)
         self.engines = engines
-        self.in_use = threading.RLock()
+        self.thread: int | None = None
+        self._door = threading.Lock()
 
-    def enter(self) -> None:
-        """Take ``in_use``; the same thread may take it several times.
-
+    def refuse_other_thread(self) -> None:
+        """
         :raises ConcurrentUse: another thread is inside the database with this session.
         """
-        if not self.in_use.acquire(blocking=False):
-            raise ConcurrentUse(
-                "This unit of work is in use by another thread: a statement of it is running"
-                " there. A session and its connection can do one thing at a time. Give the"
-                " second thread a context of its own ('with app.app_context():' in it, or"
-                " 'copy_current_request_context'), or wait for the first to finish."
-            )
+        if self.thread not in {None, threading.get_ident()}:
+            raise _concurrent_use()
 
     def get_bind(
         self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
@@ -199,8 +210,18 @@ class UnitSession(Session):
             transaction.close()
 
 
-def unit_session_class(base: type[Session]) -> type[UnitSession]:
-    """A :class:`UnitSession` with the methods of the user's own session class."""
+def unit_session_class(base: type[Any]) -> type[UnitSession]:
+    """A :class:`UnitSession` with the methods of the user's own session class.
+
+    :raises SetupError: *base* is no session class.
+    """
+    if not issubclass(base, Session):
+        raise SetupError(
+            f"session_options['class_'] is {base!r}, which is not a subclass of"
+            " 'sqlalchemy.orm.Session'."
+        )
+    if base is Session:
+        return UnitSession
     alone = {name: _alone(getattr(base, name)) for name in _ALONE}
     return cast(type[UnitSession], type(base.__name__, (UnitSession, base), alone))
 

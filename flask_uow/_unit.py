@@ -42,17 +42,26 @@ class UnitOfWork:
     :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
         its first statement.
     :ivar rule: when a finished request commits by itself; set when the unit opens.
+    :ivar home: what the unit was opened in; opaque here.
     :ivar failed: an exception has left the view, perhaps before the unit was opened; so what is
         written from now on is the error handler's own.
     :ivar finished: the request has been answered; nothing commits this unit any more.
     :ivar streaming: the body of the response is still to be sent when the context ends.
     """
 
-    __slots__ = ("failed", "finished", "rule", "session", "streaming")
+    __slots__ = ("failed", "finished", "home", "rule", "session", "streaming")
 
-    def __init__(self, session: UnitSession, rule: CommitRule, *, failed: bool = False) -> None:
+    def __init__(
+        self,
+        session: UnitSession,
+        rule: CommitRule,
+        *,
+        home: object = None,
+        failed: bool = False,
+    ) -> None:
         self.session = session
         self.rule = rule
+        self.home = home
         self.failed = failed
         self.finished = False
         self.streaming = False
