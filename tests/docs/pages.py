@@ -1,0 +1,120 @@
+"""The Markdown pages of the project, and the Python in them.
+
+What takes part:
+
+- A fence of ``python`` is run, with the others of its page, in one module.
+- A fence of ``text`` right behind it that starts with ``SomeError: `` is the message of the
+  error or warning that the code has to end with. Where the lines break says nothing.
+- A comment ``<!-- setup ... -->`` holds Python that is run as well, and that no reader sees.
+- A comment ``<!-- check ... -->`` is run when the page has come to its end: Flask takes no more
+  views after the first request.
+- A comment ``<!-- not run: reason -->`` right before a fence leaves that fence out.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import CodeType, ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+
+LANGUAGES = {"python", "text", "sql", "console", "html", "{toctree}", "{eval-rst}"}
+
+_PIECE = re.compile(
+    r"^<!-- (?P<comment>setup|check)\n(?P<hidden>.*?)^-->$"
+    r"|^(?:<!-- not run: (?P<reason>[^\n]+) -->\n+)?"
+    r"^```(?P<language>[^\n]*)\n(?P<body>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+_MESSAGE = re.compile(r"(\w+): (.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """Python of a page.
+
+    :ivar line: where it starts in the page, for tracebacks.
+    :ivar ends_with: ``(class, message)`` of the error or warning that it shows.
+    """
+
+    code: str
+    line: int
+    ends_with: tuple[str, str] | None = None
+
+
+def fences(page: Path) -> list[re.Match[str]]:
+    """Every fenced block of *page*."""
+    return [piece for piece in _pieces(page) if piece["language"] is not None]
+
+
+def snippets(page: Path) -> list[Snippet]:
+    """What of *page* has to run, in order."""
+    text = page.read_text(encoding="utf-8")
+    found: list[Snippet] = []
+    checks: list[Snippet] = []
+    end_of_python: int | None = None
+    for piece in _pieces(page):
+        if piece["comment"]:
+            target = checks if piece["comment"] == "check" else found
+            target.append(_snippet(piece, "hidden"))
+        elif piece["language"] == "python" and not piece["reason"]:
+            found.append(_snippet(piece, "body"))
+            end_of_python = piece.end()
+            continue
+        elif end_of_python is not None and not text[end_of_python : piece.start()].strip():
+            message = _MESSAGE.fullmatch(piece["body"].strip())
+            if message and piece["language"] == "text":
+                found[-1] = replace(found[-1], ends_with=(message[1], _folded(message[2])))
+        end_of_python = None
+    return found + checks
+
+
+def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the snippets of *page* in one module, which lies in *folder*."""
+    module = ModuleType(page.stem.replace("-", "_"))
+    module.__dict__.update(__file__=str(folder / "app.py"), monkeypatch=monkeypatch)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.chdir(folder)
+    for snippet in snippets(page):
+        # The empty lines let a traceback name the line of the page.
+        code = compile("\n" * snippet.line + snippet.code, str(page), "exec", dont_inherit=True)
+        shown = _run(code, module)
+        where = f"{page.name}, line {snippet.line + 1}"
+        assert shown == snippet.ends_with, f"{where}: {shown}"
+
+
+def _run(code: CodeType, module: ModuleType) -> tuple[str, str] | None:
+    """Run *code*; return the class and text of the error or warning that it ends with."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            exec(code, module.__dict__)
+        except AssertionError:
+            raise
+        except Exception as error:
+            if not type(error).__module__.startswith("flask_uow"):
+                raise
+            return type(error).__name__, _folded(str(error))
+    for warning in caught:
+        return warning.category.__name__, _folded(str(warning.message))
+    return None
+
+
+def _snippet(piece: re.Match[str], group: str) -> Snippet:
+    return Snippet(piece[group], piece.string.count("\n", 0, piece.start(group)))
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _pieces(page: Path) -> list[re.Match[str]]:
+    return list(_PIECE.finditer(page.read_text(encoding="utf-8")))

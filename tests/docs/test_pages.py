@@ -1,0 +1,95 @@
+"""What the pages say is true of the code: it is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flask_uow import _settings
+from tests.docs import pages
+from tests.docs.pages import DOCS, PAGES, ROOT
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@every_page
+def test_python_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From top to bottom, in an empty folder, with the errors and messages that it shows."""
+    pages.run(page, tmp_path, monkeypatch)
+
+
+@every_page
+def test_every_block_is_of_a_known_kind(page: Path) -> None:
+    """So that no Python hides in a block that nobody runs."""
+    fences = pages.fences(page)
+    assert {fence["language"] for fence in fences} <= pages.LANGUAGES
+    lines = page.read_text(encoding="utf-8").splitlines()
+    marks = [line for line in lines if re.match(r"\s*(```|~~~)", line)]
+    assert len(marks) == 2 * len(fences)  # neither indented nor of another kind
+
+
+def test_page_that_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failing check, an unexpected error, and a message that reads otherwise."""
+    page = tmp_path / "page.md"
+    python = "```python\nfrom flask_uow import SetupError\nraise SetupError('a  b')\n```\n"
+    for text in [
+        "<!-- check\nassert False\n-->\n",
+        python,
+        f"{python}\n```text\nSetupError: a c\n```\n",
+        f"{python}\n```text\nConfigError: a b\n```\n",
+        f"{python}\nbetween\n\n```text\nSetupError: a b\n```\n",
+        "```python\n1\n```\n\n```text\nSetupError: a b\n```\n",
+    ]:
+        page.write_text(text)
+        with pytest.raises(AssertionError):
+            pages.run(page, tmp_path, monkeypatch)
+    page.write_text(f"{python}\n```text\nSetupError: a\nb\n```\n<!-- not run: no -->\n{python}")
+    pages.run(page, tmp_path, monkeypatch)
+
+
+def test_configuration_names_every_key_and_no_other() -> None:
+    """One heading for each key that is read, and every old key is named."""
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    headings = set(re.findall(r"^## `(\w+)`", text, re.MULTILINE))
+    switches = {"SQLALCHEMY_TRACK_MODIFICATIONS", "SQLALCHEMY_RECORD_QUERIES"}
+    assert headings == _settings._KNOWN - switches
+    named = set(re.findall(r"`((?:SQLALCHEMY|UOW)_\w+)`", text))
+    assert named == _settings._KNOWN | set(_settings._SUCCESSORS)
+
+
+def test_readme_is_short() -> None:
+    """At most 150 lines."""
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Relative links name files that exist."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_order_of_events_is_the_tested_one() -> None:
+    """Each list of the page is, line by line, one that ``test_order_of_events.py`` asserts."""
+    text = (DOCS / "order-of-events.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert shown
+    source = (ROOT / "tests" / "test_order_of_events.py").read_text(encoding="utf-8")
+    tested = [_of_flask_before_3_2(piece) for piece in re.findall(r'f"""(.*?)"""', source, re.S)]
+    for block in shown:
+        assert block.splitlines() in tested
+
+
+def _of_flask_before_3_2(text: str) -> list[str]:
+    """The lines of an asserted list, with the end of the context as the page spells it out."""
+    text = text.replace("{between}", "teardown_request\nteardown_appcontext")
+    text = re.sub(
+        r"{end_of_context\((.*?)\)}",
+        lambda call: "\n".join(
+            ["teardown_request", *re.findall(r'"(.+?)"', call[1]), "teardown_appcontext"]
+        ),
+        text,
+    )
+    return [line.strip() for line in text.strip().splitlines()]

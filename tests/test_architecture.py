@@ -1,0 +1,97 @@
+"""The shape of the package: who may import whom, what is public, how much is to be read."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flask_uow
+from flask_uow import errors
+
+PACKAGE = Path(flask_uow.__file__).parent
+
+# From the ground up; a module imports only from floors below its own.
+FLOORS = [
+    {"errors"},
+    {"_guard", "_binds", "_options", "_sqlite"},
+    {"_session", "_settings"},
+    {"_engines", "_unit"},
+    {"_state"},
+    {"_scope"},
+    {"_hooks"},
+    {"_extension", "_flask"},
+    {"__init__"},
+]
+HEART = ["_unit", "_hooks", "_extension"]
+KNOW_FLASK = {"_options", "_state", "_scope", "_hooks", "_extension", "_flask"}
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+
+
+def imports_of(module: str) -> set[str]:
+    """What *module* imports: its own package's modules by name, others by their first part."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(str(node.module).partition(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+    return {str(name) for name in found}
+
+
+def test_every_module_has_a_floor() -> None:
+    """A new module is put on its floor on purpose."""
+    assert sorted(name for floor in FLOORS for name in floor) == MODULES
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module: str) -> None:
+    """No module imports from its own floor or from one above."""
+    floor = next(number for number, names in enumerate(FLOORS) if module in names)
+    below = set().union(*FLOORS[:floor])
+    assert imports_of(module) & set(MODULES) <= below
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_upper_floors_know_flask(module: str) -> None:
+    """The unit, its session, engines and settings can be read and tested without Flask."""
+    assert module in KNOW_FLASK or not imports_of(module) & {"flask", "werkzeug", "click"}
+
+
+def test_the_heart_is_read_in_one_sitting() -> None:
+    """What decides over a unit is 600 lines with its docstrings, at most."""
+    assert sum(len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in HEART) <= 600
+
+
+def test_public_names() -> None:
+    """What ``flask_uow`` offers, and nothing else without an underscore."""
+    modules = {"errors"}
+    public = {name for name in vars(flask_uow) if not name.startswith("_")} - modules
+    own = {"CommitRule", "Database", "Flask", "SessionProxy"}
+    assert public == own | set(errors.__all__)
+
+
+def test_every_error_is_one_of_ours_and_a_built_in() -> None:
+    """``except UowError`` catches all of them, ``except RuntimeError`` what one would guess."""
+    for name in errors.__all__:
+        error = getattr(errors, name)
+        if issubclass(error, Warning):
+            assert issubclass(error, (errors.UowWarning, UserWarning))
+        elif error is not errors.UowError:
+            assert issubclass(error, errors.UowError)
+            assert issubclass(error, (RuntimeError, ValueError))
+
+
+def test_import_is_light() -> None:
+    """``import flask_uow`` brings in neither Alembic, nor asyncio support, nor a driver."""
+    code = "import sys, flask_uow; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(run.stdout.split())
+    assert "flask_uow" in loaded
+    assert not loaded & {"alembic", "sqlalchemy.ext.asyncio", "pytest", "psycopg", "pymysql"}
