@@ -58,7 +58,9 @@ class Database:
         for one in self._registries:
             _binds.stamp(one.mappers)  # classes that were mapped before
         self.Model: Any = bases[0]
-        self._session_options = _own_class(session_options or {})
+        options = dict(session_options or {})
+        options["class_"] = unit_session_class(options.get("class_", Session))
+        self._session_options = options
         self._scope: Scope[Session] = Scope()
         self.session: SessionProxy[Session] = SessionProxy(self._scope)
         """The session of the current unit of work (P2): opened at its first use, committed or
@@ -215,7 +217,3 @@ def _registry_of(base: object) -> registry:
     raise SetupError(
         f"'Database' was given {base!r}, which has no registry of models. Write {hint}."
     )
-
-
-def _own_class(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {**options, "class_": unit_session_class(options.get("class_", Session))}

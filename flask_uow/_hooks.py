@@ -11,8 +11,8 @@ What happens to a unit in a request, in this order:
 5. The app's ``after_request`` functions run, and the session cookie is saved.
 6. What these have written is committed, or the answer becomes a 500 (P5).
 7. The response is sent.
-8. The context ends, after all teardown functions: the session is closed (P6). A streamed body
-   keeps it open until the response is closed (P9).
+8. The context ends, and behind its teardown functions the session is closed (P6). A streamed
+   body keeps it open until the response is closed (P9).
 
 Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
 or that sees an exception which an error handler answers (2). So four methods of the app object
@@ -54,7 +54,7 @@ def install(app: Flask, scope: Scope[Any]) -> None:
             app.do_teardown_appcontext, scope, current_app_context
         ),
     }
-    if SEPARATE_REQUEST_CONTEXT:
+    if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
         wrapped["do_teardown_request"] = _end_behind(
             app.do_teardown_request, scope, current_request_context
         )
@@ -135,12 +135,11 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any
     try:
         _decide(unit, response)
     except Exception as error:
-        unit.fail(error)
-        # Inside the except clause: without a handler, Flask re-raises the current error. Asked
-        # of the app by name: other extensions wrap this method as well.
+        _drop(response)
+        # Rolls back first, as for the view (2). Inside the except clause: without a handler,
+        # Flask re-raises the current error.
         handle: Method = app.handle_user_exception
         replacement = app.make_response(handle(*context, error))
-        _drop(response)
         _decide(unit, replacement)
         return replacement
     return response

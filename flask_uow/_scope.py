@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-import click
 import flask.globals
 from flask import Flask
 from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
@@ -37,11 +36,14 @@ current_request_context: Callable[[], Any] = partial(_request_var.get, None)
 
 _HOME = "_flask_uow_home"
 
-if not SEPARATE_REQUEST_CONTEXT:
+if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
 
     def current_context() -> Any:
         """The innermost Flask context, or None."""
         return _cv_app.get(None)
+
+    def _request_of(context: Any) -> Any:
+        return context.request if context.has_request else None
 
 else:
 
@@ -54,6 +56,9 @@ else:
         if request.__dict__.get(_HOME) is app_context:
             return request
         return _innermost(request, app_context)
+
+    def _request_of(context: Any) -> Any:
+        return getattr(context, "request", None)
 
 
 def _innermost(request: Any, app_context: Any) -> Any:
@@ -80,16 +85,8 @@ def _is_pushed(context: Any) -> bool:
     return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
 
 
-def _request_of(context: Any) -> Any:
-    if SEPARATE_REQUEST_CONTEXT:
-        return getattr(context, "request", None)
-    return context.request if context.has_request else None
-
-
 def _is_exit(error: BaseException) -> bool:
     """Does a command leave with success, by way of an exception?"""
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code == 0
     return isinstance(error, SystemExit) and not error.code
 
 
@@ -164,10 +161,8 @@ class Scope(ScopedRegistry[S]):
 
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
+        unit: UnitOfWork = context.__dict__[self.key]
         warn = error is None or (_is_exit(error) and _request_of(context) is None)
-        unit = self.on(context)
-        if unit is None:
-            return
         if unit.streaming:
             unit.release(error, warn=warn)
         else:
@@ -227,7 +222,7 @@ class SessionProxy(scoped_session[S]):
         self.registry = self._scope = scope
         self._key = scope.key
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
 
         @property
         def _proxied(self) -> S:

@@ -160,7 +160,7 @@ class UnitSession(Session):
         self.dispatch.before_commit(self)
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
-        for _ in range(100):  # a listener may add objects while others are flushed
+        for _ in range(100):  # pragma: no branch  # a listener may add objects meanwhile
             if not (self.new or self.dirty or self.deleted):
                 break
             self.flush()
@@ -205,9 +205,7 @@ class UnitSession(Session):
         return declared + strangers
 
     def _conclude(self) -> None:
-        transaction = self.get_transaction()
-        if transaction is not None:
-            transaction.close()
+        cast(SessionTransaction, self.get_transaction()).close()
 
 
 def unit_session_class(base: type[Any]) -> type[UnitSession]:

@@ -99,7 +99,8 @@ class UnitOfWork:
         try:
             self.session.rollback()
         except Exception:
-            logger.exception("The rollback of a unit of work failed; its connection is dropped.")
+            # The pool resets the connection when it comes back, and drops it if that fails too.
+            logger.exception("The rollback of a unit of work failed.")
             self.invalidate()
 
     def fail(self, error: BaseException) -> None:

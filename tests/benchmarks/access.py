@@ -17,6 +17,7 @@ def main() -> None:
     options = _options()
     with open_stacks("sqlite://") as stacks:
         proxies = {name: stacks[name] for name in (OURS, OTHER) if name in stacks}
+        names = [REAL, *proxies]
         rows = []
         for code in ACCESSES.values():
             cases = {
@@ -24,11 +25,11 @@ def main() -> None:
                 **{name: _in_request(stack, f"db.{code}") for name, stack in proxies.items()},
             }
             times = interleave(cases, options.rounds, options.repeat)
-            nanoseconds = [round(statistics.median(times[name]) * 1e9) for name in cases]
-            ratios = [ratio(times, OURS, name) for name in cases if name != OURS]
+            nanoseconds = [round(statistics.median(times[name]) * 1e9) for name in names]
+            ratios = [ratio(times, OURS, name) for name in names if name != OURS]
             rows.append([code, *nanoseconds, *ratios])
-    head = ["access", *(f"{name}, ns" for name in cases)]
-    print(table([*head, *(f"{OURS} / {name}" for name in cases if name != OURS)], rows))
+    head = ["access", *(f"{name}, ns" for name in names)]
+    print(table([*head, *(f"{OURS} / {name}" for name in names if name != OURS)], rows))
 
 
 def _in_request(stack: Stack, code: str, *, real: bool = False) -> Case:

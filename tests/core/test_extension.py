@@ -195,6 +195,22 @@ def test_a_request_of_one_app_inside_a_request_of_another(
         assert db.session() is session
 
 
+def test_an_app_context_inside_a_request_has_a_unit_of_its_own(
+    two: tuple[Database, Flask, Flask],
+) -> None:
+    """Also if the request itself lives in an app context that was there before it."""
+    db, one, _ = two
+    with one.app_context():
+        outer = db.session()
+        with one.test_request_context("/"):
+            session = db.session()
+            with one.app_context():
+                inner = db.session()
+            assert db.session() is session
+        assert db.session() is outer
+    assert len({outer, session, inner}) == 3
+
+
 def test_no_app_and_no_context_is_stored_on_the_object(
     two: tuple[Database, Flask, Flask],
 ) -> None:

@@ -1,0 +1,263 @@
+"""``UnitSession`` and the proxy by themselves: binds, reads that are committed, small print."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, String, create_engine, event, join, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
+
+from flask_uow import Database, DiscardedWork, Flask, _guard
+from flask_uow._guard import Activity, Effect
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class User(Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(20), unique=True)
+
+
+class Audit(Base):
+    __tablename__ = "audit"
+    __bind_key__ = "audit"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int]
+
+
+class Both(Base):
+    """A class on a join: its engine is that of the first table that names one."""
+
+    __table__ = join(Audit.__table__, User.__table__, Audit.user_id == User.id)
+    audit_id = column_property(Audit.__table__.c.id)
+    id = column_property(User.__table__.c.id)
+
+
+@pytest.fixture
+def db() -> Database:
+    return Database(Base)
+
+
+@pytest.fixture
+def two_engines(db: Database, tmp_path: Path) -> Iterator[Flask]:
+    app = Flask("tests", instance_path=str(tmp_path))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///default.db"
+    app.config["SQLALCHEMY_BINDS"] = {"audit": "sqlite:///audit.db"}
+    db.init_app(app)
+    with app.app_context():
+        db.create_all()
+        yield app
+
+
+def commits_of(engine: Engine) -> list[str]:
+    seen: list[str] = []
+    event.listen(engine, "commit", lambda _: seen.append("COMMIT"))
+    return seen
+
+
+class Named(Base):
+    """The key of a class is stronger than that of the tables below it."""
+
+    __bind_key__ = "default"
+    __table__ = join(Audit.__table__, User.__table__, Audit.user_id == User.id)
+    audit_id = column_property(Audit.__table__.c.id)
+    id = column_property(User.__table__.c.id)
+
+
+def test_a_mapped_join_goes_to_the_engine_of_its_table(two_engines: Flask, db: Database) -> None:
+    """What is mapped may be more than a table."""
+    assert db.session.get_bind(Both) is db.engines["audit"]
+    assert db.session.get_bind(Named) is db.engine
+
+
+def test_a_bind_that_is_given_is_used(two_engines: Flask, db: Database) -> None:
+    """``bind=`` and ``bind_arguments`` are stronger than any key."""
+    audit = db.engines["audit"]
+    assert db.session.get_bind(User, bind=audit) is audit
+    with db.sessionmaker(bind=audit) as session:
+        assert session.get_bind(User) is audit
+
+
+def test_reads_on_several_engines_are_committed_on_each(two_engines: Flask, db: Database) -> None:
+    """A request that only read ends with one COMMIT for each engine that it read from."""
+    seen = {name: commits_of(engine) for name, engine in db.engines.items()}
+
+    @two_engines.get("/")
+    def read() -> str:
+        return f"{db.session.get(User, 1)} {db.session.get(Audit, 1)}"
+
+    assert two_engines.test_client().get("/").text == "None None"
+    assert seen == {"default": ["COMMIT"], "audit": ["COMMIT"]}
+
+
+def test_a_savepoint_left_open_by_a_reader_is_released(two_engines: Flask, db: Database) -> None:
+    """A view that forgets its savepoint still ends with a COMMIT, and no connection stays out."""
+    seen = commits_of(db.engine)
+
+    @two_engines.get("/")
+    def read() -> str:
+        db.session.begin_nested()
+        return str(db.session.get(User, 1))
+
+    assert two_engines.test_client().get("/").text == "None"
+    assert seen == ["COMMIT"]
+    assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_an_engine_that_is_not_ours_commits_last(
+    two_engines: Flask, db: Database, tmp_path: Path
+) -> None:
+    """A connection that the view asked for on another engine is part of the unit."""
+    order = []
+    stranger = create_engine(f"sqlite:///{tmp_path}/stranger.db")
+    for name, engine in (*db.engines.items(), ("stranger", stranger)):
+        event.listen(engine, "commit", lambda _, name=name: order.append(name))
+    db.session.connection(bind_arguments={"bind": stranger}).execute(text("SELECT 1"))
+    db.session.add(Audit(user_id=1))
+    db.session.add(User(name="ada"))
+    db.session.commit()
+    stranger.dispose()
+    assert order == ["default", "audit", "stranger"]
+
+
+@pytest.mark.parametrize("in_savepoint", [True, False])
+def test_a_listener_that_adds_while_others_are_flushed_is_heard(
+    in_savepoint: bool, two_engines: Flask, db: Database
+) -> None:
+    """The commit of several engines flushes until nothing is left, and savepoints end first."""
+
+    heard: list[None] = []
+
+    @event.listens_for(db.session(), "before_commit")
+    def add(session: Any) -> None:
+        if not heard:
+            heard.append(session.add(User(name="added")))
+
+    db.session.add_all([User(name="ada"), Audit(user_id=1)])
+    if in_savepoint:
+        db.session.begin_nested()
+    db.session.add(User(name="grace"))
+    db.session.commit()
+    names = select(User.name).order_by(User.name)
+    assert db.session.scalars(names).all() == ["ada", "added", "grace"]
+    db.session.remove()
+
+
+def test_the_proxy_has_what_scoped_session_leaves_out(two_engines: Flask, db: Database) -> None:
+    """The state of the transaction can be asked of ``db.session`` too."""
+    assert not db.session.in_transaction()
+    assert db.session.get_transaction() is None
+    db.session.get(User, 1)
+    assert db.session.in_transaction()
+    assert db.session.get_transaction() is not None
+    assert not db.session.in_nested_transaction()
+    with db.session.begin_nested() as savepoint:
+        assert db.session.in_nested_transaction()
+        assert db.session.get_nested_transaction() is savepoint
+    assert "UnitSession" in repr(db.session)
+    db.session.remove()
+    assert repr(db.session) == "<SessionProxy without a unit>"
+
+
+def test_remove_and_invalidate_without_a_unit_do_nothing(two_engines: Flask, db: Database) -> None:
+    """They may be called by somebody who does not know."""
+    db.session.remove()
+    db.session.invalidate()
+    assert not db.session.registry.has()
+
+
+def test_remove_forgets_what_was_not_committed(two_engines: Flask, db: Database) -> None:
+    """It is asked for, so there is no warning; the next use is a new unit."""
+    db.session.add(User(name="ada"))
+    before = db.session()
+    db.session.remove()
+    assert db.session() is not before
+    assert db.session.scalars(select(User)).all() == []
+    db.session.remove()
+
+
+def test_remove_inside_a_stream_ends_it_once(two_engines: Flask, db: Database) -> None:
+    """The end of the response finds nothing left to close."""
+    from flask import stream_with_context
+
+    @two_engines.get("/")
+    def read() -> Any:
+        db.session.get(User, 1)
+
+        def body() -> Iterator[str]:
+            yield str(db.session.get(User, 1))
+            db.session.remove()
+
+        return stream_with_context(body())
+
+    response = two_engines.test_client().get("/")
+    assert response.text == "None"
+    response.close()
+    assert db.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+def test_a_statement_without_parameters_is_noticed() -> None:
+    """The driver is called in three ways, and each of them counts."""
+    engine = create_engine("sqlite://")
+    _guard.install(engine)
+    activity = Activity()
+    with engine.connect() as connection:
+        _guard.observe(connection, activity)
+        bare = connection.execution_options(no_parameters=True)
+        bare.exec_driver_sql("CREATE TABLE t (id INTEGER)")
+        assert activity.effect is Effect.WRITE
+    engine.dispose()
+
+
+def test_an_answer_that_fails_to_close_is_logged(
+    two_engines: Flask, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer that a failing commit replaces cannot spoil the one that is sent."""
+    two_engines.register_error_handler(ZeroDivisionError, lambda _: ("no", 409))
+
+    @two_engines.get("/")
+    @db.unit(commit=lambda response: 1 // 0 == 0)
+    def read() -> Any:
+        response = two_engines.make_response(str(db.session.get(User, 1)))
+
+        @response.call_on_close
+        def fail() -> None:
+            raise OSError("the file is gone")
+
+        return response
+
+    response = two_engines.test_client().get("/")
+    assert (response.status_code, response.text) == (409, "no")
+    assert "could not be closed" in caplog.text
+
+
+def test_a_connection_that_cannot_be_dropped_is_logged(
+    two_engines: Flask,
+    db: Database,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not even that hides what came before."""
+
+    def fail() -> None:
+        raise OSError("stuck")
+
+    db.session.add(User(name="ada"))
+    monkeypatch.setattr(db.session(), "invalidate", fail)
+    with caplog.at_level(logging.ERROR, "flask_uow"):
+        db.session.invalidate()
+    assert "could not be dropped" in caplog.text
+
+
+def test_rows_written_by_sql_are_named_as_such(two_engines: Flask, db: Database) -> None:
+    """A context that loses Core statements says so, though no class is known."""
+    with pytest.warns(DiscardedWork, match=r"SQL statements \(sent with execute\(\)\)"):  # noqa: SIM117
+        with two_engines.app_context():
+            db.session.execute(text("INSERT INTO users (name) VALUES ('ada')"))
