@@ -9,7 +9,7 @@ from typing import Any
 
 import sqlalchemy
 from sqlalchemy import URL, Engine
-from sqlalchemy.exc import NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from . import _guard, _sqlite
 from ._binds import DEFAULT, unknown
@@ -98,7 +98,7 @@ def _create(settings: EngineSettings, folder: str) -> Engine:
         raise ConfigError(_unknown_dialect(url, where)) from error
     except ImportError as error:
         raise ConfigError(_missing_driver(url, where, error)) from error
-    except TypeError as error:
+    except (ArgumentError, TypeError) as error:
         raise ConfigError(f"The engine of {where} refuses an option: {error}") from error
     _guard.install(engine)
     return engine

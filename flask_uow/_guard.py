@@ -39,16 +39,28 @@ class Activity:
     """What has happened so far in one transaction.
 
     :ivar effect: the strongest effect of the statements so far.
-    :ivar failed: a statement raised an error; on PostgreSQL the transaction is aborted then.
+    :ivar broken: a statement raised an error; on PostgreSQL the transaction is aborted then.
     :ivar flushed: the class and kind of each object that the ORM has written, for messages.
+    :ivar savepoints: how far things were when a savepoint was set.
     """
 
-    __slots__ = ("effect", "failed", "flushed")
+    __slots__ = ("broken", "effect", "flushed", "savepoints")
 
     def __init__(self) -> None:
         self.effect = Effect.READ
-        self.failed = False
+        self.broken = False
         self.flushed: list[tuple[str, str]] = []
+        self.savepoints: dict[object, tuple[Effect, int]] = {}
+
+    def set_savepoint(self, savepoint: object) -> None:
+        """Remember how far things are."""
+        self.savepoints[savepoint] = self.effect, len(self.flushed)
+
+    def undo_to(self, savepoint: object) -> None:
+        """Forget what *savepoint* has undone, if it is one."""
+        if savepoint in self.savepoints:
+            self.effect, length = self.savepoints.pop(savepoint)
+            del self.flushed[length:]
 
 
 def observe(connection: Connection, activity: Activity) -> None:
@@ -83,7 +95,7 @@ def _on_statement_without_parameters(
 def _on_error(context: ExceptionContext) -> None:
     activity: Activity | None = getattr(context.connection, _ACTIVITY, None)
     if activity is not None:
-        activity.failed = True
+        activity.broken = True
 
 
 # The words after which a parenthesis calls nothing, and functions that change nothing.
@@ -110,7 +122,8 @@ _WRITES = frozenset(
 )
 _WRITING_WORD = re.compile(r"(?<!for )\b(?:insert|update|delete|merge)\b", re.IGNORECASE)
 _DOUBTFUL_WORD = re.compile(r"\b(?:into|for\s+(?:no\s+key\s+)?update)\b", re.IGNORECASE)
-_CALL = re.compile(r"(\w+|[\"`\]])\s*\(")
+_SECOND_STATEMENT = re.compile(r";\s*\S")
+_CALL = re.compile(r"(\.?\w+|[\"`\]])\s*\(")  # with the dot of a schema, none is harmless
 
 
 @lru_cache(maxsize=2048)
@@ -133,6 +146,8 @@ def effect_of(statement: str) -> Effect:
     if word in _WRITES or (word == "with" and _WRITING_WORD.search(statement)):
         return Effect.WRITE
     if word not in _READS or _DOUBTFUL_WORD.search(statement):
+        return Effect.UNKNOWN
+    if _SECOND_STATEMENT.search(statement):  # some drivers send several at once
         return Effect.UNKNOWN
     known = all(name.lower() in _HARMLESS for name in _CALL.findall(statement))
     return Effect.READ if known else Effect.UNKNOWN

@@ -16,8 +16,9 @@ What happens to a unit in a request, in this order:
 
 Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
 or that sees an exception which an error handler answers (2). So four methods of the app object
-are wrapped, each handing its arguments on as they came; they are the whole seam, and cost less
-than one registered function would in requests that never use the database:
+are wrapped, each handing its arguments on as they came, and cost less than one registered
+function would in requests that never use the database. With a receiver of the signal
+``got_request_exception`` for errors that nobody handles, they are the whole seam:
 
 ==========================  ===================================================================
 ``handle_user_exception``   sees the exception before the handlers do: 2
@@ -135,9 +136,10 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any
     try:
         _decide(unit, response)
     except Exception as error:
+        # In this order: what runs when the answer is closed finds a clean session.
+        unit.fail(error)
         _drop(response)
-        # Rolls back first, as for the view (2). Inside the except clause: without a handler,
-        # Flask re-raises the current error.
+        # Inside the except clause: without a handler, Flask re-raises the current error.
         handle: Method = app.handle_user_exception
         replacement = app.make_response(handle(*context, error))
         _decide(unit, replacement)
@@ -146,7 +148,7 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any
 
 
 def _drop(response: Response) -> None:
-    """Close an answer that will not be sent: it may hold a file, or a generator's context."""
+    """Close an answer that will not be sent: it may hold a file or a context."""
     try:
         response.close()
     except Exception:
@@ -155,11 +157,17 @@ def _drop(response: Response) -> None:
 
 def _finish_late(scope: Scope[Any], context: Any, response: Response) -> None:
     unit: UnitOfWork = context.__dict__[scope.key]
-    if unit.has_work:
-        _decide(unit, response)
+    try:
+        if unit.has_work:
+            _decide(unit, response)
+    except Exception:
+        _drop(response)
+        raise
     unit.finished = True
     unit.streaming = response.is_streamed
     if unit.streaming:
+        if unit.has_work:
+            unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.call_on_close(partial(_close, scope, context))
 
 

@@ -189,8 +189,7 @@ class Scope(ScopedRegistry[S]):
         unit = self.peek()
         if unit is not None:
             self.forget(current_context())
-            unit.rollback()
-            unit.end()
+            unit.end(warn=False)
 
     def _open(self, context: Any, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
@@ -222,7 +221,7 @@ class SessionProxy(scoped_session[S]):
         self.registry = self._scope = scope
         self._key = scope.key
 
-    if not TYPE_CHECKING:  # pragma: no branch
+    if not TYPE_CHECKING:  # pragma: no branch  # true whenever it runs
 
         @property
         def _proxied(self) -> S:

@@ -58,9 +58,6 @@ def _concurrent_use() -> ConcurrentUse:
     )
 
 
-_ALONE = ("execute", "scalar", "scalars", "connection", "flush", "rollback", "close")
-
-
 class UnitSession(Session):
     """The ``Session`` behind ``db.session``.
 
@@ -69,6 +66,7 @@ class UnitSession(Session):
     :ivar activity: what the running transaction has done; a new one for each transaction.
     :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
+    :ivar reads_are_plain: ``commit()`` is SQLAlchemy's own.
     :ivar ended: the unit of work is over, and any further use is refused.
     """
 
@@ -77,6 +75,7 @@ class UnitSession(Session):
     activity = Activity()
     rollback_only = False
     ended = False
+    reads_are_plain = True
 
     def __init__(self, *, engines: Mapping[str, Engine], **options: Any) -> None:
         super().__init__(**options)
@@ -137,23 +136,17 @@ class UnitSession(Session):
     def commit_reads(self) -> None:
         """End a transaction that has nothing to store, without the ORM's work for a commit.
 
-        By COMMIT, not ROLLBACK: psycopg drops its prepared statements at a ROLLBACK.
+        By COMMIT, not ROLLBACK: psycopg drops its prepared statements at a ROLLBACK. Where
+        somebody listens to commits, or has a ``commit()`` of his own, it is an ordinary one.
         """
-        if len(self.connections) > 1 or self.in_nested_transaction():
+        heard = self.dispatch.before_commit or self.dispatch.after_commit
+        plain = self.reads_are_plain and not heard and not self.in_nested_transaction()
+        if not plain or len(self.connections) > 1:
             self.commit()
             return
         for connection in self.connections.values():
             self._commit_one(connection)
         self._conclude()
-
-    # What else reaches the database.
-    execute = _alone(Session.execute)
-    scalar = _alone(Session.scalar)  # type: ignore[assignment, arg-type]  # overloaded
-    scalars = _alone(Session.scalars)
-    connection = _alone(Session.connection)
-    flush = _alone(Session.flush)
-    rollback = _alone(Session.rollback)
-    close = _alone(Session.close)
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
@@ -208,24 +201,41 @@ class UnitSession(Session):
         cast(SessionTransaction, self.get_transaction()).close()
 
 
-def unit_session_class(base: type[Any]) -> type[UnitSession]:
+# What else reaches the database.
+_ALONE = {
+    name: _alone(getattr(Session, name))
+    for name in """
+        execute scalar scalars connection flush rollback close begin_nested
+        bulk_save_objects bulk_insert_mappings bulk_update_mappings
+    """.split()
+}
+for _name, _method in _ALONE.items():
+    setattr(UnitSession, _name, _method)
+
+
+def unit_session_class(base: Any) -> type[UnitSession]:
     """A :class:`UnitSession` with the methods of the user's own session class.
 
     :raises SetupError: *base* is no session class.
     """
-    if not issubclass(base, Session):
+    if not (isinstance(base, type) and issubclass(base, Session)):
         raise SetupError(
             f"session_options['class_'] is {base!r}, which is not a subclass of"
             " 'sqlalchemy.orm.Session'."
         )
     if base is Session:
         return UnitSession
-    alone = {name: _alone(getattr(base, name)) for name in _ALONE}
-    return cast(type[UnitSession], type(base.__name__, (UnitSession, base), alone))
+    own = {name: _alone(getattr(base, name)) for name in _ALONE}
+    if base.get_bind is not Session.get_bind:
+        own["get_bind"] = base.get_bind  # it chooses the engine itself
+    own["reads_are_plain"] = base.commit is Session.commit
+    return cast(type[UnitSession], type(base.__name__, (UnitSession, base), own))
 
 
 @event.listens_for(UnitSession, "after_transaction_create")
 def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.activity.set_savepoint(transaction)
     if transaction.parent is not None:
         return
     if session.ended:
@@ -257,6 +267,11 @@ def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
         for state, (deleted, only_looked_at) in context.states.items()
         if not only_looked_at
     ]
+
+
+@event.listens_for(UnitSession, "after_soft_rollback")
+def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> None:
+    session.activity.undo_to(transaction)
 
 
 def pending(session: Session) -> list[tuple[str, str]]:

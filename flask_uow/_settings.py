@@ -121,8 +121,6 @@ def _engine(name: str, value: Any, common: Mapping[str, Any], where: str) -> Eng
                 f"{where} has no 'url'. Write it beside the options:"
                 " {'url': 'postgresql://...', 'pool_size': 10}."
             )
-        if isinstance(value, Mapping):
-            value = URL.create(**value)
         options.update(own)
     return EngineSettings(name=name, url=_url(value, where), options=options, where=where)
 
@@ -131,8 +129,8 @@ def _url(value: Any, where: str) -> URL:
     if isinstance(value, str) and value.startswith("postgres://"):
         value = value.replace("postgres://", "postgresql://", 1)  # the form of several hosters
     try:
-        return make_url(value)
-    except (ArgumentError, ValueError) as error:
+        return URL.create(**value) if isinstance(value, Mapping) else make_url(value)
+    except (ArgumentError, TypeError, ValueError) as error:
         # Not chained: the text of the cause may hold the password.
         raise ConfigError(
             f"{where} cannot be read as a database URL: {_masked(value)}. It has the form"
@@ -155,13 +153,13 @@ def _masked(value: Any) -> str:
 def _mapping(config: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
     value = config.get(key) or {}
     if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"{key} must be a dict, for example {{'audit': 'sqlite:///audit.db'}}, and it is of"
-            f" type {type(value).__name__!r}."
-            if key != "SQLALCHEMY_ENGINE_OPTIONS"
-            else f"{key} must be a dict of options for 'create_engine', for example"
-            f" {{'pool_size': 10}}, and it is of type {type(value).__name__!r}."
+        example = (
+            "of options for 'create_engine': {'pool_size': 10}"
+            if key == "SQLALCHEMY_ENGINE_OPTIONS"
+            else "of engines: {'audit': 'sqlite:///audit.db'}"
         )
+        found = type(value).__name__
+        raise ConfigError(f"{key} must be a dict {example}, and it is of type {found!r}.")
     return value
 
 

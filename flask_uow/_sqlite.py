@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def in_folder(url: URL, folder: str, where: str) -> URL:
     A path relative to the current directory would be another file for each way to start the app.
 
     :param where: the config key, for the message.
-    :raises ConfigError: the folder cannot be created.
+    :raises ConfigError: the folder, or the file in it, cannot be created.
     """
     prefix = "file:" if (url.database or "").startswith("file:") else ""
     name = (url.database or "").removeprefix(prefix)
@@ -37,11 +38,13 @@ def in_folder(url: URL, folder: str, where: str) -> URL:
         return url
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.exists() or os.access(path.parent, os.W_OK | os.X_OK)):
+            raise PermissionError(f"no file can be made in {str(path.parent)!r}")
     except OSError as error:
         raise ConfigError(
             f"{where} names the SQLite file {name!r}, which belongs in the instance folder, and"
-            f" that folder cannot be created: {error}. Make it writable, give Flask another one"
-            " ('Flask(__name__, instance_path=...)'), or write an absolute path"
+            f" it cannot be created there: {error}. Make the folder writable, give Flask another"
+            " one ('Flask(__name__, instance_path=...)'), or write an absolute path"
             " ('sqlite:////var/lib/app/app.db')."
         ) from error
     return url.set(database=f"{prefix}{path}")

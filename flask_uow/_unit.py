@@ -14,8 +14,7 @@
         └───────┘
 
 ``commit()`` is the only call that may raise. The others run where an error is already on its
-way, which must not be hidden by theirs: they log it, and drop the connection instead of giving
-it back in an unknown state.
+way, which must not be hidden by theirs: they log it.
 
 Nothing here knows Flask.
 """
@@ -99,9 +98,9 @@ class UnitOfWork:
         try:
             self.session.rollback()
         except Exception:
-            # The pool resets the connection when it comes back, and drops it if that fails too.
+            # The connection is on its way to the pool already, which tries once more and drops
+            # it if that fails too.
             logger.exception("The rollback of a unit of work failed.")
-            self.invalidate()
 
     def fail(self, error: BaseException) -> None:
         """Take note of an exception that left the view, before anybody handles it (P4).
@@ -110,7 +109,7 @@ class UnitOfWork:
         """
         self.failed = True
         self.session.rollback_only = False  # spoken of the work that is undone here
-        if self.has_work or self.session.activity.failed or isinstance(error, SQLAlchemyError):
+        if self.has_work or self.session.activity.broken or isinstance(error, SQLAlchemyError):
             self.rollback()
 
     def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
@@ -154,8 +153,9 @@ class UnitOfWork:
 
     def _unsaved(self) -> Counter[tuple[str, str]]:
         """What is lost if the transaction is rolled back now."""
-        if self.session.rollback_only or (self.rule == "explicit" and self.finished):
-            return Counter()  # asked for
+        asked_for = self.rule == "explicit" and self.finished and not self.streaming
+        if self.session.rollback_only or asked_for:
+            return Counter()
         activity = self.session.activity
         unsaved = Counter(activity.flushed + pending(self.session))
         if activity.effect is Effect.WRITE and not unsaved:
@@ -173,5 +173,5 @@ def _warn(unsaved: Counter[tuple[str, str]]) -> None:
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) say 'db.session.commit()' when the work is done.",
         DiscardedWork,
-        stacklevel=2,
+        stacklevel=2,  # whoever lost the work is not on the stack: it is Flask that ends contexts
     )

@@ -26,6 +26,7 @@ FLOORS = [
     {"_extension", "_flask"},
     {"__init__"},
 ]
+# What an app's author sees, the life of a unit, and the decisions; the rest is looked up.
 HEART = ["_unit", "_hooks", "_extension"]
 KNOW_FLASK = {"_options", "_state", "_scope", "_hooks", "_extension", "_flask"}
 

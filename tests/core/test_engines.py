@@ -96,6 +96,17 @@ def test_an_instance_folder_that_cannot_be_made_gets_a_sentence(tmp_path: Path) 
         one("sqlite:///app.db", tmp_path / "file" / "instance")
 
 
+def test_an_instance_folder_that_cannot_be_written_gets_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there, but the file cannot be made in it; a file that exists may be read-only."""
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match=r"instance folder.*no file can be made"):
+        one("sqlite:///app.db", tmp_path)
+    (tmp_path / "app.db").touch()
+    assert one("sqlite:///app.db", tmp_path).url.database == f"{tmp_path}/app.db"
+
+
 @pytest.mark.parametrize(
     ("missing", "driver"),
     [(("psycopg",), "psycopg2"), (("psycopg2",), "psycopg"), ((), None)],
@@ -162,6 +173,8 @@ def test_an_asyncio_driver_is_refused(url: str, instead: str, tmp_path: Path) ->
 
 def test_an_unknown_engine_option_names_its_key(tmp_path: Path) -> None:
     """An option that ``create_engine`` refuses is reported with the config key."""
+    with pytest.raises(ConfigError, match=r"engine of SQLALCHEMY_DATABASE_URI refuses.*Invalid"):
+        one("sqlite:///a.db", tmp_path, pool_reset_on_return="nonesuch")
     with pytest.raises(ConfigError, match=r"engine of SQLALCHEMY_DATABASE_URI refuses.*nonesuch"):
         one("sqlite:///a.db", tmp_path, nonesuch=1)
 

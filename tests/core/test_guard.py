@@ -20,6 +20,7 @@ READS = [
     "SELECT row_number() OVER (PARTITION BY a ORDER BY b) FROM t",
     "VALUES (1), (2)",
     "SHOW transaction_isolation",
+    "SELECT 1;",
     "SAVEPOINT sa_savepoint_1",
     "RELEASE SAVEPOINT sa_savepoint_1",
 ]
@@ -34,6 +35,9 @@ UNKNOWN = [
     "DO $$ BEGIN NULL; END $$",
     "SET LOCAL statement_timeout = 100",
     "PRAGMA user_version = 3",
+    "SELECT 1; DELETE FROM users",
+    "SELECT 1;\nUPDATE users SET name = 'b'",
+    "SELECT app.rank(1)",
     "-- a comment first\nSELECT 1",
     "",
 ]
@@ -85,7 +89,7 @@ def test_the_strongest_effect_is_kept() -> None:
         connection.execute(text("CREATE TABLE t (id INTEGER)"))
         connection.execute(text("SELECT id FROM t"))
         assert activity.effect is Effect.WRITE
-        assert not activity.failed
+        assert not activity.broken
     engine.dispose()
 
 
@@ -98,7 +102,7 @@ def test_a_failed_statement_is_noted() -> None:
         _guard.observe(connection, activity)
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT * FROM nowhere"))
-        assert activity.failed
+        assert activity.broken
     engine.dispose()
 
 

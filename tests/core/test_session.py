@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import stream_with_context
 from sqlalchemy import Engine, String, create_engine, event, join, select, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
 
 from flask_uow import Database, DiscardedWork, Flask, _guard
 from flask_uow._guard import Activity, Effect
@@ -185,7 +186,6 @@ def test_remove_forgets_what_was_not_committed(two_engines: Flask, db: Database)
 
 def test_remove_inside_a_stream_ends_it_once(two_engines: Flask, db: Database) -> None:
     """The end of the response finds nothing left to close."""
-    from flask import stream_with_context
 
     @two_engines.get("/")
     def read() -> Any:
@@ -258,6 +258,115 @@ def test_a_connection_that_cannot_be_dropped_is_logged(
 
 def test_rows_written_by_sql_are_named_as_such(two_engines: Flask, db: Database) -> None:
     """A context that loses Core statements says so, though no class is known."""
-    with pytest.warns(DiscardedWork, match=r"SQL statements \(sent with execute\(\)\)"):  # noqa: SIM117
+    with pytest.warns(DiscardedWork, match=r"SQL statements \(sent with execute\(\)\)"):
         with two_engines.app_context():
             db.session.execute(text("INSERT INTO users (name) VALUES ('ada')"))
+
+
+def test_a_listener_is_heard_at_the_end_of_a_request_that_only_read(
+    two_engines: Flask, db: Database
+) -> None:
+    """What it adds before the commit is stored, as with any commit."""
+
+    @two_engines.get("/")
+    def read() -> str:
+        @event.listens_for(db.session(), "before_commit")
+        def add(session: Any) -> None:
+            session.add(User(name="added"))
+
+        return str(db.session.get(User, 1))
+
+    assert two_engines.test_client().get("/").text == "None"
+    assert db.session.scalars(select(User.name)).all() == ["added"]
+    db.session.remove()
+
+
+def test_a_session_class_with_methods_of_its_own_keeps_them(tmp_path: Path) -> None:
+    """Its ``get_bind`` chooses the engine, and its ``commit`` is called even after reads."""
+    called = []
+
+    class Own(Session):
+        def get_bind(self, *args: Any, **kwargs: Any) -> Any:
+            called.append("get_bind")
+            return database.engines["audit"]
+
+        def commit(self) -> None:
+            called.append("commit")
+            super().commit()
+
+    database = Database(Base, session_options={"class_": Own})
+    app = Flask("tests", instance_path=str(tmp_path))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///default.db"
+    app.config["SQLALCHEMY_BINDS"] = {"audit": "sqlite:///audit.db"}
+    database.init_app(app)
+
+    @app.get("/")
+    def read() -> str:
+        return str(database.session.connection().engine.url.database)
+
+    assert app.test_client().get("/").text == f"{tmp_path}/audit.db"
+    assert called == ["get_bind", "commit"]
+
+
+def test_what_a_savepoint_has_undone_is_not_named(two_engines: Flask, db: Database) -> None:
+    """Only what would have been stored is lost."""
+    with pytest.warns(DiscardedWork, match=r"rolled back: 1 User \(new\)\."):
+        with two_engines.app_context():
+            db.session.add(User(name="lost"))
+            db.session.flush()
+            savepoint = db.session.begin_nested()
+            db.session.add_all([User(name="undone"), Audit(user_id=1)])
+            db.session.flush()
+            savepoint.rollback()
+    with two_engines.app_context():  # nothing is lost here
+        savepoint = db.session.begin_nested()
+        db.session.add(User(name="undone"))
+        db.session.flush()
+        savepoint.rollback()
+
+
+@pytest.mark.parametrize("view_writes", [True, False])
+def test_a_stream_that_writes_is_warned_under_the_rule_explicit_too(
+    view_writes: bool, two_engines: Flask, db: Database
+) -> None:
+    """What the view left uncommitted was meant so; what the body writes is lost by mistake."""
+
+    @two_engines.get("/")
+    @db.unit(commit="explicit")
+    def read() -> Any:
+        db.session.get(User, 1)
+        if view_writes:
+            db.session.add(User(name="view"))
+
+        def body() -> Iterator[str]:
+            yield "body"
+            db.session.add(User(name="body"))
+
+        return stream_with_context(body())
+
+    with pytest.warns(DiscardedWork, match=r"rolled back: 1 User \(new\)\."):
+        response = two_engines.test_client().get("/")
+        assert response.text == "body"
+        response.close()
+    assert db.session.scalars(select(User)).all() == []
+    db.session.remove()
+
+
+def test_an_answer_whose_late_work_fails_is_closed(two_engines: Flask, db: Database) -> None:
+    """The 500 takes its place, and what it held is let go."""
+    closed = []
+
+    @two_engines.get("/")
+    def read() -> Any:
+        response = two_engines.make_response("")
+        response.call_on_close(lambda: closed.append("closed"))
+        return response
+
+    @two_engines.after_request
+    def write(response: Any) -> Any:
+        if not closed:
+            db.session.add(User(name=None))
+        return response
+
+    assert two_engines.test_client().get("/").status_code == 500
+    assert closed == ["closed"]

@@ -120,6 +120,13 @@ def test_an_engine_without_url_is_refused() -> None:
         read({**URI, "SQLALCHEMY_BINDS": {"b": {"echo": True}}})
 
 
+@pytest.mark.parametrize("parts", [{}, {"nonesuch": 1}, {"drivername": 3}])
+def test_url_parts_that_make_no_url_are_refused(parts: dict[str, Any]) -> None:
+    """They get the sentence of any URL that cannot be read."""
+    with pytest.raises(ConfigError, match=r"SQLALCHEMY_BINDS\['b'\] cannot be read"):
+        read({**URI, "SQLALCHEMY_BINDS": {"b": {"url": parts}}})
+
+
 @pytest.mark.parametrize("key", ["SQLALCHEMY_BINDS", "SQLALCHEMY_ENGINE_OPTIONS"])
 def test_a_dict_is_asked_for_by_name(key: str) -> None:
     """Where a dict belongs, something else gets a sentence with an example."""

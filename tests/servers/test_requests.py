@@ -54,7 +54,7 @@ def test_commit_that_fails_is_answered_by_the_error_handler(
     answer = server.post("/orphan/lost")
     assert (answer.status, answer.body, answer.headers["X-Signed"]) == (409, b"conflict", "yes")
     assert notes(witness, "lost") == []
-    assert server.state()["checked_out"] == 0
+    assert eventually(lambda: server.state()["checked_out"] == 0)  # the context ends behind it
 
 
 @every_server
