@@ -98,7 +98,7 @@ def _create(settings: EngineSettings, folder: str) -> Engine:
         raise ConfigError(_unknown_dialect(url, where)) from error
     except ImportError as error:
         raise ConfigError(_missing_driver(url, where, error)) from error
-    except (ArgumentError, TypeError) as error:
+    except (ArgumentError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"The engine of {where} refuses an option: {error}") from error
     _guard.install(engine)
     return engine

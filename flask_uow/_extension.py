@@ -15,7 +15,7 @@ from ._options import CommitRule, F, UnitOptions, commit_rule, mark
 from ._scope import Scope, SessionProxy
 from ._session import unit_session_class
 from ._state import EXTENSION, AppState
-from .errors import ConfigError, SetupError
+from .errors import ConfigError, SetupError, shown
 
 
 class Database:
@@ -76,7 +76,7 @@ class Database:
         """
         if not isinstance(app, Flask):
             raise SetupError(
-                f"'init_app' was given {app!r}, which is not a Flask app. Write"
+                f"'init_app' was given {shown(app)}, which is not a Flask app. Write"
                 " 'db.init_app(app)' with the object that 'Flask(__name__)' returned."
             )
         if EXTENSION in app.extensions:
@@ -215,5 +215,5 @@ def _registry_of(base: object) -> registry:
         else "a declarative base ('Database(Base)'), a registry, an app, or 'metadata=...'"
     )
     raise SetupError(
-        f"'Database' was given {base!r}, which has no registry of models. Write {hint}."
+        f"'Database' was given {shown(base)}, which has no registry of models. Write {hint}."
     )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import flask
 from flask.sansio.scaffold import setupmethod
 
-from .errors import SetupError
+from .errors import SetupError, shown
 
 
 class Extension(Protocol):
@@ -35,7 +35,8 @@ class Flask(flask.Flask):
             )
         if not callable(getattr(extension, "init_app", None)):
             raise SetupError(
-                f"'register_extension' was given {extension!r}, which has no 'init_app' method."
-                " Blueprints go to 'register_blueprint', WSGI middleware around 'app.wsgi_app'."
+                f"'register_extension' was given {shown(extension)}, which has no 'init_app'"
+                " method. Blueprints go to 'register_blueprint', WSGI middleware around"
+                " 'app.wsgi_app'."
             )
         extension.init_app(self, **options)

@@ -37,6 +37,7 @@ from typing import Any
 from flask import Flask, Response, got_request_exception
 from werkzeug.exceptions import HTTPException
 
+from ._body import Body
 from ._scope import SEPARATE_REQUEST_CONTEXT, Scope, current_app_context, current_request_context
 from ._state import EXTENSION, AppState
 from ._unit import UnitOfWork, logger
@@ -81,11 +82,11 @@ def _stay_first(app: Flask, state: AppState, scope: Scope[Any]) -> None:
 
 def _roll_back_first(original: Method, scope: Scope[Any]) -> Method:
     @wraps(original)
-    def handle_user_exception(*args: Any) -> Any:
-        error = args[-1]  # Flask 3.2 passes the context before it
+    def handle_user_exception(*args: Any, **kwargs: Any) -> Any:
+        error = (*args, *kwargs.values())[-1]  # Flask 3.2 passes the context before it
         _fail(scope, error)
         try:
-            return original(*args)
+            return original(*args, **kwargs)
         except Exception as raised:
             if raised is not error:  # the handler itself failed
                 _fail(scope, raised)
@@ -119,8 +120,11 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
     key = scope.key
 
     @wraps(original)
-    def process_response(*args: Any) -> Any:
+    def process_response(*args: Any, **kwargs: Any) -> Any:
+        args = (*args, *kwargs.values())
         context = current_request_context()
+        if context is None:
+            return original(*args)  # Flask has a sentence for it
         if key in context.__dict__:
             args = (*args[:-1], _finish(app, context.__dict__[key], args[-1], args[:-1]))
         response = original(*args)
@@ -148,7 +152,12 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any
 
 
 def _drop(response: Response) -> None:
-    """Close an answer that will not be sent: it may hold a file or a context."""
+    """Close an answer that will not be sent: it may hold a file or a context.
+
+    Flask does send it if it is the page for an unhandled error, whose own work cannot be stored;
+    then it must not look like a success.
+    """
+    response.status_code = max(response.status_code, 500)
     try:
         response.close()
     except Exception:
@@ -164,11 +173,12 @@ def _finish_late(scope: Scope[Any], context: Any, response: Response) -> None:
         _drop(response)
         raise
     unit.finished = True
-    unit.streaming = response.is_streamed
+    # A file that is passed through is not closed by way of the response.
+    unit.streaming = response.is_streamed and not response.direct_passthrough
     if unit.streaming:
         if unit.has_work:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
-        response.call_on_close(partial(_close, scope, context))
+        response.response = Body(response.response, partial(_close, scope, context))
 
 
 def _decide(unit: UnitOfWork, response: Response) -> None:
@@ -205,12 +215,13 @@ def _end_behind(original: Method, scope: Scope[Any], find: Callable[[], Any]) ->
     key = scope.key
 
     @wraps(original)
-    def teardown(*args: Any) -> None:
+    def teardown(*args: Any, **kwargs: Any) -> None:
         context = find()
         try:
-            original(*args)
+            original(*args, **kwargs)
         finally:
             if context is not None and key in context.__dict__:
+                args = (*args, *kwargs.values())
                 error = args[-1] if args and isinstance(args[-1], BaseException) else None
                 scope.end(context, error)
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, Union, cast
 
 from flask import Flask, Request, Response
 
-from .errors import ConfigError
+from .errors import ConfigError, shown
 
 CommitRule = Union[Literal["on_success", "always", "explicit"], Callable[[Response], bool]]
 """When a request commits by itself:
@@ -43,7 +43,7 @@ def commit_rule(value: object, where: str) -> CommitRule:
         return cast(CommitRule, value)
     near = difflib.get_close_matches(str(value).lower().replace("-", "_"), _RULES, n=1)
     raise ConfigError(
-        f"{where} is {value!r}, which is no rule for when to commit."
+        f"{where} is {shown(value)}, which is no rule for when to commit."
         f"{f' Did you mean {near[0]!r}?' if near else ''}"
         f" It can be {', '.join(map(repr, _RULES))} or a function that gets the response and"
         " returns True to commit."
@@ -54,7 +54,7 @@ def mark(view: F, options: UnitOptions) -> F:
     """Attach *options* to a view; ``functools.wraps`` carries them on to what wraps it."""
     if not callable(view):
         raise ConfigError(
-            f"'@db.unit(...)' was put on {view!r}, which is not a view function. Write it"
+            f"'@db.unit(...)' was put on {shown(view)}, which is not a view function. Write it"
             " directly above the 'def', below '@app.route(...)'."
         )
     setattr(view, _MARK, options)

@@ -162,6 +162,7 @@ class Scope(ScopedRegistry[S]):
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
         unit: UnitOfWork = context.__dict__[self.key]
+        context.__dict__.pop(self._failed, None)  # it may be pushed again
         warn = error is None or (_is_exit(error) and _request_of(context) is None)
         if unit.streaming:
             unit.release(error, warn=warn)

@@ -19,8 +19,16 @@ from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from . import _binds
-from ._guard import Activity, observe
-from .errors import ConcurrentUse, PartialCommit, RollbackOnly, SetupError, UnitEnded, UnknownEngine
+from ._guard import Activity, Effect, observe
+from .errors import (
+    ConcurrentUse,
+    PartialCommit,
+    RollbackOnly,
+    SetupError,
+    UnitEnded,
+    UnknownEngine,
+    shown,
+)
 
 S = TypeVar("S", bound=Session)
 
@@ -66,7 +74,7 @@ class UnitSession(Session):
     :ivar activity: what the running transaction has done; a new one for each transaction.
     :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
-    :ivar reads_are_plain: ``commit()`` is SQLAlchemy's own.
+    :ivar plain_commit: nothing of the user's has a say in how connections commit.
     :ivar ended: the unit of work is over, and any further use is refused.
     """
 
@@ -75,13 +83,15 @@ class UnitSession(Session):
     activity = Activity()
     rollback_only = False
     ended = False
-    reads_are_plain = True
+    plain_commit = True
 
     def __init__(self, *, engines: Mapping[str, Engine], **options: Any) -> None:
         super().__init__(**options)
         self.engines = engines
         self.thread: int | None = None
         self._door = threading.Lock()
+        if isinstance(self.bind, Connection):
+            self.plain_commit = False
 
     def refuse_other_thread(self) -> None:
         """
@@ -98,7 +108,10 @@ class UnitSession(Session):
         :raises UnknownEngine: the key is not configured.
         """
         if bind is not None or self.bind is not None:
-            return super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+            given = super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+            # A connection may be in a transaction that is not ours to commit.
+            self.plain_commit = self.plain_commit and not isinstance(given, Connection)
+            return given
         name: str | None = None
         if mapper is not None:
             mapper = mapper if isinstance(mapper, Mapper) else inspect(mapper)
@@ -113,6 +126,13 @@ class UnitSession(Session):
             raise UnknownEngine(sentence) from None
 
     @_alone
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """As it was. What is done with the driver's own cursors passes by unseen, so it counts."""
+        connection = super().connection(*args, **kwargs)
+        self.activity.effect = max(self.activity.effect, Effect.UNKNOWN)
+        return connection
+
+    @_alone
     def commit(self) -> None:
         """Commit; if several engines took part, one after the other in their declared order.
 
@@ -125,7 +145,8 @@ class UnitSession(Session):
                 " so nothing of it will be stored. Decide before the first commit, or leave the"
                 " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
             )
-        if len(self.engines) > 1 and self.in_transaction() and not self.twophase:
+        several = len(self.engines) > 1 and self.plain_commit and not self.twophase
+        if several and self.in_transaction():
             # Before counting: the flush is what reaches the second engine, more often than not.
             self.flush()
             if len(self.connections) > 1:
@@ -133,55 +154,63 @@ class UnitSession(Session):
                 return
         super().commit()
 
-    def commit_reads(self) -> None:
-        """End a transaction that has nothing to store, without the ORM's work for a commit.
+    @_alone
+    def commit_keeping_objects(self) -> None:
+        """Commit, and leave the objects as they are: the automatic commit.
 
-        By COMMIT, not ROLLBACK: psycopg drops its prepared statements at a ROLLBACK. Where
-        somebody listens to commits, or has a ``commit()`` of his own, it is an ordinary one.
+        Nothing expires, so what the ORM does for a commit is not needed, and the connections are
+        committed directly. An ordinary commit it is where that could be noticed: a listener, a
+        ``commit()`` of the user's own, a connection that was handed in, a savepoint left open, a
+        two-phase transaction.
         """
         heard = self.dispatch.before_commit or self.dispatch.after_commit
-        plain = self.reads_are_plain and not heard and not self.in_nested_transaction()
-        if not plain or len(self.connections) > 1:
+        if self.plain_commit and not (heard or self.twophase or self.in_nested_transaction()):
+            self._flush_all()
+            if self.plain_commit:  # still: the flush may have been the first to ask for an engine
+                self._commit_connections()
+                return
+        expire, self.expire_on_commit = self.expire_on_commit, False
+        try:
             self.commit()
-            return
-        for connection in self.connections.values():
-            self._commit_one(connection)
-        self._conclude()
+        finally:
+            self.expire_on_commit = expire
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
         self.dispatch.before_commit(self)
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
+        self._flush_all()
+        self._commit_connections()
+        self.dispatch.after_commit(self)
+        if self.expire_on_commit:
+            self.expire_all()
+
+    def _flush_all(self) -> None:
+        flushed = self.activity.flushed
         for _ in range(100):  # pragma: no branch  # a listener may add objects meanwhile
-            if not (self.new or self.dirty or self.deleted):
-                break
+            before = len(flushed)
             self.flush()
+            if len(flushed) == before:
+                break
+
+    def _commit_connections(self) -> None:
         waiting = self._declared_order()
         committed: list[str] = []
         while waiting:
             name, connection = waiting.pop(0)
             try:
-                self._commit_one(connection)
+                connection.commit()
             except Exception as error:
-                self.expunge_all()
                 if not committed:
-                    raise
+                    raise  # nothing has happened: a rollback() puts the objects right
+                # Without this rollback the connection goes back with its transaction open.
+                connection.rollback()
+                self._conclude()
+                self.expunge_all()
                 raise PartialCommit(committed, name, [rest for rest, _ in waiting]) from error
             committed.append(name)
         self._conclude()
-        self.dispatch.after_commit(self)
-        if self.expire_on_commit:
-            self.expire_all()
-
-    def _commit_one(self, connection: Connection) -> None:
-        try:
-            connection.commit()
-        except Exception:
-            # Without this rollback the connection goes back with its transaction open.
-            connection.rollback()
-            self._conclude()
-            raise
 
     def _declared_order(self) -> list[tuple[str, Connection]]:
         declared = [
@@ -205,7 +234,7 @@ class UnitSession(Session):
 _ALONE = {
     name: _alone(getattr(Session, name))
     for name in """
-        execute scalar scalars connection flush rollback close begin_nested
+        execute scalar scalars flush rollback close begin_nested
         bulk_save_objects bulk_insert_mappings bulk_update_mappings
     """.split()
 }
@@ -220,7 +249,7 @@ def unit_session_class(base: Any) -> type[UnitSession]:
     """
     if not (isinstance(base, type) and issubclass(base, Session)):
         raise SetupError(
-            f"session_options['class_'] is {base!r}, which is not a subclass of"
+            f"session_options['class_'] is {shown(base)}, which is not a subclass of"
             " 'sqlalchemy.orm.Session'."
         )
     if base is Session:
@@ -228,7 +257,8 @@ def unit_session_class(base: Any) -> type[UnitSession]:
     own = {name: _alone(getattr(base, name)) for name in _ALONE}
     if base.get_bind is not Session.get_bind:
         own["get_bind"] = base.get_bind  # it chooses the engine itself
-    own["reads_are_plain"] = base.commit is Session.commit
+    if base.get_bind is not Session.get_bind or base.commit is not Session.commit:
+        own["plain_commit"] = False
     return cast(type[UnitSession], type(base.__name__, (UnitSession, base), own))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,10 +145,10 @@ def _masked(value: Any) -> str:
     """A URL that could not be parsed, as far as it is certain to hold no password."""
     if not isinstance(value, str):
         return f"a value of type {type(value).__name__!r}"
-    scheme, colon, _ = value.partition(":")
-    if not colon:
-        return "a text without '://'"
-    return repr(f"{scheme}:***")
+    scheme, separator, _ = value.partition(":/")
+    if separator and re.fullmatch(r"[\w+.-]*", scheme):
+        return repr(f"{scheme}:/***")
+    return "a text that does not start with 'dialect://'"
 
 
 def _mapping(config: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
@@ -165,7 +166,7 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
 
 def _notice_unknown_keys(config: Mapping[str, Any]) -> None:
     for key in config:
-        if key in _KNOWN or not key.startswith(("SQLALCHEMY_", "UOW_")):
+        if key in _KNOWN or not str(key).startswith(("SQLALCHEMY_", "UOW_")):
             continue
         if key in _SUCCESSORS:
             text = f"{key} has no effect; {_SUCCESSORS[key]}."

@@ -81,17 +81,8 @@ class UnitOfWork:
         :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: who
             calls decides what the failure means, then calls :meth:`fail`.
         """
-        session = self.session
-        if not session.in_transaction():
-            return
-        if not self.has_work:
-            session.commit_reads()
-            return
-        expire, session.expire_on_commit = session.expire_on_commit, False
-        try:
-            session.commit()
-        finally:
-            session.expire_on_commit = expire
+        if self.session.in_transaction():
+            self.session.commit_keeping_objects()
 
     def rollback(self) -> None:
         """Undo the work since the last commit."""
@@ -133,16 +124,16 @@ class UnitOfWork:
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """Give everything back, for good. The parameters are those of :meth:`release`."""
+        # First: a thread that is inside just now may not begin anew behind our back.
+        self.session.ended = True
         try:
             self.release(error, warn=warn)
         finally:
-            # In this order: close() itself has to be allowed to work.
             try:
                 self.session.close()
             except Exception:
                 logger.exception("A session failed to close; its connection is dropped.")
                 self.invalidate()
-            self.session.ended = True
 
     def invalidate(self) -> None:
         """Drop the connections of this unit instead of giving them back to the pool."""

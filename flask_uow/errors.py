@@ -108,5 +108,13 @@ class ConfigNotice(UowWarning):
     """A key of ``app.config`` has no effect; the text names what to write instead."""
 
 
+def shown(value: object) -> str:
+    """*value* for a message; of a text that may hold a password only the type."""
+    text = repr(value)
+    if "@" in text or "://" in text:
+        return f"a value of type {type(value).__name__!r}"
+    return text
+
+
 def _names(names: list[str]) -> str:
     return " and ".join(repr(name) for name in names)

@@ -16,7 +16,7 @@ PACKAGE = Path(flask_uow.__file__).parent
 
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
-    {"errors"},
+    {"errors", "_body"},
     {"_guard", "_binds", "_options", "_sqlite"},
     {"_session", "_settings"},
     {"_engines", "_unit"},

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import stream_with_context
+from flask import Response, after_this_request, stream_with_context
 from sqlalchemy import Engine, String, create_engine, event, join, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
 
 from flask_uow import Database, DiscardedWork, Flask, _guard
 from flask_uow._guard import Activity, Effect
+from flask_uow._scope import SEPARATE_REQUEST_CONTEXT
 
 
 class Base(DeclarativeBase):
@@ -370,3 +371,59 @@ def test_an_answer_whose_late_work_fails_is_closed(two_engines: Flask, db: Datab
 
     assert two_engines.test_client().get("/").status_code == 500
     assert closed == ["closed"]
+
+
+def test_a_context_that_is_pushed_again_starts_afresh(two_engines: Flask, db: Database) -> None:
+    """That its first request failed says nothing about its second."""
+    dispatch: Any = two_engines.full_dispatch_request
+
+    @two_engines.get("/")
+    def view() -> tuple[str, int]:
+        db.session.add(User(name=f"user {len(tries)}"))
+        tries.append("")
+        if len(tries) == 1:
+            raise LookupError
+        return "", 400
+
+    tries: list[str] = []
+    two_engines.register_error_handler(LookupError, lambda _: ("", 404))
+    context: Any = two_engines.test_request_context("/")
+    for _ in range(2):
+        with context:
+            dispatch(*[context][: 0 if SEPARATE_REQUEST_CONTEXT else 1])
+    assert db.session.scalars(select(User)).all() == []
+    db.session.remove()
+
+
+def test_the_wrapped_methods_take_keywords_as_flask_s_own_do(two_engines: Flask) -> None:
+    """And outside of a request they say what Flask says."""
+    if SEPARATE_REQUEST_CONTEXT:
+        with two_engines.test_request_context("/"):
+            response = two_engines.process_response(response=Response("x"))
+            assert response.get_data() == b"x"
+            two_engines.do_teardown_appcontext(exc=None)
+    with pytest.raises((RuntimeError, AttributeError), match=r"request|session"):
+        two_engines.process_response(Response("x"))
+
+
+def test_objects_stay_readable_behind_a_commit_that_is_listened_to(
+    two_engines: Flask, db: Database
+) -> None:
+    """The automatic commit expires nothing, on several engines either (P8)."""
+    heard: list[str] = []
+
+    @two_engines.get("/")
+    def write() -> str:
+        event.listen(db.session(), "after_commit", lambda _: heard.append("after_commit"))
+        user = User(name="ada")
+        db.session.add_all([user, Audit(user_id=1)])
+
+        @after_this_request
+        def look(response: Response) -> Response:
+            response.headers["X-Name"] = vars(user)["name"]
+            return response
+
+        return ""
+
+    assert two_engines.test_client().get("/").headers["X-Name"] == "ada"
+    assert heard == ["after_commit"]

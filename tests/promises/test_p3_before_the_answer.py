@@ -415,3 +415,27 @@ def test_after_request_function_that_raises_comes_too_late_to_undo(
 
     assert client.post("/").status_code == 500
     assert witness.names() == ["ada"]
+
+
+def test_handler_of_a_failing_commit_still_has_the_loaded_objects(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+) -> None:
+    """What the view loaded belongs to the session still, and shows what is stored."""
+    witness.store(User(name="ada", posts=[Post(title="one")]))
+    loaded: list[User] = []
+
+    @app.errorhandler(OperationalError)
+    def refuse(error: OperationalError) -> tuple[str, int]:
+        return f"{loaded[0].name} {loaded[0].posts[0].title}", 409
+
+    @app.post("/")
+    def rename() -> str:
+        loaded.append(db.session.query(User).one())
+        loaded[0].name = "changed"
+        db.session.add(User(name="new"))
+        return ""
+
+    faults.fail("commit")
+    response = client.post("/")
+    assert (response.status_code, response.text) == (409, "ada one")
+    assert witness.names() == ["ada"]

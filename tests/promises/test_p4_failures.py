@@ -18,7 +18,8 @@ from werkzeug.routing import RequestRedirect
 
 from flask_uow import CommitRule, Database, RollbackOnly
 from tests.conftest import MakeApp
-from tests.support.databases import anywhere, concurrently
+from tests.support.databases import anywhere, concurrently, on
+from tests.support.faults import Faults
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -806,3 +807,61 @@ def test_before_request_that_answers_goes_by_its_status(
     client.get("/?status=204")
     client.get("/?status=403")
     assert witness.names() == ["204"]
+
+
+def test_what_a_driver_s_own_cursor_writes_is_rolled_back_too(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """It passes SQLAlchemy by, so a connection that was handed out counts as a write."""
+
+    @app.errorhandler(LookupError)
+    def answer(error: LookupError) -> str:
+        return "fine"
+
+    @app.post("/")
+    def create() -> str:
+        cursor = db.session.connection().connection.cursor()
+        cursor.execute("INSERT INTO users (name) VALUES ('ada')")
+        cursor.close()
+        raise LookupError
+
+    assert client.post("/").status_code == 200
+    assert witness.names() == []
+
+
+@on("postgresql")
+def test_several_statements_in_one_are_rolled_back(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """A text that begins as a query may go on as something else, with PostgreSQL's drivers."""
+    witness.store(User(name="ada"))
+    app.register_error_handler(LookupError, lambda _: "fine")
+
+    @app.post("/")
+    def delete() -> str:
+        db.session.execute(text("SELECT 1; DELETE FROM users"))
+        raise LookupError
+
+    assert client.post("/").status_code == 200
+    assert witness.names() == ["ada"]
+
+
+def test_error_page_whose_own_commit_fails_is_no_success(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+) -> None:
+    """Flask sends it whatever happens; a 200 would say that its row is stored."""
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+    @app.errorhandler(500)
+    def page(error: Exception) -> str:
+        db.session.add(User(name="logged"))
+        return "sorry"
+
+    @app.post("/")
+    def fail() -> str:
+        raise LookupError
+
+    faults.fail("commit")
+    response = client.post("/")
+    assert (response.status_code, response.text) == (500, "sorry")
+    assert witness.names() == []

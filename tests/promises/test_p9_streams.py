@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from io import BytesIO
+from typing import Any
 
 import pytest
 from flask import Flask, Response, send_file, stream_template_string, stream_with_context
@@ -412,3 +413,33 @@ def test_next_request_after_an_abandoned_stream_is_clean(
         next(response.iter_encoded())
     client.post("/")
     assert witness.names() == ["kept"]
+
+
+def test_stream_whose_close_raises_gives_its_connection_back(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """Also if what the view loaded was read by the body, outside of any context."""
+    witness.store(User(name="ada", posts=[Post(title="one")]))
+    kept: list[Any] = []
+
+    @app.get("/")
+    def read() -> Response:
+        user = db.session.query(User).one()
+        kept.append(db.session())
+
+        def body() -> Iterator[str]:
+            try:
+                yield user.posts[0].title
+                yield "never"
+            finally:
+                raise ValueError("from close()")
+
+        return Response(body())
+
+    response = client.get("/")
+    assert next(response.response) == b"one"  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match="from close"):
+        response.close()
+    assert checked_out() == 0
+    with pytest.raises(UnitEnded):
+        kept[0].query(User).all()
