@@ -100,7 +100,7 @@ def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
 
 
 def _fail(scope: Scope[Any], error: BaseException) -> None:
-    context = current_request_context()
+    context = current_request_context(None)
     if context is not None and not _is_redirect(error):
         scope.fail(context, error)
 
@@ -122,13 +122,13 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
     @wraps(original)
     def process_response(*args: Any, **kwargs: Any) -> Any:
         args = (*args, *kwargs.values())
-        context = current_request_context()
-        if context is None:
-            return original(*args)  # Flask has a sentence for it
-        if key in context.__dict__:
-            args = (*args[:-1], _finish(app, context.__dict__[key], args[-1], args[:-1]))
+        context = current_request_context(None)
+        # By getattr: a context builds its __dict__ when it is asked for it.
+        unit = getattr(context, key, None)
+        if unit is not None:
+            args = (*args[:-1], _finish(app, unit, args[-1], args[:-1]))
         response = original(*args)
-        if key in context.__dict__:  # again: an after_request function may have been the first
+        if getattr(context, key, None) is not None:  # an after_request function may be the first
             _finish_late(scope, context, response)
         return response
 
@@ -211,16 +211,16 @@ def _close(scope: Scope[Any], context: Any) -> None:
 # 8 --------------------------------------------------------------------------------------------
 
 
-def _end_behind(original: Method, scope: Scope[Any], find: Callable[[], Any]) -> Method:
+def _end_behind(original: Method, scope: Scope[Any], find: Callable[[None], Any]) -> Method:
     key = scope.key
 
     @wraps(original)
     def teardown(*args: Any, **kwargs: Any) -> None:
-        context = find()
+        context = find(None)
         try:
             original(*args, **kwargs)
         finally:
-            if context is not None and key in context.__dict__:
+            if getattr(context, key, None) is not None:
                 args = (*args, *kwargs.values())
                 error = args[-1] if args and isinstance(args[-1], BaseException) else None
                 scope.end(context, error)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import flask.globals
@@ -28,11 +27,10 @@ _cv_request: Any = getattr(flask.globals, "_cv_request", None)
 
 SEPARATE_REQUEST_CONTEXT = _cv_request is not None
 
-current_app_context: Callable[[], Any] = partial(_cv_app.get, None)
-"""The app context that is active, or None; from Flask 3.2 on, it may be a request's."""
-_request_var = _cv_request or _cv_app
-current_request_context: Callable[[], Any] = partial(_request_var.get, None)
-"""The request context that is active, or None; from Flask 3.2 on, it may be an app's."""
+current_app_context: Callable[[None], Any] = _cv_app.get
+"""``current_app_context(None)``: the active one, or None; from Flask 3.2 on, maybe a request's."""
+current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
+"""``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
 _HOME = "_flask_uow_home"
 
@@ -203,7 +201,7 @@ class Scope(ScopedRegistry[S]):
         unit = UnitOfWork(
             session or state.new_session(),
             state.rule_for(_request_of(context)),
-            home=current_app_context(),
+            home=current_app_context(None),
             failed=self._failed in context.__dict__,
         )
         state.on_open()
@@ -231,8 +229,8 @@ class SessionProxy(scoped_session[S]):
             That is a request whose unit is open. The slow path is ``registry()``.
             """
             try:
-                unit = _request_var.get().__dict__[self._key]
-            except LookupError:  # of the variable or of the key
+                unit = current_request_context(None).__dict__[self._key]
+            except (AttributeError, KeyError):  # no context, or no unit on it
                 return self.registry()
             session = unit.session
             if unit.home is _cv_app.get() and session.thread is None:
