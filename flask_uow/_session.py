@@ -145,8 +145,7 @@ class UnitSession(Session):
                 " so nothing of it will be stored. Decide before the first commit, or leave the"
                 " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
             )
-        several = len(self.engines) > 1 and self.plain_commit and not self.twophase
-        if several and self.in_transaction():
+        if len(self.engines) > 1 and self.in_transaction() and self._is_sound():
             # Before counting: the flush is what reaches the second engine, more often than not.
             self.flush()
             if len(self.connections) > 1:
@@ -160,13 +159,12 @@ class UnitSession(Session):
 
         Nothing expires, so what the ORM does for a commit is not needed, and the connections are
         committed directly. An ordinary commit it is where that could be noticed: a listener, a
-        ``commit()`` of the user's own, a connection that was handed in, a savepoint left open, a
-        two-phase transaction.
+        savepoint left open, and whatever :meth:`_is_sound` asks for.
         """
         heard = self.dispatch.before_commit or self.dispatch.after_commit
-        if self.plain_commit and not (heard or self.twophase or self.in_nested_transaction()):
+        if not heard and not self.in_nested_transaction() and self._is_sound():
             self._flush_all()
-            if self.plain_commit:  # still: the flush may have been the first to ask for an engine
+            if self._is_sound():  # still: the flush may have been the first to ask for an engine
                 self._commit_connections()
                 return
         expire, self.expire_on_commit = self.expire_on_commit, False
@@ -174,6 +172,20 @@ class UnitSession(Session):
             self.commit()
         finally:
             self.expire_on_commit = expire
+
+    def _is_sound(self) -> bool:
+        """May the connections be committed one by one?
+
+        Not if the user's own code has a say in it, and not if one of them has lost its
+        transaction: after a failed flush that somebody swallowed, after a ``rollback()`` of the
+        connection itself. It would commit nothing then, and say nothing; the ORM's commit raises.
+        """
+        return (
+            self.plain_commit
+            and not self.twophase
+            and self.is_active
+            and all(connection.in_transaction() for connection in self.connections.values())
+        )
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -439,3 +440,44 @@ def test_handler_of_a_failing_commit_still_has_the_loaded_objects(
     response = client.post("/")
     assert (response.status_code, response.text) == (409, "ada one")
     assert witness.names() == ["ada"]
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_flush_error_that_the_view_swallows_is_a_failed_commit(
+    engines: int, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """The flush has rolled everything back, so there is nothing to acknowledge."""
+    binds = {"other": "sqlite://"} if engines == 2 else {}
+    app = make_app(SQLALCHEMY_BINDS=binds)
+    witness.store(User(name="ada"))
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        db.session.add(User(name="lost"))
+        db.session.flush()
+        db.session.add(User(name="ada"))
+        with contextlib.suppress(IntegrityError):
+            db.session.flush()
+        if engines == 2:
+            db.session.connection(bind_arguments={"bind": db.engines["other"]})
+        return "", 201
+
+    assert app.test_client().post("/").status_code == 500
+    assert witness.names() == ["ada"]
+    assert checked_out() == 0
+
+
+def test_connection_that_was_rolled_back_by_hand_is_a_failed_commit(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """The session does not know, so it has work to store that is gone."""
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        db.session.add(User(name="lost"))
+        db.session.flush()
+        db.session.connection().rollback()
+        return "", 201
+
+    assert client.post("/").status_code == 500
+    assert witness.names() == []
