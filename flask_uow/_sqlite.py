@@ -1,15 +1,79 @@
-"""What is particular to SQLite: where its file lies, and that memory is shared."""
+"""What is particular to SQLite: how it is used, where its file lies, that memory is shared.
+
+Nothing here knows Flask, sessions or connections.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 from sqlalchemy import URL
 from sqlalchemy.pool import StaticPool
 
-from .errors import ConfigError
+from .errors import ConfigError, shown
+
+_CHOICES = {
+    "journal_mode": ("wal", "delete", "truncate", "persist"),
+    "synchronous": ("off", "normal", "full", "extra"),
+    "begin": ("auto", "deferred", "immediate"),
+}
+
+
+@dataclass(frozen=True)
+class SqliteProfile:
+    """How SQLite is used. The defaults are for a web application on one machine.
+
+    :ivar journal_mode: ``wal``: readers and the writer do not wait for each other. The others
+        (``delete``, ``truncate``, ``persist``) work on network file systems as well.
+    :ivar synchronous: ``normal``: with WAL the last commits may be lost if the power fails, never
+        if a process does; ``full`` waits for the disk at each commit.
+    :ivar foreign_keys: check them. SQLite by itself does not.
+    :ivar busy_timeout: seconds to wait for a writer. ``timeout`` in ``connect_args`` or in the URL
+        takes its place.
+    :ivar begin: ``auto``: IMMEDIATE for what is going to write; ``immediate`` for everything;
+        ``deferred`` for nothing, so that whoever reads before writing may be refused.
+    :ivar queue: let writers wait for each other first come, first served.
+    :raises ConfigError: a value is none of these.
+    """
+
+    journal_mode: str = "wal"
+    synchronous: str = "normal"
+    foreign_keys: bool = True
+    busy_timeout: float = 5.0
+    begin: str = "auto"
+    queue: bool = True
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            key, value = f"UOW_SQLITE_{field.name.upper()}", getattr(self, field.name)
+            if field.name in _CHOICES:
+                value = _choice(key, value, _CHOICES[field.name])
+                object.__setattr__(self, field.name, value)
+            elif field.name == "busy_timeout":
+                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+                    raise ConfigError(
+                        f"{key} is {shown(value)}, and it must be a number of seconds, 0 or more."
+                    )
+            elif not isinstance(value, bool):
+                raise ConfigError(f"{key} is {shown(value)}, and it must be True or False.")
+
+
+def _choice(key: str, value: Any, choices: tuple[str, ...]) -> str:
+    if isinstance(value, str) and value.lower() in choices:
+        return value.lower()
+    why = ""
+    if key.endswith("JOURNAL_MODE") and str(value).lower() in {"off", "memory"}:
+        why = " Without a journal on disk, what is rolled back or interrupted cannot be undone."
+    names = ", ".join(map(repr, choices[:-1]))
+    raise ConfigError(f"{key} is {shown(value)}, and it must be {names} or {choices[-1]!r}.{why}")
+
+
+# Where the database is ------------------------------------------------------------------------
 
 
 def is_memory(url: URL) -> bool:
@@ -48,3 +112,62 @@ def in_folder(url: URL, folder: str, where: str) -> URL:
             " ('sqlite:////var/lib/app/app.db')."
         ) from error
     return url.set(database=f"{prefix}{path}")
+
+
+# File systems of other machines; SQLite's locks, or the memory that WAL shares, fail on them.
+_NETWORK = frozenset(
+    """
+    nfs nfs4 cifs smb3 smbfs ncpfs afs coda ceph lustre davfs
+    fuse.sshfs fuse.glusterfs fuse.cephfs fuse.s3fs fuse.gcsfuse fuse.rclone fuse.davfs2
+    """.split()
+)
+
+
+def file_system_of(path: str) -> str:
+    """The type of the file system that *path* is on, as Linux calls it; else an empty string."""
+    best, found = "", ""
+    try:
+        place = os.path.realpath(path)
+        for mount, kind in _mounts():
+            inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):  # the last one covers the others
+                best, found = mount, kind
+    except OSError:
+        return ""
+    return found
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        left, _, right = line.partition(" - ")
+        mount = left.split()[4].encode().decode("unicode_escape")  # a blank is written as \040
+        yield mount, right.split()[0]
+
+
+def refuse_network(path: str, profile: SqliteProfile) -> None:
+    """
+    :raises ConfigError: the file is on another machine, and *profile* needs it to be on this one.
+    """
+    kind = file_system_of(path)
+    if kind not in _NETWORK or not (profile.journal_mode == "wal" or profile.queue):
+        return
+    raise ConfigError(
+        f"The SQLite file {path!r} is on a network file system ({kind}), where neither WAL mode"
+        " nor the queue of the writers can be trusted: each machine has a memory and locks of its"
+        " own. Put the file on a local disk, use a database server, or, if one machine alone uses"
+        " it, set UOW_SQLITE_JOURNAL_MODE = 'delete' and UOW_SQLITE_QUEUE = False."
+    )
+
+
+def path_of(location: str, *, is_uri: bool) -> tuple[str, dict[str, str]]:
+    """The path that a file name or URI means, empty in memory; and the query of the URI."""
+    options: dict[str, str] = {}
+    if is_uri and location.startswith("file:"):
+        location, _, query = location.removeprefix("file:").partition("?")
+        options = {key: values[-1] for key, values in parse_qs(query).items()}
+        if location.startswith("//"):  # file://localhost/path
+            location = "/" + location[2:].partition("/")[2]
+        location = unquote(location)
+    if location in {"", ":memory:"} or options.get("mode") == "memory":
+        return "", options
+    return str(Path(location).absolute()), options

@@ -1,0 +1,464 @@
+"""The queue of the writers: one at a time, in order, whatever happens to the others."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing.connection
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+from flask_uow import _queue
+from flask_uow._queue import QueueTimeout, WriteQueue
+from tests.support.threads import in_thread, in_threads
+
+ROOT = Path(__file__).parents[2]
+Pipe: TypeAlias = "multiprocessing.connection.Connection[Any, Any]"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    return str(tmp_path / "app.db-queue")
+
+
+@contextmanager
+def holding(queue: WriteQueue) -> Iterator[object]:
+    owner = object()
+    queue.acquire(owner, 10)
+    try:
+        yield owner
+    finally:
+        queue.release(owner)
+
+
+@contextmanager
+def forked(work: Callable[[Pipe], object]) -> Iterator[tuple[int, Pipe]]:
+    """A child that does *work* with one end of a pipe, until it is killed in the end."""
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            work(theirs)
+        finally:
+            os._exit(0)
+    try:
+        yield child, ours
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        ours.close()
+        theirs.close()
+
+
+@contextmanager
+def another_process_holding(file: str) -> Iterator[int]:
+    """A process that has the turn."""
+
+    def hold(pipe: Pipe) -> None:
+        with holding(WriteQueue(file)):
+            pipe.send("held")
+            time.sleep(30)
+
+    with forked(hold) as (child, pipe):
+        assert pipe.poll(10)
+        yield child
+
+
+def test_one_at_a_time_among_threads() -> None:
+    """While one has the turn, nobody else has."""
+    queue, inside, most = WriteQueue(), 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(50):
+            with holding(queue):
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0)
+                inside -= 1
+
+    in_threads(work)
+    assert most == 1
+
+
+def test_one_at_a_time_among_processes(file: str, tmp_path: Path) -> None:
+    """A counter in a file, which would lose counts otherwise."""
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+
+    def count(pipe: Pipe) -> None:
+        queue = WriteQueue(file)
+        for _ in range(100):
+            with holding(queue):
+                counter.write_text(str(int(counter.read_text()) + 1))
+        pipe.send("done")
+        time.sleep(30)
+
+    with forked(count) as (_, one), forked(count) as (_, two), forked(count) as (_, three):
+        assert [pipe.poll(30) for pipe in (one, two, three)] == [True] * 3
+    assert counter.read_text() == "300"
+
+
+def test_first_come_first_served_among_threads() -> None:
+    """Who waits longest is next."""
+    queue, order = WriteQueue(), list[int]()
+
+    def wait(number: int) -> None:
+        with holding(queue):
+            order.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(8)]
+    with holding(queue):
+        for number, thread in enumerate(threads):
+            thread.start()
+            until(partial(is_waiting, queue, number + 1))
+    for thread in threads:
+        thread.join(10)
+    assert order == list(range(8))
+
+
+def test_first_come_first_served_among_processes(file: str, tmp_path: Path) -> None:
+    """The one who waits longest gets it, though all of them keep trying."""
+    order = tmp_path / "order"
+
+    def wait(number: int, pipe: Pipe) -> None:
+        queue = WriteQueue(file)
+        pipe.send("waits")
+        with holding(queue):
+            with order.open("a") as lines:
+                lines.write(str(number))
+            time.sleep(0.02)  # the others have time to find out who is next
+        pipe.send("done")
+        time.sleep(30)
+
+    with ExitStack() as stack:
+        pipes = []
+        with holding(WriteQueue(file)):
+            for number in range(4):
+                _, pipe = stack.enter_context(forked(partial(wait, number)))
+                assert pipe.recv() == "waits"
+                pipes.append(pipe)
+                time.sleep(0.05)
+        assert [pipe.recv() for pipe in pipes] == ["done"] * 4
+    assert order.read_text() == "0123"
+
+
+def test_a_turn_is_taken_once_and_given_back_once() -> None:
+    """Who has it may ask again; who has it not gives nothing away."""
+    queue = WriteQueue()
+    first, second = object(), object()
+    queue.acquire(first, 0)
+    queue.acquire(first, 0)
+    queue.release(second)
+    with pytest.raises(QueueTimeout):
+        queue.acquire(second, 0)
+    queue.release(first)
+    queue.acquire(second, 0)
+    queue.release(second)
+
+
+def test_the_wait_for_a_thread_ends_and_names_it() -> None:
+    """After the timeout the text says who is in the way, and for how long."""
+    queue = WriteQueue()
+    with holding(queue):
+        started = time.monotonic()
+        with pytest.raises(QueueTimeout, match=r"by the thread 'MainThread' .* for 0\.\d s"):
+            in_thread(lambda: queue.acquire(object(), 0.1))
+        assert 0.1 <= time.monotonic() - started < 5
+    with holding(queue):
+        pass
+
+
+def test_a_thread_that_waits_for_itself_is_told_at_once() -> None:
+    """No timeout would help."""
+    queue = WriteQueue()
+    with holding(queue) as owner:
+        with pytest.raises(QueueTimeout, match="by this thread itself") as caught:
+            queue.acquire(object(), 60)
+        assert caught.value.by_own_thread is owner
+
+
+def test_the_wait_for_a_process_ends_and_names_it(file: str) -> None:
+    """S4: a holder that hangs costs the others their timeout, not for ever."""
+    with another_process_holding(file) as process:
+        os.kill(process, signal.SIGSTOP)
+        with pytest.raises(QueueTimeout, match=rf"by the process {process} for \d+\.\d s"):
+            WriteQueue(file).acquire(object(), 0.1)
+
+
+def test_two_queues_of_one_process_exclude_each_other(file: str) -> None:
+    """Two engines on one file, as with two bind keys."""
+    with holding(WriteQueue(file)):
+        with pytest.raises(QueueTimeout, match="by this process, through another engine"):
+            in_thread(lambda: WriteQueue(file).acquire(object(), 0.05))
+
+
+def test_a_killed_holder_leaves_the_turn(file: str) -> None:
+    """S4: the kernel frees the lock."""
+    with another_process_holding(file):
+        pass
+    with holding(WriteQueue(file)):
+        pass
+
+
+def test_a_killed_waiter_is_not_waited_for(file: str) -> None:
+    """The first in line dies: the next one finds out by its silence."""
+
+    def wait(pipe: Pipe) -> None:
+        pipe.send("waits")
+        WriteQueue(file).acquire(object(), 60)
+
+    queue, mine = WriteQueue(file), object()
+    with another_process_holding(file):
+        with forked(wait) as (_, pipe):
+            assert pipe.recv() == "waits"
+            time.sleep(0.1)
+            thread = threading.Thread(target=lambda: queue.acquire(mine, 20))
+            thread.start()
+            time.sleep(0.05)
+    thread.join(10)
+    assert not thread.is_alive()
+    queue.release(mine)
+
+
+def test_an_interrupted_waiter_leaves_the_line(file: str) -> None:
+    """What is raised from outside, at any moment, neither takes a turn nor leaves a gap."""
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    queue, release = WriteQueue(file), threading.Event()
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for other in (queue, WriteQueue(file)):  # waits for a thread, and for the file
+            taken = threading.Event()
+
+            def hold(other: WriteQueue = other, taken: threading.Event = taken) -> None:
+                with holding(other):
+                    taken.set()
+                    release.wait(10)
+
+            thread = threading.Thread(target=hold)
+            thread.start()
+            taken.wait(10)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(Interrupted):
+                queue.acquire(object(), 10)
+            release.set()
+            thread.join(10)
+            release.clear()
+            with holding(queue):
+                pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+# Forks ----------------------------------------------------------------------------------------
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Run *work* in a forked child; 0 if it returned."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_child_has_not_got_its_parents_turn(file: str) -> None:
+    """It waits for it like everybody, and cannot give it back."""
+    queue = WriteQueue(file)
+
+    def child() -> None:
+        queue.release(owner)
+        with pytest.raises(QueueTimeout, match=f"by the process {os.getppid()}"):
+            queue.acquire(object(), 0.05)
+
+    with holding(queue) as owner:
+        assert in_child(child) == 0
+        with pytest.raises(QueueTimeout):
+            WriteQueue(file).acquire(object(), 0)
+
+    def later() -> None:
+        with holding(queue):
+            pass
+
+    assert in_child(later) == 0
+
+
+def test_a_child_does_not_keep_the_turn_of_a_killed_parent(file: str) -> None:
+    """The lock would live as long as any copy of the open file."""
+
+    def hold_and_fork(pipe: Pipe) -> None:
+        with holding(WriteQueue(file)):
+            child = os.fork()
+            if child == 0:
+                time.sleep(30)
+            pipe.send(child)
+            time.sleep(30)
+
+    with forked(hold_and_fork) as (_, pipe):
+        grandchild = pipe.recv()
+    try:
+        with holding(WriteQueue(file)):
+            pass
+    finally:
+        os.kill(grandchild, signal.SIGKILL)
+
+
+# The file -------------------------------------------------------------------------------------
+
+
+def test_the_file_has_the_rights_of_the_database(file: str, tmp_path: Path) -> None:
+    """Else a command run by root would leave a file that the web server cannot open."""
+    database = tmp_path / "app.db"
+    database.touch()
+    database.chmod(0o660)
+    if os.geteuid() == 0:
+        os.chown(database, 12345, 12346)
+    with holding(WriteQueue(file, str(database))):
+        status = Path(file).stat()
+    assert stat.S_IMODE(status.st_mode) == 0o660
+    if os.geteuid() == 0:
+        assert (status.st_uid, status.st_gid) == (12345, 12346)
+
+
+def test_somebody_elses_file_is_not_written_to(file: str) -> None:
+    """Of the same name, by chance: it serves as a lock and stays as it is."""
+    Path(file).write_text("the list of people in the queue")
+    with holding(WriteQueue(file)):
+        with pytest.raises(QueueTimeout, match="by another process"):
+            in_thread(lambda: WriteQueue(file).acquire(object(), 0.01))
+    assert Path(file).read_text() == "the list of people in the queue"
+
+
+def test_a_symbolic_link_is_not_followed(file: str, tmp_path: Path) -> None:
+    """Somebody else may have put it there, to have a file of ours written to."""
+    target = tmp_path / "target"
+    target.touch()
+    Path(file).symlink_to(target)
+    with holding(WriteQueue(file)):
+        pass
+    assert target.read_text() == ""
+
+
+def test_without_the_file_threads_are_still_in_order(tmp_path: Path) -> None:
+    """A folder that does not exist, or that is not ours: SQLite sees to the other processes."""
+    queue = WriteQueue(str(tmp_path / "missing" / "queue"))
+    with holding(queue):
+        with pytest.raises(QueueTimeout, match="MainThread"):
+            in_thread(lambda: queue.acquire(object(), 0.01))
+
+
+def test_a_file_system_without_locks(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then there is only the order of the threads."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    queue = WriteQueue(file)
+    for _ in range(2):
+        with holding(queue):
+            pass
+
+
+def test_a_system_without_flock(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows: no file is made."""
+    monkeypatch.setattr(_queue, "fcntl", None)
+    with holding(WriteQueue(file)):
+        pass
+    assert not Path(file).exists()
+
+
+def test_a_dropped_queue_closes_its_file(file: str) -> None:
+    """One engine after the other, as in a test suite, does not run out of files."""
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        with holding(WriteQueue(file)):
+            pass
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
+
+
+# Greenlets ------------------------------------------------------------------------------------
+
+GREENLETS = """
+from gevent import monkey
+monkey.patch_all()
+import gevent, sys
+from flask_uow._queue import WriteQueue
+
+queue, order, ticks = WriteQueue(sys.argv[1]), [], 0
+def wait(number):
+    owner = object()
+    queue.acquire(owner, 10)
+    order.append(number)
+    gevent.sleep(0.001)
+    queue.release(owner)
+def tick():
+    global ticks
+    while True:
+        gevent.sleep(0.005)
+        ticks += 1
+ticker = gevent.spawn(tick)
+jobs = [gevent.spawn(wait, number) for number in range(5)]
+print("waits", flush=True)
+gevent.joinall(jobs)
+stuck = object()
+queue.acquire(stuck, 1)
+def give_up():
+    with gevent.Timeout(0.02, False):
+        queue.acquire(object(), 10)
+gevent.spawn(give_up).join()
+queue.release(stuck)
+queue.acquire(object(), 1)
+print(order == list(range(5)), ticks > 5, flush=True)
+"""
+
+
+def test_greenlets_wait_without_stopping_the_others(file: str) -> None:
+    """While one waits for another process, the loop goes on; who gives up leaves no gap."""
+    pytest.importorskip("gevent")
+    with holding(WriteQueue(file)):
+        process = subprocess.Popen(
+            [sys.executable, "-c", GREENLETS, file], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        time.sleep(0.1)
+    output, _ = process.communicate(timeout=20)
+    assert output == "True True\n"
+
+
+# Helpers --------------------------------------------------------------------------------------
+
+
+def is_waiting(queue: WriteQueue, number: int) -> bool:
+    line: Any = queue._lines[os.getpid()]
+    return len(line._waiting) == number
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)

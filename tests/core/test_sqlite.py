@@ -1,0 +1,1165 @@
+"""SQLite through SQLAlchemy alone: transactions, the queue in front of them, the file."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from flask_uow import _sqlite, _sqlite_engine
+from flask_uow._guard import Activity, observe
+from flask_uow._sqlite import SqliteProfile, file_system_of, path_of, refuse_network
+from flask_uow._sqlite_connection import Kind, SqliteConnection, kind_of
+from flask_uow.errors import ConfigError, ConfigNotice
+from tests.support.threads import in_thread, in_threads
+from tests.support.witness import Witness
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def make_engine(file: Path) -> Iterator[MakeEngine]:
+    """Makes engines with the profile of the keyword arguments, on ``file`` unless it is told."""
+    made = []
+
+    def make(url: str = f"sqlite:///{file}", options: Any = None, **profile: Any) -> Engine:
+        engine = create_engine(url, **(options or {}))
+        growth = profile.pop("on_wal_growth", None)
+        _sqlite_engine.install(engine, SqliteProfile(**profile), on_wal_growth=growth)
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+@pytest.fixture
+def witness(file: Path, make_engine: MakeEngine) -> Witness:
+    """A table ``t`` with one row, and a second connection."""
+    engine = make_engine()
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        run(connection, "INSERT INTO t VALUES (1, 0)")
+    engine.dispose()
+    return Witness(f"sqlite:///{file}")
+
+
+@pytest.fixture
+def engine(make_engine: MakeEngine, witness: Witness) -> Engine:
+    return make_engine()
+
+
+def run(connection: Connection, statement: str) -> Any:
+    return connection.exec_driver_sql(statement)
+
+
+def n(connection: Connection) -> int:
+    number: int = run(connection, "SELECT n FROM t WHERE id = 1").scalar_one()
+    return number
+
+
+def set_n(connection: Connection, number: int) -> None:
+    run(connection, f"UPDATE t SET n = {number} WHERE id = 1")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """A transaction of a unit that is expected to write."""
+    with engine.connect() as connection:
+        activity = Activity()
+        activity.will_write = True
+        observe(connection, activity)
+        yield connection
+
+
+def driver(connection: Connection) -> SqliteConnection:
+    found = connection.connection.driver_connection
+    assert isinstance(found, SqliteConnection)
+    return found
+
+
+def is_locked(engine: Engine) -> bool:
+    """Has anybody the write lock of SQLite?"""
+    with closing(sqlite3.connect(str(engine.url.database), timeout=0)) as other:
+        try:
+            other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        return False
+
+
+# Statements -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("statement", "kind"),
+    [
+        ("SELECT 1", Kind.READ),
+        ("  (SELECT random()) UNION SELECT 2", Kind.READ),
+        ("-- why\n/* and how */ select my_function(1)", Kind.READ),
+        ("WITH one AS (SELECT updated FROM t) SELECT * FROM one", Kind.READ),
+        ("VALUES (1)", Kind.READ),
+        ("EXPLAIN QUERY PLAN DELETE FROM t", Kind.READ),
+        ("INSERT INTO t DEFAULT VALUES", Kind.WRITE),
+        ("with one as (select 1) replace into t select * from one", Kind.WRITE),
+        ("CREATE TABLE t (id)", Kind.WRITE),
+        ("ANALYZE", Kind.WRITE),
+        ("", Kind.WRITE),
+        ("SAVEPOINT one", Kind.SAVEPOINT),
+        ("RELEASE one", Kind.END),
+        ("ROLLBACK TO one", Kind.END),
+        ("PRAGMA table_info(t)", Kind.OUTSIDE),
+        ("VACUUM", Kind.OUTSIDE),
+        ("BEGIN EXCLUSIVE", Kind.OUTSIDE),
+    ],
+)
+def test_the_kind_of_a_statement(statement: str, kind: Kind) -> None:
+    """The first word tells; a doubt is a write."""
+    assert kind_of(statement) is kind
+
+
+# The profile ----------------------------------------------------------------------------------
+
+
+def test_the_defaults(engine: Engine) -> None:
+    """WAL, NORMAL, foreign keys, five seconds."""
+    with engine.connect() as connection:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        found = [run(connection, f"PRAGMA {name}").scalar() for name in names]
+    assert found == ["wal", 1, 1, 5000]
+
+
+def test_every_knob(make_engine: MakeEngine) -> None:
+    """Each of them can be set otherwise; upper case is as good."""
+    engine = make_engine(
+        journal_mode="TRUNCATE", synchronous="Full", foreign_keys=False, busy_timeout=0.5
+    )
+    with engine.connect() as connection:
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        found = [run(connection, f"PRAGMA {name}").scalar() for name in names]
+    assert found == ["truncate", 2, 0, 500]
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"journal_mode": "off"}, r"UOW_SQLITE_JOURNAL_MODE is 'off', .* 'wal', .* cannot be und"),
+        ({"journal_mode": None}, r"UOW_SQLITE_JOURNAL_MODE is None, and it must be 'wal'"),
+        ({"synchronous": 1}, r"UOW_SQLITE_SYNCHRONOUS is 1, .* 'off', 'normal', 'full' or 'extra'"),
+        ({"foreign_keys": 1}, r"UOW_SQLITE_FOREIGN_KEYS is 1, and it must be True or False"),
+        ({"busy_timeout": -1}, r"UOW_SQLITE_BUSY_TIMEOUT is -1, .* number of seconds, 0 or more"),
+        ({"busy_timeout": True}, r"UOW_SQLITE_BUSY_TIMEOUT is True"),
+        ({"busy_timeout": "5"}, r"UOW_SQLITE_BUSY_TIMEOUT is '5'"),
+        ({"begin": "exclusive"}, r"UOW_SQLITE_BEGIN is 'exclusive', .*'deferred' or 'immediate'"),
+        ({"queue": "yes"}, r"UOW_SQLITE_QUEUE is 'yes', and it must be True or False"),
+    ],
+)
+def test_a_wrong_value_gets_a_sentence(value: dict[str, Any], sentence: str) -> None:
+    """P11: named as it is written in ``app.config``."""
+    with pytest.raises(ConfigError, match=sentence):
+        SqliteProfile(**value)
+
+
+@pytest.mark.parametrize("query", ["?timeout=7", ""])
+def test_a_timeout_for_the_driver_is_the_busy_timeout(
+    query: str, file: Path, make_engine: MakeEngine
+) -> None:
+    """In the URL or in ``connect_args``; the nearer word counts."""
+    arguments = {} if query else {"timeout": 7}
+    engine = make_engine(f"sqlite:///{file}{query}", {"connect_args": arguments})
+    with engine.connect() as connection:
+        assert run(connection, "PRAGMA busy_timeout").scalar() == 7000
+        assert driver(connection).timeout == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"isolation_level": None}, "isolation_level"),
+        ({"isolation_level": "IMMEDIATE"}, "isolation_level"),
+        ({"autocommit": True}, "autocommit"),
+        ({"autocommit": False}, "autocommit"),
+    ],
+)
+def test_the_drivers_own_transactions_contradict(
+    arguments: dict[str, Any], name: str, make_engine: MakeEngine
+) -> None:
+    """Two who begin transactions would be one too many."""
+    engine = make_engine(options={"connect_args": arguments})
+    with pytest.raises(ConfigError, match=rf"'{name}'.* Drop it.* UOW_SQLITE_BEGIN"):
+        engine.connect()
+
+
+def test_a_factory_of_ones_own(make_engine: MakeEngine, witness: Witness) -> None:
+    """A subclass of the driver's connection is kept; anything else gets a sentence."""
+
+    class Mine(sqlite3.Connection):
+        closed = 0
+
+        def close(self) -> None:
+            Mine.closed += 1
+            super().close()
+
+    engine = make_engine(options={"connect_args": {"factory": Mine}})
+    with engine.begin() as connection:
+        assert isinstance(connection.connection.driver_connection, Mine)
+        set_n(connection, 1)
+    engine.dispose()
+    assert (witness.ask("SELECT n FROM t"), Mine.closed) == ([1], 1)
+    engine = make_engine(options={"connect_args": {"factory": lambda *_: None}})
+    with pytest.raises(ConfigError, match=r"'factory' .* subclass of 'sqlite3.Connection'"):
+        engine.connect()
+
+
+def test_a_creator_works_without_the_queue(
+    make_engine: MakeEngine, file: Path, witness: Witness
+) -> None:
+    """Its connections are not ours. It is said once, and transactions are real all the same."""
+
+    def create() -> sqlite3.Connection:
+        return sqlite3.connect(file, check_same_thread=False)
+
+    engine = make_engine(options={"creator": create, "poolclass": NullPool})
+    with pytest.warns(ConfigNotice, match=r"'creator' of your own.* UOW_SQLITE_QUEUE"):
+        engine.connect().close()
+    with engine.connect() as connection:
+        assert run(connection, "PRAGMA foreign_keys").scalar() == 1
+        with connection.begin_nested():
+            set_n(connection, 1)
+        assert is_locked(engine)
+        connection.rollback()
+    assert witness.ask("SELECT n FROM t") == [0]
+
+
+# Transactions ---------------------------------------------------------------------------------
+
+
+def test_what_is_rolled_back_is_gone(engine: Engine, witness: Witness) -> None:
+    """Rows, and tables too."""
+    with engine.connect() as connection:
+        run(connection, "CREATE TABLE other (id INTEGER)")
+        set_n(connection, 1)
+        connection.rollback()
+        assert inspect(connection).get_table_names() == ["t"]
+    assert witness.ask("SELECT n FROM t") == [0]
+
+
+def test_a_savepoint_belongs_to_its_transaction(engine: Engine, witness: Witness) -> None:
+    """Released or not, what is written in it goes with the ROLLBACK; even if it came first."""
+    with engine.connect() as connection:
+        with connection.begin_nested():
+            set_n(connection, 1)
+        assert witness.ask("SELECT n FROM t") == [0]
+        connection.rollback()
+    assert witness.ask("SELECT n FROM t") == [0]
+
+
+def test_a_savepoint_undoes_its_own_part(engine: Engine, witness: Witness) -> None:
+    """And nothing else."""
+    with engine.begin() as connection:
+        set_n(connection, 1)
+        savepoint = connection.begin_nested()
+        set_n(connection, 2)
+        savepoint.rollback()
+    assert witness.ask("SELECT n FROM t") == [1]
+
+
+@pytest.mark.parametrize(
+    ("first", "begin", "locks"),
+    [
+        ("SELECT n FROM t", "auto", False),
+        ("SAVEPOINT one", "auto", False),
+        ("UPDATE t SET n = 1", "auto", True),
+        ("CREATE TABLE other (id)", "auto", True),
+        ("SELECT n FROM t", "immediate", True),
+        ("SELECT n FROM t", "deferred", False),
+        ("UPDATE t SET n = 1", "deferred", True),  # by writing
+    ],
+)
+def test_who_has_the_write_lock(
+    first: str, begin: str, locks: bool, make_engine: MakeEngine, witness: Witness
+) -> None:
+    """A transaction takes it with its first statement, if that writes or if it is told to."""
+    engine = make_engine(begin=begin)
+    with engine.connect() as connection:
+        run(connection, first)
+        assert driver(connection).in_transaction
+        assert is_locked(engine) is locks
+
+
+def test_a_unit_that_will_write_has_the_lock_before_it_reads(engine: Engine) -> None:
+    """So nobody can write between its reading and its writing."""
+    with writing(engine) as connection:
+        n(connection)
+        assert is_locked(engine)
+        connection.rollback()
+        assert not is_locked(engine)
+
+
+def test_a_parameterless_statement_and_many_rows_begin_too(
+    engine: Engine, witness: Witness
+) -> None:
+    """All three ways in which SQLAlchemy hands statements to the driver."""
+    insert = text("INSERT INTO t (n) VALUES (:n)")
+    with engine.connect() as connection:
+        connection.execute(insert, [{"n": 1}, {"n": 2}])
+        connection.rollback()
+    with engine.connect().execution_options(no_parameters=True) as connection:
+        run(connection, "INSERT INTO t (n) VALUES (3)")
+        connection.rollback()
+    assert witness.ask("SELECT n FROM t") == [0]
+
+
+@pytest.mark.parametrize("statement", ["PRAGMA foreign_keys = 0", "VACUUM"])
+def test_what_works_outside_of_transactions_only(statement: str, engine: Engine) -> None:
+    """It begins none if it comes first."""
+    with engine.connect() as connection:
+        run(connection, statement)
+        assert not driver(connection).in_transaction
+        if "foreign_keys" in statement:
+            assert run(connection, "PRAGMA foreign_keys").scalar() == 0
+
+
+def test_autocommit(engine: Engine, make_engine: MakeEngine, witness: Witness) -> None:
+    """As an option of the engine, or of one connection, which is as before afterwards."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        set_n(connection, 1)
+        assert witness.ask("SELECT n FROM t") == [1]
+    with engine.connect() as connection:
+        set_n(connection, 2)
+        connection.rollback()
+    assert witness.ask("SELECT n FROM t") == [1]
+    with make_engine(options={"isolation_level": "AUTOCOMMIT"}).connect() as connection:
+        set_n(connection, 3)
+        connection.rollback()
+    assert witness.ask("SELECT n FROM t") == [3]
+
+
+def test_the_cursors_of_the_driver_take_part(engine: Engine, witness: Witness) -> None:
+    """What is written with them is rolled back with the rest."""
+    with engine.connect() as connection:
+        driver(connection).execute("UPDATE t SET n = 1")
+        connection.rollback()
+    with engine.connect() as connection:
+        driver(connection).execute("UPDATE t SET n = 2")
+        connection.begin()
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [2]
+
+
+def test_sqlalchemys_own_recipe_still_works(make_engine: MakeEngine, witness: Witness) -> None:
+    """Its BEGIN is not preceded by another one, and waits in the queue if it locks."""
+    engine = make_engine()
+    event.listen(engine, "begin", lambda connection: run(connection, "BEGIN IMMEDIATE"))
+    with engine.connect() as connection:
+        n(connection)
+        assert is_locked(engine)
+        set_n(connection, 1)
+        with engine.connect() as other:
+            with pytest.raises(OperationalError, match="this thread has the write lock"):
+                run(other, "SELECT 1")
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [1]
+
+
+# Reading first --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_a_reader_may_still_write(
+    journal_mode: str, make_engine: MakeEngine, witness: Witness
+) -> None:
+    """If nobody else has written since."""
+    engine = make_engine(journal_mode=journal_mode)
+    with engine.begin() as connection:
+        set_n(connection, n(connection) + 1)
+    assert witness.ask("SELECT n FROM t") == [1]
+
+
+@pytest.mark.parametrize("queue", [True, False])
+def test_what_was_read_and_is_out_of_date_is_refused(
+    queue: bool, make_engine: MakeEngine, witness: Witness
+) -> None:
+    """S2: in words, at once, and nothing is stored; after a rollback it works."""
+    engine = make_engine(queue=queue)
+    with engine.connect() as connection:
+        found = n(connection)
+        with engine.begin() as other:
+            set_n(other, 10)
+        started = time.monotonic()
+        with pytest.raises(OperationalError, match="what it has read is out of date") as caught:
+            set_n(connection, found + 1)
+        assert time.monotonic() - started < 2
+        assert str(caught.value.orig).startswith("database is locked: ")
+        connection.rollback()
+        set_n(connection, n(connection) + 1)
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [11]
+
+
+def test_a_reader_that_wants_to_write_waits_for_the_writer(engine: Engine) -> None:
+    """In WAL mode it keeps nobody from anything; the writer may end without having written."""
+    with engine.connect() as reader:
+        n(reader)
+        with another_thread_writing(engine) as writer:
+            threading.Timer(0.2, writer.set).start()
+            set_n(reader, 1)
+        reader.commit()
+
+
+def test_with_a_rollback_journal_it_does_not_wait(make_engine: MakeEngine) -> None:
+    """The writer would wait for it to stop reading: both would wait for nothing."""
+    engine = make_engine(journal_mode="delete")
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER, n INTEGER)")
+    with engine.connect() as reader:
+        n_of_nothing = run(reader, "SELECT count(*) FROM t").scalar()
+        with another_thread_writing(engine):
+            started = time.monotonic()
+            with pytest.raises(OperationalError, match="is writing now"):
+                run(reader, "INSERT INTO t VALUES (1, 1)")
+            assert time.monotonic() - started < 2
+            reader.rollback()
+    assert n_of_nothing == 0
+
+
+def test_a_savepoint_before_the_first_write_reads_nothing(engine: Engine, witness: Witness) -> None:
+    """So what is written in it cannot be out of date."""
+    with engine.connect() as connection:
+        savepoint = connection.begin_nested()
+        with engine.begin() as other:
+            set_n(other, 10)
+        run(connection, "UPDATE t SET n = n + 1")
+        savepoint.commit()
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [11]
+
+
+# Writers and writers --------------------------------------------------------------------------
+
+
+@contextmanager
+def another_thread_writing(engine: Engine) -> Iterator[threading.Event]:
+    """A thread that has the write lock until the event is set, and has written nothing."""
+    begun, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with writing(engine) as connection:
+            run(connection, "SELECT 1")
+            begun.set()
+            end.wait(20)
+
+    thread = threading.Thread(target=hold, name="the other")
+    thread.start()
+    assert begun.wait(10)
+    try:
+        yield end
+    finally:
+        end.set()
+        thread.join(20)
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+@pytest.mark.parametrize("queue", [True, False])
+def test_no_update_is_lost_among_threads(
+    journal_mode: str, queue: bool, make_engine: MakeEngine, witness: Witness
+) -> None:
+    """S1, S2: read, modify, write; sixteen threads."""
+    engine = make_engine(
+        journal_mode=journal_mode, queue=queue, busy_timeout=30, options={"pool_size": 16}
+    )
+
+    def count() -> None:
+        for _ in range(5):
+            with writing(engine) as connection:
+                set_n(connection, n(connection) + 1)
+                connection.commit()
+
+    in_threads(count, times=16)
+    assert witness.ask("SELECT n FROM t") == [80]
+
+
+def test_the_queue_is_left_right_after_commit(engine: Engine) -> None:
+    """Not when the connection is given back, which may be much later."""
+    with writing(engine) as connection:
+        set_n(connection, 1)
+        connection.commit()
+        in_thread(lambda: write_in_time(engine))
+
+
+@pytest.mark.parametrize("end", ["rollback", "close", "invalidate", "detach", "lose", "fail"])
+def test_the_queue_is_left_however_a_transaction_ends(
+    end: str, engine: Engine, recwarn: pytest.WarningsRecorder
+) -> None:
+    """Also when a connection is dropped, or lost."""
+    connection: Any = engine.connect()
+    set_n(connection, 1)
+    if end == "detach":
+        connection.detach()
+        connection.close()
+    elif end == "lose":
+        connection = None
+        gc.collect()
+    elif end == "fail":
+        run(
+            connection, "CREATE TABLE c (id INTEGER REFERENCES t(id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+        run(connection, "INSERT INTO c VALUES (99)")
+        with pytest.raises(IntegrityError):
+            connection.commit()
+        connection.close()
+    else:
+        getattr(connection, end)()
+    in_thread(lambda: write_in_time(engine))
+    if connection is not None:
+        connection.close()
+    recwarn.clear()
+
+
+def write_in_time(engine: Engine) -> None:
+    with engine.begin() as connection:
+        set_n(connection, 5)
+
+
+def test_a_commit_that_fails_is_a_rollback(
+    make_engine: MakeEngine, witness: Witness, file: Path
+) -> None:
+    """SQLite would leave the transaction open, and SQLAlchemy return it to the pool like that."""
+    engine = make_engine(journal_mode="delete", busy_timeout=0.2)
+    with engine.connect() as connection, closing(sqlite3.connect(file)) as reader:
+        set_n(connection, 1)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM t").fetchone()
+        with pytest.raises(OperationalError, match="the COMMIT waited for those who read"):
+            connection.commit()
+        assert not driver(connection).in_transaction
+        reader.rollback()
+        in_thread(lambda: write_in_time(engine))
+    assert witness.ask("SELECT n FROM t") == [5]
+
+
+def test_who_waits_too_long_is_told_for_whom(make_engine: MakeEngine, witness: Witness) -> None:
+    """S4: after the timeout, with the name of the holder, and what to do about it."""
+    engine = make_engine(busy_timeout=0.2)
+    with another_thread_writing(engine), pytest.raises(OperationalError) as caught:
+        write_in_time(engine)
+    words = str(caught.value.orig)
+    assert words.startswith("database is locked: the write lock of '")
+    assert "was held by the thread 'the other' of this process for 0." in words
+    assert "within 0.2 s (UOW_SQLITE_BUSY_TIMEOUT)" in words
+    assert getattr(caught.value.orig, "sqlite_errorname", None) == "SQLITE_BUSY"
+
+
+@pytest.mark.parametrize("queue", [True, False])
+def test_a_program_that_is_not_in_the_queue(
+    queue: bool, make_engine: MakeEngine, witness: Witness, file: Path
+) -> None:
+    """Its lock is waited for as always, and the error says what it may be."""
+    engine = make_engine(busy_timeout=0.2, queue=queue)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(OperationalError, match=r"another program holds the lock of .*0\.2 s"):
+            write_in_time(engine)
+        other.rollback()
+    in_thread(lambda: write_in_time(engine))
+
+
+def test_a_nested_unit_goes_first_if_the_outer_has_not_written(
+    engine: Engine, witness: Witness
+) -> None:
+    """A view for POST that calls something with a unit of its own: an audit log, for instance."""
+    with writing(engine) as outer:
+        n(outer)
+        with writing(engine) as inner:
+            set_n(inner, 1)
+            inner.commit()
+        assert n(outer) == 1
+        set_n(outer, 2)
+        outer.commit()
+    assert witness.ask("SELECT n FROM t") == [2]
+
+
+def test_a_nested_unit_is_refused_if_the_outer_has_written(engine: Engine) -> None:
+    """At once: it would wait for itself."""
+    with writing(engine) as outer:
+        set_n(outer, 1)
+        started = time.monotonic()
+        with writing(engine) as inner:
+            with pytest.raises(OperationalError, match="so it would wait for itself"):
+                n(inner)
+        assert time.monotonic() - started < 2
+        outer.commit()
+
+
+def test_a_savepoint_is_work_too(engine: Engine) -> None:
+    """It could not be released any more."""
+    with writing(engine) as outer, outer.begin_nested():
+        with pytest.raises(OperationalError, match="it would wait for itself"):
+            with engine.connect() as inner:
+                set_n(inner, 1)
+
+
+# The file -------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_only_read(
+    make_engine: MakeEngine, witness: Witness, file: Path
+) -> None:
+    """``mode=ro``: no switch to WAL, no queue, no lock; a write says why not."""
+    engine = make_engine(f"sqlite:///file:{file}?mode=ro&uri=true")
+    Path(f"{file}-queue").unlink()
+    with writing(engine) as connection:
+        assert n(connection) == 0
+        with pytest.raises(OperationalError, match=r"is only read \('mode=ro'\)"):
+            set_n(connection, 1)
+    assert not Path(f"{file}-queue").exists()
+
+
+def test_a_missing_folder(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """It is named, instead of 'unable to open database file'."""
+    engine = make_engine(f"sqlite:///{tmp_path}/missing/app.db")
+    with pytest.raises(OperationalError, match=r"the folder '.*missing' .* does not exist"):
+        engine.connect()
+
+
+def test_a_folder_in_place_of_the_file(make_engine: MakeEngine, file: Path) -> None:
+    """It cannot be opened, and the words are more than 'unable to open database file'."""
+    file.mkdir()
+    with pytest.raises(OperationalError, match=r"app\.db' is a folder, and the database is a"):
+        make_engine().connect()
+
+
+def test_a_log_without_its_database(make_engine: MakeEngine, file: Path) -> None:
+    """S6: SQLite would delete it, and the commits in it."""
+    log = Path(f"{file}-wal")
+    log.write_bytes(b"commits")
+    with pytest.raises(OperationalError, match=r"is missing, but its log '.*-wal' is there"):
+        make_engine().connect()
+    assert (log.read_bytes(), file.exists()) == (b"commits", False)
+    log.write_bytes(b"")
+    make_engine().connect().close()
+
+
+def test_a_deleted_database(engine: Engine, file: Path) -> None:
+    """S6: nothing is committed to a file without a name, and no empty one takes its place."""
+    with engine.connect() as connection:
+        set_n(connection, 1)
+        file.unlink()
+        with pytest.raises(OperationalError, match="was deleted or replaced while it was in use"):
+            connection.commit()
+    with pytest.raises(OperationalError, match=r"was deleted or moved away .* Put it back"):
+        engine.connect()
+    assert not file.exists()
+    for leftover in file.parent.glob("app.db-*"):
+        leftover.unlink()
+    engine.dispose()
+    engine.connect().close()
+    assert file.exists()
+
+
+def test_a_replaced_database(engine: Engine, file: Path, make_engine: MakeEngine) -> None:
+    """S6: a backup is put in its place: one error, then the new one is used."""
+    new = file.with_name("new.db")
+    with make_engine(f"sqlite:///{new}").begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        run(connection, "INSERT INTO t VALUES (1, 77)")
+    with closing(sqlite3.connect(new)) as last:
+        last.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with engine.connect() as connection:
+        n(connection)
+        new.rename(file)
+        for ending in ("-wal", "-shm"):
+            Path(f"{file}{ending}").unlink(missing_ok=True)
+        connection.rollback()
+        set_n(connection, 1)
+        with pytest.raises(OperationalError, match="was deleted or replaced"):
+            connection.commit()
+    with engine.connect() as connection:
+        assert n(connection) == 77
+
+
+def test_readers_of_a_replaced_database_find_out(
+    engine: Engine, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within a second."""
+    monkeypatch.setattr(_sqlite_engine, "_CHECK_PERIOD", 0)
+    with engine.connect() as connection:
+        n(connection)
+    file.unlink()
+    with engine.connect() as connection:
+        with pytest.raises(OperationalError, match="was deleted or replaced"):
+            n(connection)
+
+
+def test_a_full_disk(make_engine: MakeEngine, witness: Witness) -> None:
+    """S6: the sentence says so, and nothing of the transaction is stored."""
+    engine = make_engine()
+    with engine.connect() as connection:
+        run(connection, "PRAGMA max_page_count = 10")
+        set_n(connection, 1)
+        with pytest.raises(OperationalError, match=r"is full: there is no room for .*app\.db'"):
+            run(connection, "INSERT INTO t (n) VALUES (zeroblob(1000000))")
+        connection.rollback()
+        run(connection, "PRAGMA max_page_count = 1000000")
+    assert witness.ask("SELECT n FROM t") == [0]
+    in_thread(lambda: write_in_time(engine))
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems, or becomes another")
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("protected", "reading", "writing"),
+    [
+        ("file", "0", "this process may not write to '.*app.db'"),
+        (
+            "folder",
+            "0",
+            "this process may not create files in '.*', where SQLite keeps its journal",
+        ),
+    ],
+)
+def test_a_database_that_may_not_be_written(
+    protected: str, reading: str, writing: str, make_engine: MakeEngine
+) -> None:
+    """S6: the file, or the folder in which SQLite keeps its journal. It can still be read."""
+    folder = Path(tempfile.mkdtemp())
+    url = f"sqlite:///{folder}/app.db"
+    try:
+        engine = make_engine(url, journal_mode="delete")
+        with engine.begin() as connection:
+            run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        engine.dispose()
+        folder.chmod(0o777 if protected == "file" else 0o755)
+        (folder / "app.db").chmod(0o644 if protected == "file" else 0o666)
+
+        def attempt(statement: str) -> str:
+            engine = create_engine(url)
+            _sqlite_engine.install(engine, SqliteProfile(journal_mode="delete"))
+            try:
+                with engine.begin() as connection:
+                    return str(run(connection, statement).scalar())
+            except OperationalError as error:
+                return str(error)
+
+        answers = as_nobody(lambda: [attempt("SELECT count(*) FROM t"), attempt("DELETE FROM t")])
+        assert re.fullmatch(reading, answers[0])
+        assert re.search(writing, answers[1])
+    finally:
+        shutil.rmtree(folder)
+
+
+def as_nobody(work: Callable[[], list[str]]) -> list[str]:
+    """Do *work* in a process of a user who may not do everything."""
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            theirs.send(work())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert ours.poll(0)
+    found: list[str] = ours.recv()
+    return found
+
+
+@as_root
+def test_a_disk_that_is_really_full(make_engine: MakeEngine) -> None:
+    """S6: on a file system of one megabyte; it goes on when there is room again."""
+    with small_disk() as small:
+        engine = make_engine(f"sqlite:///{small}/app.db")
+        with engine.begin() as connection:
+            run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        with engine.connect() as connection:
+            with pytest.raises(OperationalError, match=r"is full: there is no room|disk I/O error"):
+                fill(connection)
+        with engine.connect() as connection:
+            assert run(connection, "SELECT count(*) FROM t").scalar() == 0
+            assert run(connection, "PRAGMA integrity_check").scalar() == "ok"
+        in_thread(lambda: insert_one(engine))
+        engine.dispose()
+
+
+@contextmanager
+def small_disk() -> Iterator[Path]:
+    # Not in the folder of the test: what is left there after a failure is in pytest's way.
+    folder = Path(tempfile.mkdtemp())
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        if subprocess.run(mount, check=False, capture_output=True).returncode:
+            pytest.skip("this user may not mount")
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    finally:
+        folder.rmdir()
+
+
+def fill(connection: Connection) -> None:
+    for _ in range(100):
+        run(connection, "INSERT INTO t (n) VALUES (zeroblob(100000))")
+    connection.commit()
+
+
+def insert_one(engine: Engine) -> None:
+    with engine.begin() as connection:
+        run(connection, "INSERT INTO t VALUES (1, 1)")
+
+
+def test_several_processes_begin_with_an_empty_file(tmp_path: Path) -> None:
+    """The switch to WAL needs the database for itself, for a moment."""
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+
+    def begin(number: int) -> None:
+        engine = create_engine(url)
+        _sqlite_engine.install(engine)
+        with engine.begin() as connection:
+            run(connection, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")
+            run(connection, f"INSERT INTO t (n) VALUES ({number})")
+
+    children = []
+    for number in range(6):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with suppress(BaseException):
+                begin(number)
+                code = 0
+            os._exit(code)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 6
+    assert sorted(Witness(url).ask("SELECT n FROM t")) == list(range(6))
+
+
+def test_back_to_a_rollback_journal(make_engine: MakeEngine, witness: Witness, file: Path) -> None:
+    """With the setting; while others have the file open, it is refused in words."""
+    engine = make_engine(journal_mode="delete", busy_timeout=0.1)
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("SELECT * FROM t").fetchall()
+        with pytest.raises(OperationalError, match="is 'wal', and it can become 'delete'"):
+            engine.connect()
+    with engine.connect() as connection:
+        assert run(connection, "PRAGMA journal_mode").scalar() == "delete"
+    witness.engine.dispose()
+
+
+# A log that grows -----------------------------------------------------------------------------
+
+
+def test_a_reader_that_keeps_the_log_growing_is_noticed(
+    make_engine: MakeEngine, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """S7: only then; a log that is long and can be written back is nobody's fault."""
+    monkeypatch.setattr(_sqlite_engine, "WAL_LIMIT", 200_000)
+    monkeypatch.setattr(_sqlite_engine, "_WAL_PERIOD", 0)
+    noticed: list[int] = []
+    engine = make_engine(on_wal_growth=noticed.append)
+
+    def write(times: int) -> None:
+        for _ in range(times):
+            with engine.begin() as connection:
+                run(connection, "UPDATE t SET n = randomblob(20000)")
+
+    write(20)
+    assert noticed == []
+    with engine.connect() as reader:
+        run(reader, "SELECT count(*) FROM t")
+        write(20)
+    assert noticed
+    assert min(noticed) >= 200_000
+
+
+# Network file systems -------------------------------------------------------------------------
+
+MOUNTS = """\
+22 1 8:1 / / rw shared:1 - ext4 /dev/sda1 rw
+30 22 0:40 / /mnt/my\\040share rw,relatime shared:5 - nfs4 server:/export rw
+31 30 8:2 / /mnt/my\\040share/local rw - xfs /dev/sdb1 rw
+"""
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.read_text
+
+    def read_text(self: Path, **options: Any) -> str:
+        return MOUNTS if str(self) == "/proc/self/mountinfo" else real(self, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+
+
+@pytest.mark.usefixtures("mounts")
+def test_the_file_system_of_a_path() -> None:
+    """The innermost mount counts, blanks and all."""
+    assert file_system_of("/srv/app.db") == "ext4"
+    assert file_system_of("/mnt/my share/app.db") == "nfs4"
+    assert file_system_of("/mnt/my share/local/app.db") == "xfs"
+    assert file_system_of("/mnt/my shares/app.db") == "ext4"
+
+
+@pytest.mark.usefixtures("mounts")
+def test_a_network_file_system_is_refused(make_engine: MakeEngine) -> None:
+    """Unless both the WAL and the queue are given up."""
+    url = "sqlite:////mnt/my share/app.db"
+    for profile in ({}, {"queue": False}, {"journal_mode": "delete"}):
+        with pytest.raises(ConfigError, match=r"network file system \(nfs4\).* = 'delete' and UOW"):
+            make_engine(url, **profile)
+    make_engine(url, journal_mode="delete", queue=False)
+
+
+def test_where_the_mounts_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not Linux: nothing is known, nothing is refused."""
+
+    def refuse(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    assert file_system_of("/mnt/app.db") == ""
+    refuse_network("/mnt/app.db", SqliteProfile())
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/a/b.db", "/a/b.db"),
+        (":memory:", ""),
+        ("", ""),
+        ("file:/a/b%20c.db?mode=ro", "/a/b c.db"),
+        ("file:///a/b.db", "/a/b.db"),
+        ("file://localhost/a/b.db", "/a/b.db"),
+        ("file:name?mode=memory&cache=shared", ""),
+        ("file::memory:?cache=shared", ""),
+    ],
+)
+def test_the_path_of_a_uri(location: str, path: str) -> None:
+    """As SQLite reads it."""
+    assert path_of(location, is_uri=True)[0] == path
+
+
+# In memory ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["sqlite://", "sqlite:///file:uow_test?mode=memory&cache=shared&uri=true"])
+def memory(request: pytest.FixtureRequest, make_engine: MakeEngine) -> Engine:
+    """One connection for everybody, as the extension sets it up."""
+    engine = make_engine(request.param, _sqlite.memory_options(), busy_timeout=0.3)
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        run(connection, "INSERT INTO t VALUES (1, 0)")
+    return engine
+
+
+@pytest.fixture
+def hurried_threads() -> Iterator[None]:
+    """Threads that take turns five hundred times as often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def read_n(engine: Engine) -> int:
+    with engine.connect() as connection:
+        return n(connection)
+
+
+def test_memory_has_transactions(memory: Engine) -> None:
+    """What is rolled back is gone, tables and savepoints included."""
+    with memory.connect() as connection:
+        run(connection, "CREATE TABLE other (id INTEGER)")
+        with connection.begin_nested():
+            set_n(connection, 1)
+        connection.rollback()
+    with memory.connect() as connection:
+        with connection.begin_nested():
+            set_n(connection, 1)
+        connection.rollback()
+        assert inspect(connection).get_table_names() == ["t"]
+    assert read_n(memory) == 0
+    with memory.begin() as connection:
+        assert run(connection, "PRAGMA foreign_keys").scalar() == 1
+        set_n(connection, 2)
+    assert read_n(memory) == 2
+
+
+def test_memory_nobody_ends_the_transaction_of_another_thread(memory: Engine) -> None:
+    """Neither a rollback nor a commit nor the pool, which rolls back when a connection returns."""
+
+    def others() -> None:
+        with memory.connect() as connection:
+            connection.begin()
+            connection.commit()
+            connection.begin()
+            connection.rollback()
+        with pytest.raises(OperationalError, match=r"the write lock of ':memory:' was held by the"):
+            write_in_time(memory)
+
+    with memory.connect() as connection:
+        set_n(connection, 1)
+        in_thread(others)
+        connection.commit()
+    assert read_n(memory) == 1
+
+
+def test_memory_readers_see_what_is_committed(memory: Engine) -> None:
+    """S9: they wait for a writer that has uncommitted work, for as long as the timeout."""
+    with memory.connect() as connection:
+        set_n(connection, 1)
+        with pytest.raises(OperationalError, match="was held by the thread 'MainThread'"):
+            in_thread(lambda: read_n(memory))
+        threading.Timer(0.1, connection.commit).start()
+        assert in_thread(lambda: read_n(memory)) == 1
+
+
+def test_memory_nobody_waits_for_a_reader(memory: Engine) -> None:
+    """A test that has read something, and calls a server in another thread."""
+    with memory.connect() as reader:
+        assert n(reader) == 0
+        in_thread(lambda: write_in_time(memory))
+        assert n(reader) == 5
+
+
+@pytest.mark.usefixtures("hurried_threads")
+def test_memory_no_update_is_lost(make_engine: MakeEngine) -> None:
+    """S1, S9: among threads."""
+    engine = make_engine("sqlite://", _sqlite.memory_options(), busy_timeout=30)
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        run(connection, "INSERT INTO t VALUES (1, 0)")
+
+    def count() -> None:
+        for _ in range(20):
+            with writing(engine) as connection:
+                set_n(connection, n(connection) + 1)
+                connection.commit()
+
+    in_threads(count)
+    assert read_n(engine) == 160
+
+
+def test_memory_the_same_thread_may_read_along(memory: Engine) -> None:
+    """And its end is not the end of the outer one; writing would wait for itself."""
+    with memory.connect() as outer:
+        set_n(outer, 1)
+        with memory.connect() as inner:
+            assert n(inner) == 1
+            with pytest.raises(OperationalError, match="it would wait for itself"):
+                set_n(inner, 2)
+        outer.commit()
+    assert read_n(memory) == 1
+
+
+def test_memory_a_nested_unit_goes_first_if_the_outer_has_not_written(memory: Engine) -> None:
+    """As with a file."""
+    with writing(memory) as outer:
+        n(outer)
+        with memory.begin() as inner:
+            set_n(inner, 1)
+        set_n(outer, n(outer) + 1)
+        outer.commit()
+    assert read_n(memory) == 2
+
+
+def test_memory_a_transaction_may_end_in_another_thread(memory: Engine) -> None:
+    """An async view runs in one, and its commit in another."""
+    connection = memory.connect()
+    in_thread(lambda: set_n(connection, 1))
+    connection.commit()
+    connection.close()
+    assert read_n(memory) == 1
+
+
+@pytest.mark.parametrize("superseded", [False, True])
+def test_memory_a_lost_connection_is_rolled_back(superseded: bool, memory: Engine) -> None:
+    """Nobody else could do it any more; not the pool either, if it has lent it again since."""
+    connection: Any = memory.connect()
+    set_n(connection, 1)
+    if superseded:
+        assert read_n(memory) == 1
+    connection = None
+    gc.collect()
+    assert in_thread(lambda: read_n(memory)) == 0
+    in_thread(lambda: write_in_time(memory))
+
+
+def test_memory_autocommit_and_the_drivers_cursors(memory: Engine) -> None:
+    """As with a file."""
+    with memory.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        set_n(connection, 1)
+        connection.rollback()
+    assert read_n(memory) == 1
+    with memory.connect() as connection:
+        driver(connection).execute("UPDATE t SET n = 2")
+        connection.begin()
+        connection.rollback()
+    assert read_n(memory) == 1
+
+
+def test_memory_with_a_pool_of_ones_own(make_engine: MakeEngine) -> None:
+    """Several connections to one shared cache: they wait for each other like those to a file."""
+    url = "sqlite:///file:uow_pool?mode=memory&cache=shared&uri=true"
+    options = {"poolclass": QueuePool, "connect_args": {"check_same_thread": False}}
+    engine = make_engine(url, options, busy_timeout=0.2)
+    with engine.connect() as keeper:
+        with engine.begin() as connection:
+            run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+            assert driver(connection) is not driver(keeper)
+        engine.connect().close()
+        set_n(keeper, 1)
+        with pytest.raises(OperationalError, match="was held by the thread 'MainThread'"):
+            in_thread(lambda: insert_one(engine))
+        keeper.rollback()
+        in_thread(lambda: insert_one(engine))
+
+
+def test_one_connection_to_a_file(make_engine: MakeEngine, witness: Witness) -> None:
+    """``StaticPool`` is for files too: then writers wait for other processes as well."""
+    arguments = {"check_same_thread": False}
+    engine = make_engine(options={"poolclass": StaticPool, "connect_args": arguments})
+    with engine.connect() as connection:
+        set_n(connection, 1)
+        another = make_engine(busy_timeout=0.1)
+        with pytest.raises(OperationalError, match="by this process, through another engine"):
+            in_thread(lambda: write_in_time(another))
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [1]
+
+
+def test_no_warning_at_any_time(make_engine: MakeEngine, witness: Witness) -> None:
+    """Nothing here may disturb a suite that treats warnings as errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        engine = make_engine()
+        with engine.begin() as connection:
+            set_n(connection, 1)
+        engine.dispose()

@@ -1,0 +1,383 @@
+"""P12: SQLite is real: concurrent writers, real transactions, without any configuration."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from flask_uow import Database
+from tests.conftest import MakeApp
+from tests.support.databases import TestDatabase, on
+from tests.support.models import Post, User
+from tests.support.threads import in_thread, in_threads
+from tests.support.witness import Witness
+
+in_a_file = on("sqlite-file")
+
+
+class Site:
+    """An app with a counter, the id of the post ``x``, and views that read it and write it back.
+
+    :ivar errors: what was raised in views.
+    """
+
+    def __init__(self, app: Flask, db: Database) -> None:
+        self.app, self.db = app, db
+        self.errors: list[Exception] = []
+        self.inside, self.leave = threading.Event(), threading.Event()
+        for view in (self.count, self.look, self.visit, self.dwell, self.nest):
+            app.add_url_rule(f"/{view.__name__}", view_func=view, methods=["GET", "POST"])
+        app.register_error_handler(OperationalError, self._note)
+        with app.app_context():
+            db.session.add(Post(title="0"))
+            db.session.commit()
+
+    def ask(self, method: str, view: str) -> int:
+        return self.app.test_client().open(f"/{view}", method=method).status_code
+
+    def count(self) -> str:
+        post = self.db.session.get_one(Post, 1)
+        time.sleep(0.001)
+        post.title = str(int(post.title) + 1)
+        return post.title
+
+    def look(self) -> str:
+        return self.db.session.get_one(Post, 1).title
+
+    def visit(self) -> str:
+        """Read; let another one write; write."""
+        title = self.look()
+        in_thread(lambda: self.ask("POST", "count"))
+        self.db.session.add(User(name=f"visitor {title}"))
+        return ""
+
+    def dwell(self) -> str:
+        """Begin, and stay until it is told to leave."""
+        self.look()
+        self.inside.set()
+        self.leave.wait(20)
+        return ""
+
+    def nest(self) -> str:
+        """Store a row in a unit of its own, in the middle of another one."""
+        self.look()
+        with self.app.app_context():
+            self.db.session.add(User(name="logged"))
+            self.db.session.commit()
+        self.db.session.add(User(name="stored"))
+        return ""
+
+    @contextmanager
+    def dwelling(self) -> Iterator[None]:
+        """While another thread is in the middle of a POST."""
+        thread = threading.Thread(target=self.ask, args=("POST", "dwell"), name="the dweller")
+        thread.start()
+        assert self.inside.wait(10)
+        try:
+            yield
+        finally:
+            self.leave.set()
+            thread.join(20)
+
+    def _note(self, error: Exception) -> Response:
+        self.errors.append(error)
+        return Response(str(error), 503)
+
+
+@pytest.fixture
+def site(make_app: MakeApp, db: Database) -> Site:
+    return Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30, SQLALCHEMY_ENGINE_OPTIONS=POOL), db)
+
+
+POOL = {"pool_size": 16}
+
+
+@pytest.fixture
+def memory_site(make_app: MakeApp, db: Database) -> Site:
+    return Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30), db)
+
+
+def in_processes(work: Callable[[], Counter[int]], times: int) -> Counter[int]:
+    """Run *work* in that many forked processes; the sum of what they counted."""
+    pipes = []
+    for _ in range(times):
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        if os.fork() == 0:
+            try:
+                theirs.send(work())
+            finally:
+                os._exit(0)
+        theirs.close()
+        pipes.append(ours)
+    total: Counter[int] = Counter()
+    for pipe in pipes:
+        assert pipe.poll(60)
+        total += pipe.recv()
+        os.wait()
+    return total
+
+
+# Writers --------------------------------------------------------------------------------------
+
+
+@in_a_file
+def test_no_update_is_lost_among_threads(site: Site, witness: Witness) -> None:
+    """Sixteen requests at once, which read a row and write it back."""
+    answers = in_threads(lambda: [site.ask("POST", "count") for _ in range(3)], times=16)
+    assert Counter(chain.from_iterable(answers)) == {200: 48}
+    assert witness.titles() == ["48"]
+
+
+@in_a_file
+def test_no_update_is_lost_among_processes(site: Site, witness: Witness) -> None:
+    """Four forked processes with four threads each, of an engine that was used before the fork."""
+
+    def work() -> Counter[int]:
+        with ThreadPoolExecutor(4) as pool:
+            jobs = [pool.submit(site.ask, "POST", "count") for _ in range(20)]
+            return Counter(job.result() for job in jobs)
+
+    assert in_processes(work, 4) == {200: 80}
+    assert site.ask("POST", "count") == 200
+    assert witness.titles() == ["81"]
+
+
+@on("sqlite-memory")
+def test_no_update_is_lost_in_memory(memory_site: Site) -> None:
+    """One connection for everybody, one writer at a time."""
+    answers = in_threads(lambda: [memory_site.ask("POST", "count") for _ in range(5)])
+    assert Counter(chain.from_iterable(answers)) == {200: 40}
+    with memory_site.app.app_context():
+        assert memory_site.look() == "40"
+
+
+@in_a_file
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_a_request_that_is_to_write_keeps_others_from_writing(
+    method: str, make_app: MakeApp, db: Database
+) -> None:
+    """From its first statement on, though that only reads."""
+    app = make_app(UOW_SQLITE_BUSY_TIMEOUT=0.1)
+
+    def write() -> None:
+        with app.app_context():
+            db.session.add(User(name="in between"))
+            db.session.commit()
+
+    @app.route("/", methods=[method])
+    def view() -> str:
+        db.session.get(User, 1)
+        with pytest.raises(OperationalError, match=r"was held by the thread 'MainThread'"):
+            in_thread(write)
+        db.session.rollback()
+        write()
+        return ""
+
+    assert app.test_client().open("/", method=method).status_code == 200
+
+
+@in_a_file
+def test_readers_and_the_writer_do_not_wait_for_each_other(site: Site, witness: Witness) -> None:
+    """A GET while a POST is open; a POST while a GET is open."""
+    started = time.monotonic()
+    with site.dwelling():
+        assert site.ask("GET", "look") == 200
+    site.inside.clear()
+    site.leave.clear()
+    thread = threading.Thread(target=site.ask, args=("GET", "dwell"))
+    thread.start()
+    assert site.inside.wait(10)
+    assert site.ask("POST", "count") == 200
+    site.leave.set()
+    thread.join()
+    assert witness.titles() == ["1"]
+    assert time.monotonic() - started < 15
+
+
+@in_a_file
+def test_the_lock_is_free_when_the_answer_leaves(site: Site) -> None:
+    """Right after the commit, not at the end of a body that takes its time."""
+    found = []
+
+    def body() -> Iterator[str]:
+        found.append(in_thread(lambda: site.ask("POST", "count")))
+        yield "told"
+
+    @site.app.post("/slow")
+    def slow() -> Response:
+        site.look()
+        return Response(body())
+
+    assert site.app.test_client().post("/slow").text == "told"
+    assert found == [200]
+
+
+@in_a_file
+@pytest.mark.fault(
+    "S4",
+    fault="Whoever has the write lock hangs",
+    then="An error after UOW_SQLITE_BUSY_TIMEOUT seconds that names the thread or process",
+)
+def test_a_process_that_hangs_is_named(make_app: MakeApp, db: Database) -> None:
+    """The others get an error after the timeout, not a worker that is stuck for ever."""
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=0.3), db)
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        site.inside.set = lambda: theirs.send("inside")  # type: ignore[method-assign]
+        site.ask("POST", "dwell")
+        os._exit(0)
+    try:
+        assert ours.recv() == "inside"
+        os.kill(child, signal.SIGSTOP)
+        assert site.ask("POST", "count") == 503
+        assert f"was held by the process {child} for " in str(site.errors[0])
+        assert site.ask("GET", "look") == 200
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert site.ask("POST", "count") == 200
+
+
+@in_a_file
+def test_a_thread_that_hangs_is_named(make_app: MakeApp, db: Database) -> None:
+    """In the same process, with its name."""
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=0.3), db)
+    with site.dwelling():
+        assert site.ask("POST", "count") == 503
+    assert "was held by the thread 'the dweller' of this process" in str(site.errors[0])
+
+
+# A GET that writes ----------------------------------------------------------------------------
+
+
+@in_a_file
+def test_a_get_may_write(site: Site, witness: Witness) -> None:
+    """It began by reading; nobody was in between."""
+    assert site.ask("GET", "count") == 200
+    assert witness.titles() == ["1"]
+
+
+@in_a_file
+def test_a_get_whose_reading_is_out_of_date_stores_nothing(site: Site, witness: Witness) -> None:
+    """It is told so; as a POST it keeps the others waiting, so it is right."""
+    assert site.ask("GET", "visit") == 503
+    assert "what it has read is out of date" in str(site.errors[0])
+    assert (witness.names(), witness.titles()) == ([], ["1"])
+
+
+@in_a_file
+def test_immediate_for_everything(make_app: MakeApp, db: Database, witness: Witness) -> None:
+    """``UOW_SQLITE_BEGIN``: the GET that writes has the lock before it reads."""
+    options = {"UOW_SQLITE_BEGIN": "immediate", "UOW_SQLITE_BUSY_TIMEOUT": 30}
+    site = Site(make_app(**options), db)
+    in_threads(lambda: [site.ask("GET", "count") for _ in range(3)], times=8)
+    assert witness.titles() == ["24"]
+
+
+# Units in units -------------------------------------------------------------------------------
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_a_unit_inside_another_one_may_write_first(make_app: MakeApp, db: Database) -> None:
+    """If the outer one has only read: an audit log, for instance."""
+    site = Site(make_app(), db)
+    assert site.ask("POST", "nest") == 200
+    with site.app.app_context():
+        names = db.session.scalars(text("SELECT name FROM users ORDER BY id")).all()
+    assert names == ["logged", "stored"]
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_a_unit_that_would_wait_for_its_own_thread_is_refused(
+    make_app: MakeApp, db: Database
+) -> None:
+    """At once, and the outer one is not harmed."""
+    app = make_app()
+    started = time.monotonic()
+    with app.app_context():
+        db.session.add(User(name="outer"))
+        db.session.flush()
+        with app.app_context():
+            db.session.add(User(name="inner"))
+            with pytest.raises(OperationalError, match="it would wait for itself"):
+                db.session.commit()
+            db.session.rollback()
+        db.session.commit()
+        assert db.session.scalars(text("SELECT name FROM users")).all() == ["outer"]
+    assert time.monotonic() - started < 4
+
+
+# Transactions ---------------------------------------------------------------------------------
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_what_fails_is_gone(make_app: MakeApp, db: Database) -> None:
+    """A savepoint that was released, a table that was made, a row: with the unit."""
+    app = make_app()
+
+    @app.post("/")
+    def view() -> str:
+        with db.session.begin_nested():
+            db.session.add(User(name="in a savepoint"))
+        db.session.execute(text("CREATE TABLE made (id INTEGER)"))
+        raise ValueError
+
+    assert app.test_client().post("/").status_code == 500
+    with app.app_context():
+        tables = db.session.scalars(text("SELECT name FROM sqlite_master WHERE type = 'table'"))
+        assert "made" not in tables.all()
+        assert db.session.scalars(text("SELECT name FROM users")).all() == []
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_foreign_keys_are_checked(make_app: MakeApp, db: Database) -> None:
+    """As on every other database."""
+    app = make_app()
+    with app.app_context():
+        db.session.add(Post(title="an orphan", author_id=99))
+        with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+            db.session.commit()
+        db.session.rollback()
+
+
+@in_a_file
+def test_the_keys_of_the_config(make_app: MakeApp, db: Database) -> None:
+    """Each knob is one."""
+    config: dict[str, Any] = {
+        "UOW_SQLITE_JOURNAL_MODE": "persist",
+        "UOW_SQLITE_SYNCHRONOUS": "extra",
+        "UOW_SQLITE_FOREIGN_KEYS": False,
+        "UOW_SQLITE_BUSY_TIMEOUT": 1.5,
+        "UOW_SQLITE_QUEUE": False,
+    }
+    with make_app(**config).app_context():
+        names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        found = [db.session.scalar(text(f"PRAGMA {name}")) for name in names]
+    assert found == ["persist", 3, 0, 1500]
+
+
+@in_a_file
+def test_the_files_beside_the_database(site: Site, database: TestDatabase, tmp_path: Any) -> None:
+    """SQLite's own, and the one at which the writers of several processes meet."""
+    assert site.ask("POST", "count") == 200
+    assert {path.name for path in tmp_path.glob("test.db*")} == {
+        "test.db",
+        "test.db-wal",
+        "test.db-shm",
+        "test.db-queue",
+    }
