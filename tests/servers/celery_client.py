@@ -1,0 +1,45 @@
+"""Sends tasks to a Celery worker; a program: ``python -m tests.servers.celery_client FOLDER 200``.
+
+The broker and the results are folders. The results are printed as JSON, an error as its text.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+
+def configured(folder: str) -> Any:
+    """A Celery app that keeps its messages in *folder*."""
+    celery_package: Any = import_module("celery")
+    for name in ("tasks", "control", "results"):
+        Path(folder, name).mkdir(exist_ok=True)
+    celery = celery_package.Celery(
+        "forked", broker="filesystem://", backend=f"file://{folder}/results"
+    )
+    celery.conf.broker_transport_options = {
+        "data_folder_in": f"{folder}/tasks",
+        "data_folder_out": f"{folder}/tasks",
+        "control_folder": f"{folder}/control",
+    }
+    celery.conf.worker_prefetch_multiplier = 1
+    return celery
+
+
+def main(folder: str, tasks: int) -> None:
+    celery = configured(folder)
+    sent = [celery.send_task("answer", [f"token-{number}"]) for number in range(tasks)]
+    answers = []
+    for result in sent:
+        try:
+            answers.append(result.get(timeout=60, interval=0.05))
+        except Exception as error:
+            answers.append(f"{type(error).__name__}: {error}")
+    print(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
