@@ -9,10 +9,13 @@ from .errors import ConcurrentUse as ConcurrentUse
 from .errors import ConfigError as ConfigError
 from .errors import ConfigNotice as ConfigNotice
 from .errors import DiscardedWork as DiscardedWork
+from .errors import ForkedUnit as ForkedUnit
 from .errors import OutsideContext as OutsideContext
 from .errors import PartialCommit as PartialCommit
+from .errors import PoolExhausted as PoolExhausted
 from .errors import RollbackOnly as RollbackOnly
 from .errors import SetupError as SetupError
+from .errors import TransactionLost as TransactionLost
 from .errors import UnitEnded as UnitEnded
 from .errors import UnknownEngine as UnknownEngine
 from .errors import UowError as UowError

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,10 +13,14 @@ import sqlalchemy
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from . import _guard, _sqlite
+from . import _fork, _guard, _pool, _sqlite, _sqlite_engine
 from ._binds import DEFAULT, unknown
-from ._settings import EngineSettings
+from ._holders import Holders
+from ._pool import PoolSettings
+from ._settings import EngineSettings, Settings
 from .errors import ConfigError, UnknownEngine
+
+logger = logging.getLogger("flask_uow")
 
 # Which drivers can serve a URL that names none, the preferred one first.
 _DRIVERS = {
@@ -66,16 +72,43 @@ class Engines(Mapping["str | None", Engine]):
         return len(self.named)
 
 
-def build(settings: Iterable[EngineSettings], folder: str) -> dict[str, Engine]:
+def build(
+    settings: Settings,
+    folder: str,
+    **watch: Any,
+) -> dict[str, Engine]:
     """Create the engines; nothing connects yet.
 
     :param folder: where relative SQLite files lie.
+    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
     :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
     """
-    return {one.name: _create(one, folder) for one in settings}
+    engines = {}
+    for one in settings.engines:
+        engine = _create(one, settings.pool, folder)
+        holders = _pool.install(engine, one.options, settings.pool, **watch)
+        if engine.dialect.name == "sqlite":
+            # Before the guard, which asks what has become of a transaction.
+            on_growth = partial(_warn_of_log, one.name, holders)
+            _sqlite_engine.install(engine, settings.sqlite, on_wal_growth=on_growth)
+        _guard.install(engine)
+        _fork.install(engine)
+        engines[one.name] = engine
+    return engines
 
 
-def _create(settings: EngineSettings, folder: str) -> Engine:
+def _warn_of_log(name: str, holders: Holders | None, size: int) -> None:
+    logger.warning(
+        "The write-ahead log of the SQLite engine %r has grown to %d MB, because somebody keeps"
+        " reading what was there before: it cannot be emptied until they end. The connections in"
+        " use, the oldest first:\n%s",
+        name,
+        size // 2**20,
+        holders.report() if holders is not None else "  one for everybody",
+    )
+
+
+def _create(settings: EngineSettings, pool: PoolSettings, folder: str) -> Engine:
     url, where = _with_driver(settings.url, settings.where), settings.where
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
@@ -93,15 +126,13 @@ def _create(settings: EngineSettings, folder: str) -> Engine:
                 f" synchronous session. Write {_synchronous(url)!r} instead."
             )
         # By attribute: tracing tools replace 'sqlalchemy.create_engine'.
-        engine = sqlalchemy.create_engine(url, **options)
+        return sqlalchemy.create_engine(url, **_pool.options_for(url, options, pool))
     except NoSuchModuleError as error:
         raise ConfigError(_unknown_dialect(url, where)) from error
     except ImportError as error:
         raise ConfigError(_missing_driver(url, where, error)) from error
     except (ArgumentError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"The engine of {where} refuses an option: {error}") from error
-    _guard.install(engine)
-    return engine
 
 
 def _with_driver(url: URL, where: str) -> URL:

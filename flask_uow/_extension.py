@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, registry, sessionmaker
 from . import _binds, _hooks, _settings
 from ._engines import Engines
 from ._options import CommitRule, F, UnitOptions, commit_rule, mark
-from ._scope import Scope, SessionProxy
+from ._scope import Scope, SessionProxy, current_context
 from ._session import unit_session_class
 from ._state import EXTENSION, AppState
 from .errors import ConfigError, SetupError, shown
@@ -87,7 +87,14 @@ class Database:
                 " 'register_extension') once for each app, on one 'Database()'."
             )
         _settings.read_commit_rule(app.config)
-        app.extensions[EXTENSION] = AppState(app, self._scope, self._session_options)
+        app.extensions[EXTENSION] = AppState(
+            app,
+            self._scope,
+            self._session_options,
+            who=current_context,
+            describe=self._scope.describe,
+            has_place=self._scope.on,
+        )
         app.extensions.setdefault("sqlalchemy", self)  # where other extensions look
         _hooks.install(app, self._scope)
 

@@ -1,64 +1,71 @@
-"""What every engine gets: listeners that notice what a transaction does.
+"""What every engine gets: listeners that notice what a transaction does and what became of it.
 
 The life of a unit needs two facts that a ``Session`` does not keep: has anything been written,
 and has a statement failed. All SQL passes the engine, whether it comes from the ORM, from Core
 or from ``text()``; so they are noticed there.
 
+The third fact is whether the transaction still exists. After some errors the server has thrown
+it away, and if the code goes on regardless, ``commit()`` stores nothing (PostgreSQL), or only
+what came after the error (a deadlock victim on MariaDB, a full disk on SQLite), and returns as
+if all were well. Here such a transaction is *lost*: each later statement and the commit raise
+:class:`~flask_uow.errors.TransactionLost` until it is rolled back (P3).
+
 The listeners are those of the dialect (``do_execute``, ``handle_error``). The better known
-``before_cursor_execute`` would do as well, but a listener of that kind makes SQLAlchemy prepare
-all events of a connection anew for each checkout: 22 us for a unit that reads one row in 160.
+``before_cursor_execute`` and ``commit`` would do as well, but a listener of that kind on an
+engine makes SQLAlchemy prepare all events of a connection anew for each checkout: 22 us for a
+unit that reads one row in 160. A single connection gets them after its first error.
 
 Nothing here knows Flask or sessions.
 """
 
 from __future__ import annotations
 
-import enum
-import re
-from functools import lru_cache
+import contextlib
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext, ExecutionContext
 
+from . import _outcomes
+from ._effects import Effect, effect_of
+from .errors import TransactionLost, UowError
+
 _ACTIVITY = "_flask_uow_activity"
-
-
-class Effect(enum.IntEnum):
-    """What a statement does to stored data."""
-
-    READ = 0
-    """It is certain to change nothing."""
-    UNKNOWN = 1
-    """It calls a function that nobody here knows, or locks, or is no query at all."""
-    WRITE = 2
-    """It changes data or tables."""
+_BEGUN = "_flask_uow_begun"
 
 
 class Activity:
     """What has happened so far in one transaction.
 
     :ivar effect: the strongest effect of the statements so far.
-    :ivar broken: a statement raised an error; on PostgreSQL the transaction is aborted then.
+    :ivar error: the last error that a statement raised.
+    :ivar lost: the server has thrown the transaction away, because of ``error``.
+    :ivar watched: the connection is looked at before it commits.
+    :ivar will_write: it is expected to write, so it may take its locks with its first statement.
     :ivar flushed: the class and kind of each object that the ORM has written, for messages.
     :ivar savepoints: how far things were when a savepoint was set.
     """
 
-    __slots__ = ("broken", "effect", "flushed", "savepoints")
+    # Of the class until something happens: every transaction has an Activity.
+    effect = Effect.READ
+    error: BaseException | None = None
+    lost = False
+    will_write = False
+    watched = False
+    savepoints: dict[object, tuple[Effect, int]] | None = None
 
     def __init__(self) -> None:
-        self.effect = Effect.READ
-        self.broken = False
         self.flushed: list[tuple[str, str]] = []
-        self.savepoints: dict[object, tuple[Effect, int]] = {}
 
     def set_savepoint(self, savepoint: object) -> None:
         """Remember how far things are."""
+        if self.savepoints is None:
+            self.savepoints = {}
         self.savepoints[savepoint] = self.effect, len(self.flushed)
 
     def undo_to(self, savepoint: object) -> None:
         """Forget what *savepoint* has undone, if it is one."""
-        if savepoint in self.savepoints:
+        if self.savepoints and savepoint in self.savepoints:
             self.effect, length = self.savepoints.pop(savepoint)
             del self.flushed[length:]
 
@@ -73,17 +80,24 @@ def observe(connection: Connection, activity: Activity) -> None:
 
 
 def install(engine: Engine) -> None:
-    """Add the listeners to *engine*."""
+    """Add the listeners to *engine*, behind those that begin a transaction."""
     event.listen(engine, "do_execute", _on_statement)
     event.listen(engine, "do_executemany", _on_statement)
     event.listen(engine, "do_execute_no_params", _on_statement_without_parameters)
+    if engine.dialect.name == "sqlite":
+        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, name, _note_begun)
     event.listen(engine, "handle_error", _on_error)
 
 
 def _on_statement(_cursor: Any, statement: str, _values: Any, context: ExecutionContext) -> None:
     activity: Activity | None = getattr(context.root_connection, _ACTIVITY, None)
     if activity is not None:
-        activity.effect = max(activity.effect, effect_of(statement))
+        if activity.error is not None:
+            _refuse_if_lost(context.root_connection, activity, statement)
+        effect = effect_of(statement)
+        if effect > activity.effect:  # noqa: PLR1730  # max() is slower, and this is every statement
+            activity.effect = effect
 
 
 def _on_statement_without_parameters(
@@ -92,62 +106,130 @@ def _on_statement_without_parameters(
     _on_statement(cursor, statement, None, context)
 
 
+def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) -> None:
+    if not (activity.lost or _has_lost(connection, activity.error)):
+        return
+    # ROLLBACK TO SAVEPOINT heals the transaction on PostgreSQL. After a lock wait timeout on
+    # MariaDB, which may have ended the transaction or not, it is how to find out.
+    error = activity.error
+    in_doubt = not activity.lost or (
+        error is not None and _outcomes.code_of(error) == _LOCK_WAIT_TIMEOUT
+    )
+    if not (in_doubt and _undoes_a_part(statement)):
+        raise TransactionLost(activity.error)
+    activity.lost = False
+
+
+def _undoes_a_part(statement: str | None) -> bool:
+    return statement is not None and statement.lstrip()[:8].lower() == "rollback"
+
+
+_LOCK_WAIT_TIMEOUT = "1205"
+
+
 def _on_error(context: ExceptionContext) -> None:
-    activity: Activity | None = getattr(context.connection, _ACTIVITY, None)
+    error, connection = context.original_exception, context.connection
+    if isinstance(error, UowError):
+        return
+    if _outcomes.is_disconnect(error):
+        context.is_disconnect = True
+    elif _is_interruption(context) and context.dialect.name != "sqlite":
+        # It struck in the middle of a reply: what comes next on this socket is anybody's guess.
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
+    if connection is None:
+        return
+    _note_error(connection, error, context.statement)
+    if context.execution_context is None and not (context.statement or context.is_disconnect):
+        # A COMMIT has failed. If nobody calls rollback(), SQLAlchemy gives the connection back as
+        # it is, and the next user of it would commit what could not be committed here.
+        with contextlib.suppress(Exception):
+            connection.dialect.do_rollback(connection.connection)
+
+
+def _is_interruption(context: ExceptionContext) -> bool:
+    """Does the error come from outside: a timeout that was raised into the call, for instance?
+
+    What a driver, or its own adapters, raise about a value that they cannot send is none.
+    """
+    error = context.original_exception
+    return context.sqlalchemy_exception is None and not isinstance(error, _ABOUT_VALUES)
+
+
+_ABOUT_VALUES = (
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    NotImplementedError,
+)
+
+
+def _note_error(connection: Connection, error: BaseException, statement: str | None) -> None:
+    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    if activity is None:  # a connection that belongs to no unit
+        observe(connection, activity := Activity())
+    activity.error = error
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "sqlite":
+        activity.lost = activity.lost or _has_lost(connection, error)
+    elif _outcomes.dooms(error, connection.dialect.name) or _undoes_a_part(statement):
+        # In the driver's autocommit mode there was none to lose.
+        activity.lost = not getattr(driver, "get_autocommit", lambda: False)()
+    watch(connection)
+
+
+def watch(connection: Connection) -> None:
+    """Look at the transaction of *connection* before it is committed."""
+    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    if activity is not None and not activity.watched:
+        activity.watched = True
+        event.listen(connection, "commit", check)
+        event.listen(connection, "rollback", _on_rollback)
+
+
+def check(connection: Connection) -> None:
+    """
+    :raises TransactionLost: the transaction of *connection* cannot be committed any more. It is
+        rolled back.
+    """
+    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    if activity is None or connection.invalidated:
+        return
+    if activity.lost or _has_lost(connection, activity.error):
+        # First: an error raised at the commit leaves the driver's transaction open, for the next
+        # user of the connection to commit.
+        connection.dialect.do_rollback(connection.connection)
+        raise TransactionLost(activity.error)
+
+
+def _on_rollback(connection: Connection) -> None:
+    activity: Activity | None = getattr(connection, _ACTIVITY, None)
     if activity is not None:
-        activity.broken = True
+        activity.lost = False
+        activity.error = None
 
 
-# The words after which a parenthesis calls nothing, and functions that change nothing.
-_HARMLESS = frozenset(
-    """
-    all and any array as between by case cast distinct else end except exists filter from group
-    having in intersect interval is join lateral like limit not null offset on or order over
-    partition rows select set some then union using values when where with within
-    bigint char character decimal float integer numeric smallint text time timestamp varchar
-    abs avg ceil ceiling char_length coalesce concat concat_ws count cume_dist current_date
-    current_time current_timestamp date date_part date_trunc datetime dense_rank extract
-    first_value floor greatest group_concat if ifnull iif instr json_extract json_group_array
-    julianday lag last_value lead least length lower ltrim max min mod now nth_value ntile
-    nullif percent_rank position power printf rank replace round row_number rtrim sign strftime
-    string_agg substr substring sum to_char total trim typeof unixepoch upper
-    """.split()
-)
-_FIRST_WORD = re.compile(r"[\s(]*(\w+)")
-_READS = frozenset(["select", "with", "values", "show", "savepoint", "release"])
-_WRITES = frozenset(
-    """
-    insert update delete merge replace truncate create alter drop rename comment grant revoke
-    """.split()
-)
-_WRITING_WORD = re.compile(r"(?<!for )\b(?:insert|update|delete|merge)\b", re.IGNORECASE)
-_DOUBTFUL_WORD = re.compile(r"\b(?:into|for\s+(?:no\s+key\s+)?update)\b", re.IGNORECASE)
-_SECOND_STATEMENT = re.compile(r";\s*\S")
-_CALL = re.compile(r"(\.?\w+|[\"`\]])\s*\(")  # with the dot of a schema, none is harmless
+def _has_lost(connection: Connection, error: BaseException | None) -> bool:
+    """Is the transaction of *connection* gone, or aborted, as far as the driver knows?"""
+    driver: Any = connection.connection.dbapi_connection
+    backend = connection.dialect.name
+    if backend == "sqlite":  # a full disk, ON CONFLICT ROLLBACK
+        return getattr(connection, _BEGUN, False) and not getattr(driver, "in_transaction", True)
+    if backend != "postgresql":
+        return False
+    # Unlike an error, the status is healed by ROLLBACK TO SAVEPOINT.
+    status = getattr(getattr(driver, "info", None), "transaction_status", None)
+    if status is None:  # a driver other than psycopg and psycopg2 keeps it to itself
+        return error is not None and not connection.in_nested_transaction()
+    return bool(status == _IN_ERROR)
 
 
-@lru_cache(maxsize=2048)
-def effect_of(statement: str) -> Effect:
-    """Tell the effect of a SQL statement by its words.
+_IN_ERROR = 3
 
-    A doubt is ``UNKNOWN``, and what is unknown is rolled back with the writes: the price of
-    doubting a mere read is one more ROLLBACK on a path that has failed already, the price of
-    trusting ``SELECT create_order(1)`` would be a row that should not be there.
 
-    >>> effect_of("SELECT users.id FROM users WHERE lower(users.name) = ?").name
-    'READ'
-    >>> effect_of("SELECT create_order(1)").name
-    'UNKNOWN'
-    >>> effect_of("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone").name
-    'WRITE'
-    """
-    match = _FIRST_WORD.match(statement)
-    word = match[1].lower() if match else ""
-    if word in _WRITES or (word == "with" and _WRITING_WORD.search(statement)):
-        return Effect.WRITE
-    if word not in _READS or _DOUBTFUL_WORD.search(statement):
-        return Effect.UNKNOWN
-    if _SECOND_STATEMENT.search(statement):  # some drivers send several at once
-        return Effect.UNKNOWN
-    known = all(name.lower() in _HARMLESS for name in _CALL.findall(statement))
-    return Effect.READ if known else Effect.UNKNOWN
+def _note_begun(cursor: Any, _statement: str, *others: Any) -> None:
+    # The context of the statement is the last argument of each of the three events.
+    setattr(others[-1].root_connection, _BEGUN, cursor.connection.in_transaction)

@@ -30,7 +30,7 @@ function would in requests that never use the database. With a receiver of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial, wraps
 from typing import Any
 
@@ -50,20 +50,16 @@ def install(app: Flask, scope: Scope[Any]) -> None:
     state: AppState = app.extensions[EXTENSION]
     state.on_open = partial(_stay_first, app, state, scope)
     state.on_open()
-    wrapped = {
-        "process_response": _finish_around(app.process_response, scope, app),
-        "do_teardown_appcontext": _end_behind(
-            app.do_teardown_appcontext, scope, current_app_context
-        ),
-    }
+    _wrap(app, "process_response", _finish_around, scope, app)
+    _wrap(app, "do_teardown_appcontext", _end_behind, scope, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
-        wrapped["do_teardown_request"] = _end_behind(
-            app.do_teardown_request, scope, current_request_context
-        )
-    for name, method in wrapped.items():
-        setattr(app, name, method)
+        _wrap(app, "do_teardown_request", _end_behind, scope, current_request_context)
     # An error that no handler answered, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
+
+
+def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) -> None:
+    setattr(app, name, wrapper(getattr(app, name), *args))
 
 
 # 2 --------------------------------------------------------------------------------------------
@@ -121,21 +117,22 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
 
     @wraps(original)
     def process_response(*args: Any, **kwargs: Any) -> Any:
-        args = (*args, *kwargs.values())
         context = current_request_context(None)
         # By getattr: a context builds its __dict__ when it is asked for it.
         unit = getattr(context, key, None)
         if unit is not None:
-            args = (*args[:-1], _finish(app, unit, args[-1], args[:-1]))
-        response = original(*args)
-        if getattr(context, key, None) is not None:  # an after_request function may be the first
-            _finish_late(scope, context, response)
+            *before, response = (*args, *kwargs.values())
+            args, kwargs = (*before, _finish(app, unit, response, before)), {}
+        response = original(*args, **kwargs)
+        unit = getattr(context, key, None)  # an after_request function may be the first
+        if unit is not None:
+            _finish_late(scope, context, unit, response)
         return response
 
     return process_response
 
 
-def _finish(app: Flask, unit: UnitOfWork, response: Response, context: tuple[Any, ...]) -> Response:
+def _finish(app: Flask, unit: UnitOfWork, response: Response, context: Iterable[Any]) -> Response:
     """Decide; a commit that fails is handled as if the view had raised its error."""
     try:
         _decide(unit, response)
@@ -164,8 +161,7 @@ def _drop(response: Response) -> None:
         logger.exception("An answer whose commit failed could not be closed.")
 
 
-def _finish_late(scope: Scope[Any], context: Any, response: Response) -> None:
-    unit: UnitOfWork = context.__dict__[scope.key]
+def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response: Response) -> None:
     try:
         if unit.has_work:
             _decide(unit, response)
@@ -174,8 +170,8 @@ def _finish_late(scope: Scope[Any], context: Any, response: Response) -> None:
         raise
     unit.finished = True
     # A file that is passed through is not closed by way of the response.
-    unit.streaming = response.is_streamed and not response.direct_passthrough
-    if unit.streaming:
+    if response.is_streamed and not response.direct_passthrough:
+        unit.streaming = True
         if unit.has_work:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.response = Body(response.response, partial(_close, scope, context))

@@ -16,6 +16,7 @@ from flask import Flask
 from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.util import ScopedRegistry
 
+from ._holders import caller, place_of
 from ._session import S, UnitSession
 from ._state import EXTENSION, AppState
 from ._unit import UnitOfWork
@@ -33,6 +34,8 @@ current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
 _HOME = "_flask_uow_home"
+# Methods that promise not to change anything (RFC 9110, section 9.2.1).
+_SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
 if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
 
@@ -51,7 +54,8 @@ else:
         app_context = _cv_app.get(None)
         if request is None:
             return app_context
-        if request.__dict__.get(_HOME) is app_context:
+        pushed = request._cv_tokens
+        if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
             return request
         return _innermost(request, app_context)
 
@@ -64,7 +68,7 @@ def _innermost(request: Any, app_context: Any) -> Any:
 
     A request remembers the app context that it pushed for itself. One that found an app context
     of its app already there (a test's) does not; it is taken to be at home in the one in which
-    it is first seen. The answer is kept on the request: this is the slow path.
+    it is first seen, and the answer is kept on the request.
     """
     pushed = request._cv_tokens
     home = pushed[-1][1] if pushed else None
@@ -72,10 +76,8 @@ def _innermost(request: Any, app_context: Any) -> Any:
         home = request.__dict__.get(_HOME)
         if home is None or not _is_pushed(home):
             home = app_context if app_context.app is request.app else None
-    if home is not app_context:
-        return app_context
-    request.__dict__[_HOME] = home
-    return request
+            request.__dict__[_HOME] = home
+    return request if home is app_context else app_context
 
 
 def _is_pushed(context: Any) -> bool:
@@ -106,9 +108,7 @@ class Scope(ScopedRegistry[S]):
         :raises ConcurrentUse: another thread is inside the database with this unit.
         """
         context = current_context()
-        unit: Any = None if context is None else context.__dict__.get(self.key)
-        if unit is None:
-            unit = self._open(context)
+        unit: Any = getattr(context, self.key, None) or self._open(context)
         session = unit.session
         session.refuse_other_thread()
         return session  # type: ignore[no-any-return]
@@ -119,7 +119,16 @@ class Scope(ScopedRegistry[S]):
 
     def on(self, context: Any) -> UnitOfWork | None:
         """The unit that is kept on *context*, if it was opened."""
-        return None if context is None else context.__dict__.get(self.key)
+        return getattr(context, self.key, None)
+
+    def describe(self, context: Any) -> str:
+        """What *context* is, in words: the request, its endpoint, where its unit was opened."""
+        request, unit = _request_of(context), self.on(context)
+        if request is None:
+            text = f"an app context of {context.app.name!r}"
+        else:
+            text = f"{request.method} {request.path} (endpoint {request.endpoint!r})"
+        return text if unit is None else f"{text}, from {place_of(*unit.place)}"
 
     def unit(self) -> UnitOfWork:
         """The current unit, opened if need be. Raises as calling does."""
@@ -198,12 +207,19 @@ class Scope(ScopedRegistry[S]):
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
-        unit = UnitOfWork(
-            session or state.new_session(),
-            state.rule_for(_request_of(context)),
-            home=current_app_context(None),
-            failed=self._failed in context.__dict__,
-        )
+        session = session or state.new_session()
+        request, home = _request_of(context), current_app_context(None)
+        if SEPARATE_REQUEST_CONTEXT and request is not None:
+            # It may be pushed again, for a streamed body or by a test client, and does not say
+            # then which app context it lives in.
+            setattr(context, _HOME, home)
+        session.will_write = request is not None and request.method not in _SAFE
+        unit = UnitOfWork(session, state.rule_for(request), home)
+        frame = caller(2)
+        if frame is not None:
+            unit.place = frame.f_code, frame.f_lineno
+        if getattr(context, self._failed, False):
+            unit.failed = True
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))
@@ -222,19 +238,25 @@ class SessionProxy(scoped_session[S]):
 
     if not TYPE_CHECKING:  # pragma: no branch  # true whenever it runs
 
+        def add(self, instance: object, *, _warn: bool = True) -> None:
+            """As the session's; the most called method by far, so without a detour."""
+            unit = getattr(current_request_context(None), self._key, None)
+            if unit is not None and unit.home is _cv_app.get() and unit.session.thread is None:
+                unit.session.add(instance, _warn=_warn)
+            else:
+                self.registry().add(instance, _warn=_warn)
+
         @property
         def _proxied(self) -> S:
             """What the methods of ``scoped_session`` ask for, each time: so the usual case first.
 
             That is a request whose unit is open. The slow path is ``registry()``.
             """
-            try:
-                unit = current_request_context(None).__dict__[self._key]
-            except (AttributeError, KeyError):  # no context, or no unit on it
-                return self.registry()
-            session = unit.session
-            if unit.home is _cv_app.get() and session.thread is None:
-                return session
+            unit = getattr(current_request_context(None), self._key, None)
+            if unit is not None and unit.home is _cv_app.get():
+                session = unit.session
+                if session.thread is None:
+                    return session
             return self.registry()
 
         @property

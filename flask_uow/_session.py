@@ -16,15 +16,19 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Engine, event, inspect
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
-from . import _binds
-from ._guard import Activity, Effect, observe
+from . import _binds, _fork
+from ._effects import Effect
+from ._guard import Activity, check, observe, watch
 from .errors import (
     ConcurrentUse,
+    ForkedUnit,
     PartialCommit,
     RollbackOnly,
     SetupError,
+    TransactionLost,
     UnitEnded,
     UnknownEngine,
     shown,
@@ -43,9 +47,11 @@ def _alone(method: M) -> M:
     def alone(self: UnitSession, *args: Any, **kwargs: Any) -> Any:
         # Asked through the module: gevent replaces the function when it patches.
         me = threading.get_ident()
+        if self.generation != _fork.generation:
+            raise ForkedUnit(_FORKED)
         if self.thread == me:  # inside already: a flush inside a commit
             return method(self, *args, **kwargs)
-        if not self._door.acquire(blocking=False):
+        if not self._door.acquire(False):
             raise _concurrent_use()
         self.thread = me
         try:
@@ -55,6 +61,13 @@ def _alone(method: M) -> M:
             self._door.release()
 
     return cast(M, alone)
+
+
+_FORKED = (
+    "This unit of work was open when the process forked: its connection belongs to the parent"
+    " process, which goes on with it. Give the child a context of its own ('with"
+    " app.app_context():' in it), or fork before the first use of 'db.session'."
+)
 
 
 def _concurrent_use() -> ConcurrentUse:
@@ -74,24 +87,38 @@ class UnitSession(Session):
     :ivar activity: what the running transaction has done; a new one for each transaction.
     :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
+    :ivar will_write: its transactions are expected to write.
     :ivar plain_commit: nothing of the user's has a say in how connections commit.
     :ivar ended: the unit of work is over, and any further use is refused.
+    :ivar generation: of the process that made the session, see ``_fork``.
     """
 
-    # Until the first transaction these two are shared, and not written to.
+    # Of the class until a session says otherwise. The first two are not written to.
     connections: Mapping[Engine, Connection] = MappingProxyType({})
     activity = Activity()
+    thread: int | None = None
     rollback_only = False
+    will_write = False
     ended = False
     plain_commit = True
 
-    def __init__(self, *, engines: Mapping[str, Engine], **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        engines: Mapping[str, Engine],
+        routes: dict[Any, Engine] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.engines = engines
-        self.thread: int | None = None
+        self._routes = {} if routes is None else routes
+        self.generation = _fork.generation
         self._door = threading.Lock()
-        if isinstance(self.bind, Connection):
-            self.plain_commit = False
+
+    @property
+    def is_inherited(self) -> bool:
+        """Does it belong to the parent of this process?"""
+        return self.generation != _fork.generation
 
     def refuse_other_thread(self) -> None:
         """
@@ -112,24 +139,34 @@ class UnitSession(Session):
             # A connection may be in a transaction that is not ours to commit.
             self.plain_commit = self.plain_commit and not isinstance(given, Connection)
             return given
+        engine = self._routes.get(mapper)
+        if engine is not None:
+            return engine
         name: str | None = None
+        user = "this statement"
         if mapper is not None:
-            mapper = mapper if isinstance(mapper, Mapper) else inspect(mapper)
-            name = _binds.of_mapper(mapper)
+            mapped = mapper if isinstance(mapper, Mapper) else inspect(mapper)
+            name, user = _binds.of_mapper(mapped), f"the model {mapped.class_.__name__!r}"
         elif clause is not None and len(self.engines) > 1:
             name = _binds.of_clause(clause)
         try:
-            return self.engines[name or _binds.DEFAULT]
+            engine = self.engines[name or _binds.DEFAULT]
         except KeyError:
-            user = "this statement" if mapper is None else f"the model {mapper.class_.__name__!r}"
             sentence = _binds.unknown(name or _binds.DEFAULT, self.engines, user)
             raise UnknownEngine(sentence) from None
+        if mapper is not None:
+            self._routes[mapper] = engine
+        return engine
 
     @_alone
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
         """As it was. What is done with the driver's own cursors passes by unseen, so it counts."""
+        given = (*args, *kwargs.values(), None)[0]
+        if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
+            self.plain_commit = False  # as in get_bind()
         connection = super().connection(*args, **kwargs)
         self.activity.effect = max(self.activity.effect, Effect.UNKNOWN)
+        watch(connection)  # what fails on a cursor of the driver passes by unseen, too
         return connection
 
     @_alone
@@ -145,7 +182,7 @@ class UnitSession(Session):
                 " so nothing of it will be stored. Decide before the first commit, or leave the"
                 " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
             )
-        if len(self.engines) > 1 and self.in_transaction() and self._is_sound():
+        if len(self.engines) > 1 and self.in_transaction() and self._is_plain():
             # Before counting: the flush is what reaches the second engine, more often than not.
             self.flush()
             if len(self.connections) > 1:
@@ -159,12 +196,13 @@ class UnitSession(Session):
 
         Nothing expires, so what the ORM does for a commit is not needed, and the connections are
         committed directly. An ordinary commit it is where that could be noticed: a listener, a
-        savepoint left open, and whatever :meth:`_is_sound` asks for.
+        savepoint left open, and whatever :meth:`_is_plain` asks for.
         """
         heard = self.dispatch.before_commit or self.dispatch.after_commit
-        if not heard and not self.in_nested_transaction() and self._is_sound():
+        if self._is_plain() and not heard:
             self._flush_all()
-            if self._is_sound():  # still: the flush may have been the first to ask for an engine
+            # Again: the flush may be what asks for the engine, or for a savepoint.
+            if self._is_plain() and not self.in_nested_transaction():
                 self._commit_connections()
                 return
         expire, self.expire_on_commit = self.expire_on_commit, False
@@ -173,19 +211,13 @@ class UnitSession(Session):
         finally:
             self.expire_on_commit = expire
 
-    def _is_sound(self) -> bool:
-        """May the connections be committed one by one?
+    def _is_plain(self) -> bool:
+        """May the connections be committed one by one, in place of the ORM's commit?
 
-        Not if the user's own code has a say in it, and not if one of them has lost its
-        transaction: after a failed flush that somebody swallowed, after a ``rollback()`` of the
-        connection itself. It would commit nothing then, and say nothing; the ORM's commit raises.
+        Not if the user's own code has a say in it, and not after a failed flush that somebody
+        swallowed, for which the ORM raises.
         """
-        return (
-            self.plain_commit
-            and not self.twophase
-            and self.is_active
-            and all(connection.in_transaction() for connection in self.connections.values())
-        )
+        return self.plain_commit and not self.twophase and self.is_active
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
@@ -199,15 +231,32 @@ class UnitSession(Session):
             self.expire_all()
 
     def _flush_all(self) -> None:
-        flushed = self.activity.flushed
-        for _ in range(100):  # pragma: no branch  # a listener may add objects meanwhile
-            before = len(flushed)
+        for _ in range(100):  # a listener may add objects meanwhile
+            before = len(self.activity.flushed)
             self.flush()
-            if len(flushed) == before:
+            if len(self.activity.flushed) == before:
                 break
+        else:
+            raise FlushError(
+                "The session still has work after 100 flushes: does a listener of 'after_flush'"
+                " add an object each time?"
+            )
 
     def _commit_connections(self) -> None:
+        for connection in self.connections.values():
+            if not connection.in_transaction():  # it would commit nothing, and say nothing
+                raise TransactionLost(None)
+        if len(self.connections) > 1:
+            self._commit_each()
+        else:
+            for connection in self.connections.values():
+                connection.commit()
+        self._conclude()
+
+    def _commit_each(self) -> None:
         waiting = self._declared_order()
+        for _, connection in waiting:
+            check(connection)  # while none of them has committed
         committed: list[str] = []
         while waiting:
             name, connection = waiting.pop(0)
@@ -222,7 +271,6 @@ class UnitSession(Session):
                 self.expunge_all()
                 raise PartialCommit(committed, name, [rest for rest, _ in waiting]) from error
             committed.append(name)
-        self._conclude()
 
     def _declared_order(self) -> list[tuple[str, Connection]]:
         declared = [
@@ -289,6 +337,8 @@ def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> 
             " time, inside a context of its own."
         )
     session.activity = Activity()
+    if session.will_write:
+        session.activity.will_write = True
     session.connections = {}
 
 
@@ -304,16 +354,18 @@ def _note_connection(
 @event.listens_for(UnitSession, "after_flush")
 def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
     # Cheaper than session.new and its sisters, which build a set each.
-    session.activity.flushed += [
+    written = [
         (state.class_.__name__, "deleted" if deleted else "changed" if state.key else "new")
         for state, (deleted, only_looked_at) in context.states.items()
         if not only_looked_at
     ]
+    session.activity.flushed += written
 
 
 @event.listens_for(UnitSession, "after_soft_rollback")
 def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> None:
-    session.activity.undo_to(transaction)
+    if session.activity.savepoints:
+        session.activity.undo_to(transaction)
 
 
 def pending(session: Session) -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import difflib
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import URL, make_url
@@ -14,10 +14,20 @@ from sqlalchemy.exc import ArgumentError
 
 from ._binds import DEFAULT
 from ._options import CommitRule, commit_rule
-from .errors import ConfigError, ConfigNotice
+from ._pool import PoolSettings
+from ._sqlite import SqliteProfile
+from .errors import ConfigError, ConfigNotice, shown
 
 _URI = "SQLALCHEMY_DATABASE_URI"
+_POOL_KEYS = {
+    f"UOW_{field.name.upper()}": field.name
+    for field in fields(PoolSettings)
+    if field.name != "stacks"  # whether the app is in debug mode
+}
+_SQLITE_KEYS = {f"UOW_SQLITE_{field.name.upper()}": field.name for field in fields(SqliteProfile)}
 _KNOWN = {
+    *_POOL_KEYS,
+    *_SQLITE_KEYS,
     _URI,
     "SQLALCHEMY_BINDS",
     "SQLALCHEMY_ENGINES",
@@ -61,6 +71,8 @@ class Settings:
 
     commit: CommitRule
     engines: tuple[EngineSettings, ...]
+    pool: PoolSettings = field(default_factory=PoolSettings)
+    sqlite: SqliteProfile = field(default_factory=SqliteProfile)
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -69,7 +81,12 @@ def read(config: Mapping[str, Any]) -> Settings:
     :raises ConfigError: the message names the key as it is written in ``app.config``.
     """
     _notice_unknown_keys(config)
-    return Settings(commit=read_commit_rule(config), engines=tuple(_read_engines(config)))
+    return Settings(
+        commit=read_commit_rule(config),
+        engines=tuple(_read_engines(config)),
+        pool=_read_pool(config),
+        sqlite=SqliteProfile(**_given(config, _SQLITE_KEYS)),
+    )
 
 
 def read_commit_rule(config: Mapping[str, Any]) -> CommitRule:
@@ -77,6 +94,32 @@ def read_commit_rule(config: Mapping[str, Any]) -> CommitRule:
     :raises ConfigError: ``UOW_COMMIT`` is no rule.
     """
     return commit_rule(config.get("UOW_COMMIT", "on_success"), "UOW_COMMIT")
+
+
+def _read_pool(config: Mapping[str, Any]) -> PoolSettings:
+    given = _given(config, _POOL_KEYS)
+    for name, value in given.items():
+        key = _key(name)
+        if name == "liveness":
+            if not isinstance(value, bool):
+                raise ConfigError(f"{key} is {shown(value)}, and it must be True or False.")
+            continue
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (is_number and value >= 0) and not (value is None and name != "ping_idle"):
+            never = "" if name == "ping_idle" else ", or None for never"
+            raise ConfigError(
+                f"{key} is {shown(value)}, and it must be a number of seconds, 0 or more{never}."
+            )
+    return PoolSettings(stacks=bool(config.get("DEBUG")), **given)
+
+
+def _given(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """What *config* says of *keys*, by the names of the fields that they stand for."""
+    return {name: config[key] for key, name in keys.items() if key in config}
+
+
+def _key(name: str) -> str:
+    return f"UOW_{name.upper()}"
 
 
 def _read_engines(config: Mapping[str, Any]) -> list[EngineSettings]:

@@ -10,7 +10,7 @@ from flask import Flask, Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
-from . import _engines, _options, _settings
+from . import _engines, _fork, _options, _settings
 from ._options import CommitRule
 from ._session import UnitSession
 from ._settings import Settings
@@ -22,12 +22,20 @@ class AppState:
     """``app.extensions["uow"]``.
 
     :ivar owner: the scope of the ``Database`` that the app was initialised with.
+    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
     :ivar on_open: called whenever a unit of this app is opened.
     :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
     """
 
-    def __init__(self, app: Flask, owner: object, session_options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        owner: object,
+        session_options: dict[str, Any],
+        **watch: Callable[..., Any],
+    ) -> None:
         self.owner = owner
+        self._watch = watch
         self.on_open: Callable[[], None] = lambda: None
         self.error_hook: Callable[..., Any] | None = None
         self._app = app
@@ -52,10 +60,15 @@ class AppState:
 
         :raises ConfigError: a dialect is unknown, a driver is missing, a file has no place.
         """
+        _fork.notice()
         if self._engines is None:
             with self._lock:
                 if self._engines is None:  # pragma: no branch  # false for the second of two
-                    self._engines = _engines.build(self.settings.engines, self._app.instance_path)
+                    self._engines = _engines.build(
+                        self.settings,
+                        self._app.instance_path,
+                        **self._watch,
+                    )
         return self._engines
 
     @property
@@ -66,11 +79,13 @@ class AppState:
         """
         if self._sessionmaker is None:
             # Two threads may each make one; they are alike, and one is kept.
-            self._sessionmaker = sessionmaker(engines=self.engines, **self._session_options)
+            options = self._session_options
+            self._sessionmaker = sessionmaker(engines=self.engines, routes={}, **options)
         return self._sessionmaker
 
     def new_session(self) -> UnitSession:
         """What ``sessionmaker()`` makes, in a third of the time."""
+        _fork.notice()
         factory = self.sessionmaker
         return factory.class_(**factory.kw)
 
@@ -79,5 +94,6 @@ class AppState:
 
         :raises ConfigError: as :attr:`settings`.
         """
-        own = None if request is None else _options.of_request(self._app, request).commit
-        return own or self.settings.commit
+        if request is None:
+            return self.settings.commit
+        return _options.of_request(self._app, request).commit or self.settings.commit

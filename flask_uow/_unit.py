@@ -24,10 +24,11 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from ._guard import Effect
+from ._effects import Effect
 from ._options import CommitRule
 from ._session import UnitSession, pending
 from .errors import DiscardedWork
@@ -42,28 +43,22 @@ class UnitOfWork:
         its first statement.
     :ivar rule: when a finished request commits by itself; set when the unit opens.
     :ivar home: what the unit was opened in; opaque here.
+    :ivar place: the code and the line of the app that opened it.
     :ivar failed: an exception has left the view, perhaps before the unit was opened; so what is
         written from now on is the error handler's own.
     :ivar finished: the request has been answered; nothing commits this unit any more.
     :ivar streaming: the body of the response is still to be sent when the context ends.
     """
 
-    __slots__ = ("failed", "finished", "home", "rule", "session", "streaming")
+    place: tuple[Any, int | None] = (None, None)
+    failed = False
+    finished = False
+    streaming = False
 
-    def __init__(
-        self,
-        session: UnitSession,
-        rule: CommitRule,
-        *,
-        home: object = None,
-        failed: bool = False,
-    ) -> None:
+    def __init__(self, session: UnitSession, rule: CommitRule, home: object = None) -> None:
         self.session = session
         self.rule = rule
         self.home = home
-        self.failed = failed
-        self.finished = False
-        self.streaming = False
 
     @property
     def has_work(self) -> bool:
@@ -86,12 +81,15 @@ class UnitOfWork:
 
     def rollback(self) -> None:
         """Undo the work since the last commit."""
+        if self.session.is_inherited:  # a forked child; the parent goes on with it
+            return
         try:
             self.session.rollback()
         except Exception:
-            # The connection is on its way to the pool already, which tries once more and drops
-            # it if that fails too.
-            logger.exception("The rollback of a unit of work failed.")
+            logger.exception("The rollback of a unit of work failed; its connections are dropped.")
+            # A session that was interrupted between two of its states refuses to roll back, and
+            # its transaction would still be there for the commit of an error handler's work.
+            self.invalidate()
 
     def fail(self, error: BaseException) -> None:
         """Take note of an exception that left the view, before anybody handles it (P4).
@@ -100,7 +98,7 @@ class UnitOfWork:
         """
         self.failed = True
         self.session.rollback_only = False  # spoken of the work that is undone here
-        if self.has_work or self.session.activity.broken or isinstance(error, SQLAlchemyError):
+        if self.has_work or self.session.activity.error or isinstance(error, SQLAlchemyError):
             self.rollback()
 
     def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
@@ -111,7 +109,7 @@ class UnitOfWork:
         :param error: what ended the context, if it was an exception.
         :param warn: name what is undone. An exception is loud enough by itself.
         """
-        if not self.session.in_transaction():
+        if not self.session.in_transaction() or self.session.is_inherited:
             return
         unsaved = self._unsaved() if warn else None
         if isinstance(error, (Exception, GeneratorExit, type(None))):
@@ -126,6 +124,8 @@ class UnitOfWork:
         """Give everything back, for good. The parameters are those of :meth:`release`."""
         # First: a thread that is inside just now may not begin anew behind our back.
         self.session.ended = True
+        if self.session.is_inherited:
+            return
         try:
             self.release(error, warn=warn)
         finally:
@@ -137,10 +137,18 @@ class UnitOfWork:
 
     def invalidate(self) -> None:
         """Drop the connections of this unit instead of giving them back to the pool."""
+        connections = self.session.connections.values()
         try:
             self.session.invalidate()
         except Exception:
-            logger.exception("A connection of a unit of work could not be dropped.")
+            logger.exception("A session failed to drop its connections; now one by one.")
+        for connection in connections:
+            try:
+                if not connection.closed:
+                    connection.invalidate()
+                    connection.close()
+            except Exception:  # noqa: PERF203  # each by itself
+                logger.exception("A connection of a unit of work could not be dropped.")
 
     def _unsaved(self) -> Counter[tuple[str, str]]:
         """What is lost if the transaction is rolled back now."""
@@ -148,7 +156,7 @@ class UnitOfWork:
         if self.session.rollback_only or asked_for:
             return Counter()
         activity = self.session.activity
-        unsaved = Counter(activity.flushed + pending(self.session))
+        unsaved = Counter([*activity.flushed, *pending(self.session)])
         if activity.effect is Effect.WRITE and not unsaved:
             unsaved["SQL statements", "sent with execute()"] += 1
         return unsaved

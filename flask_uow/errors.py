@@ -9,9 +9,12 @@
          │   └─ UnknownEngine             a name of an engine that nobody configured
          ├─ OutsideContext (RuntimeError) ``db`` was used where no Flask context is active
          ├─ UnitEnded (RuntimeError)      a session was used after its unit of work ended
+         │   └─ ForkedUnit                 it belongs to the parent of this process
          ├─ ConcurrentUse (RuntimeError)  two threads used one unit of work at once
          ├─ RollbackOnly (RuntimeError)   ``commit()`` after ``set_rollback_only()``
-         └─ PartialCommit (RuntimeError)  several engines, and not all of them committed
+         ├─ PartialCommit (RuntimeError)  several engines, and not all of them committed
+         ├─ TransactionLost (RuntimeError) the database threw the work away, with an earlier error
+         └─ PoolExhausted (RuntimeError)  every connection of the pool is held by somebody else
 
     UserWarning
      └─ UowWarning
@@ -25,15 +28,21 @@ none of them contains a password.
 
 from __future__ import annotations
 
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
 __all__ = [
     "ConcurrentUse",
     "ConfigError",
     "ConfigNotice",
     "DiscardedWork",
+    "ForkedUnit",
     "OutsideContext",
     "PartialCommit",
+    "PoolExhausted",
     "RollbackOnly",
     "SetupError",
+    "TransactionLost",
     "UnitEnded",
     "UnknownEngine",
     "UowError",
@@ -65,6 +74,10 @@ class UnitEnded(UowError, RuntimeError):
     """A session was used after the unit of work that it belonged to had ended."""
 
 
+class ForkedUnit(UnitEnded):
+    """A unit of work was open when the process forked, and the child used it."""
+
+
 class ConcurrentUse(UowError, RuntimeError):
     """A second thread used a unit of work while the first was inside the database with it."""
 
@@ -94,6 +107,37 @@ class PartialCommit(UowError, RuntimeError):
             " commit one after the other cannot undo each other: repair the difference, or keep"
             " rows that must agree in one database."
         )
+
+
+class TransactionLost(UowError, InvalidRequestError, RuntimeError):
+    """A statement or a commit came after an error that had cost the whole transaction (P3).
+
+    The error is the ``__cause__``. A SQLAlchemy error too, so that what catches those finds it.
+    """
+
+    def __init__(self, error: BaseException | None) -> None:
+        name = (
+            "that only the driver has seen, or a rollback of the connection itself"
+            if error is None
+            else type(error).__name__
+        )
+        text = "" if error is None else f": {str(error).strip()}"
+        super().__init__(
+            "The transaction of this work no longer exists: the database threw it away with an"
+            f" earlier error, which the code went on from ({name}{text})."
+            " A commit would store nothing, or only what came after it, so nothing is stored."
+            " Let that error leave the view, or call 'rollback()' and do the whole work again;"
+            " a statement that may fail belongs into 'with db.session.begin_nested():' (not"
+            " enough after a deadlock, which undoes everything)."
+        )
+        self.__cause__ = error
+
+
+class PoolExhausted(UowError, PoolTimeout, RuntimeError):
+    """All connections of a pool were held by others for longer than ``pool_timeout`` seconds.
+
+    The message names the holders. A ``sqlalchemy.exc.TimeoutError`` too.
+    """
 
 
 class UowWarning(UserWarning):

@@ -14,12 +14,12 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from flask_uow import ConfigError, Database, Flask, UnknownEngine, _engines
 from flask_uow._engines import Engines, build
-from flask_uow._settings import EngineSettings
+from flask_uow._settings import EngineSettings, Settings
 
 
 def one(url: str, folder: Path, **options: Any) -> Engine:
     settings = EngineSettings("default", make_url(url), options, "SQLALCHEMY_DATABASE_URI")
-    return build([settings], str(folder))["default"]
+    return build(Settings("on_success", (settings,)), str(folder))["default"]
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:

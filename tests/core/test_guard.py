@@ -7,7 +7,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from flask_uow import _guard
-from flask_uow._guard import Activity, Effect, effect_of
+from flask_uow._effects import Effect, effect_of
+from flask_uow._guard import Activity
 
 READS = [
     "SELECT 1",
@@ -89,7 +90,7 @@ def test_the_strongest_effect_is_kept() -> None:
         connection.execute(text("CREATE TABLE t (id INTEGER)"))
         connection.execute(text("SELECT id FROM t"))
         assert activity.effect is Effect.WRITE
-        assert not activity.broken
+        assert activity.error is None
     engine.dispose()
 
 
@@ -102,7 +103,7 @@ def test_a_failed_statement_is_noted() -> None:
         _guard.observe(connection, activity)
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT * FROM nowhere"))
-        assert activity.broken
+        assert activity.error is not None
     engine.dispose()
 
 

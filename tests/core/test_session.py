@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from flask import Response, after_this_request, stream_with_context
-from sqlalchemy import Engine, String, create_engine, event, join, select, text
+from sqlalchemy import Engine, String, create_engine, event, func, insert, join, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
+from sqlalchemy.orm.exc import FlushError
 
 from flask_uow import Database, DiscardedWork, Flask, _guard
-from flask_uow._guard import Activity, Effect
+from flask_uow._effects import Effect
+from flask_uow._guard import Activity
 from flask_uow._scope import SEPARATE_REQUEST_CONTEXT
+from flask_uow._session import UnitSession
 
 
 class Base(DeclarativeBase):
@@ -254,7 +257,7 @@ def test_a_connection_that_cannot_be_dropped_is_logged(
     monkeypatch.setattr(db.session(), "invalidate", fail)
     with caplog.at_level(logging.ERROR, "flask_uow"):
         db.session.invalidate()
-    assert "could not be dropped" in caplog.text
+    assert "failed to drop its connections" in caplog.text
 
 
 def test_rows_written_by_sql_are_named_as_such(two_engines: Flask, db: Database) -> None:
@@ -427,3 +430,65 @@ def test_objects_stay_readable_behind_a_commit_that_is_listened_to(
 
     assert two_engines.test_client().get("/").headers["X-Name"] == "ada"
     assert heard == ["after_commit"]
+
+
+# The automatic commit -------------------------------------------------------------------------
+
+
+def test_own_commit_sees_what_is_new(tmp_path: Path) -> None:
+    """A session class whose ``commit()`` stamps new objects does so at the automatic commit."""
+
+    class Stamping(Session):
+        def commit(self) -> None:
+            for instance in self.new:
+                instance.name = "stamped"
+            super().commit()
+
+    database = Database(Base, session_options={"class_": Stamping})
+    app = Flask("tests", instance_path=str(tmp_path))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///own.db"
+    database.init_app(app)
+    with app.app_context():
+        database.metadata.create_all(database.engine, tables=[Base.metadata.tables["users"]])
+
+    @app.post("/")
+    def create() -> str:
+        database.session.add(User(name="ada"))
+        return ""
+
+    assert app.test_client().post("/").status_code == 200
+    with app.app_context():
+        assert database.session.scalars(select(User.name)).all() == ["stamped"]
+
+
+def test_endless_flushes_are_an_error(tmp_path: Path) -> None:
+    """A listener that adds an object in each flush loses none of them in silence."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'endless.db'}")
+    Base.metadata.create_all(engine, tables=[Base.metadata.tables["users"]])
+    session = UnitSession(engines={"default": engine})
+
+    @event.listens_for(session, "after_flush")
+    def add(*_: object) -> None:
+        session.add(User(name=f"user {len(session.activity.flushed)}"))
+
+    session.add(User(name="first"))
+    with pytest.raises(FlushError, match="100 flushes"):
+        session.commit_keeping_objects()
+    session.rollback()
+    session.close()
+
+
+def test_connection_that_was_handed_in_is_not_committed(tmp_path: Path) -> None:
+    """Its transaction belongs to whoever began it."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'foreign.db'}")
+    Base.metadata.create_all(engine, tables=[Base.metadata.tables["users"]])
+    session = UnitSession(engines={"default": engine})
+    with engine.connect() as foreign, foreign.begin() as transaction:
+        bound = session.connection(bind_arguments={"bind": foreign})
+        bound.execute(insert(User).values(name="ada"))
+        session.commit_keeping_objects()
+        session.close()
+        assert transaction.is_active
+        transaction.rollback()
+    with engine.connect() as witness:
+        assert witness.scalar(select(func.count()).select_from(User)) == 0

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, Response, copy_current_request_context, render_template_string
+from flask import (
+    Flask,
+    Response,
+    copy_current_request_context,
+    render_template_string,
+    stream_with_context,
+)
 from flask.testing import FlaskClient
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
@@ -514,6 +520,11 @@ USES: dict[str, Callable[[Database, Session], object]] = {
 }
 
 
+@pytest.mark.fault(
+    "W10",
+    fault="Two threads use one unit at once",
+    then="The second is refused with ConcurrentUse, the first is not disturbed",
+)
 @pytest.mark.parametrize("use", USES)
 def test_two_threads_at_once_in_one_unit_are_refused(
     use: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
@@ -567,6 +578,11 @@ LATE_USES: dict[str, Callable[[Session], object]] = {
 }
 
 
+@pytest.mark.fault(
+    "D10",
+    fault="A session is used after its unit has ended, by a thread that goes on, say",
+    then="Refused in words: UnitEnded or OutsideContext",
+)
 @pytest.mark.parametrize("use", LATE_USES)
 @pytest.mark.parametrize("ending", ["success", "error", "app context"])
 def test_session_kept_beyond_its_context_is_refused(
@@ -594,6 +610,11 @@ def test_session_kept_beyond_its_context_is_refused(
     assert witness.names() == []
 
 
+@pytest.mark.fault(
+    "D10",
+    fault="A session is used after its unit has ended, by a thread that goes on, say",
+    then="Refused in words: UnitEnded or OutsideContext",
+)
 def test_thread_that_outlives_its_request_is_refused(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
@@ -666,3 +687,55 @@ def test_outside_of_any_context_there_is_no_session(app: Flask, db: Database) ->
     """``db.session`` without a context is refused and says where it can be used."""
     with pytest.raises(OutsideContext, match="outside of a Flask context"):
         db.session.add(User(name="nowhere"))
+
+
+# Requests that are pushed again ---------------------------------------------------------------
+
+
+def test_app_context_beside_a_request_that_a_client_keeps_is_apart(
+    app: Flask, db: Database
+) -> None:
+    """``with app.test_client()`` leaves the last request pushed; each block has its own unit."""
+
+    @app.get("/")
+    def index() -> str:
+        db.session.execute(text("SELECT 1"))
+        return ""
+
+    with app.test_client() as client:
+        client.get("/")
+        seen = []
+        for _ in range(2):
+            with app.app_context():
+                seen.append(db.session())
+                db.session.execute(text("SELECT 1"))
+            assert checked_out() == 0
+    assert seen[0] is not seen[1]
+
+
+@pytest.mark.parametrize("when", ["in the view", "in the body"])
+def test_app_context_around_a_streamed_body_is_apart(
+    when: str, app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """A body that runs in the context of its request pushes that a second time."""
+    seen: dict[str, Session] = {}
+
+    def look() -> None:
+        with app.app_context():
+            seen["inner"] = db.session()
+
+    def body() -> Iterator[str]:
+        if when == "in the body":
+            look()
+        yield "text"
+
+    @app.get("/")
+    def stream() -> Response:
+        seen["view"] = db.session()
+        response = Response(stream_with_context(body()))
+        if when == "in the view":
+            look()
+        return response
+
+    assert client.get("/").text == "text"
+    assert seen["inner"] is not seen["view"]

@@ -227,6 +227,11 @@ def test_answer_to_a_failing_commit_passes_the_after_request_functions(
     assert passed == [409]
 
 
+@pytest.mark.fault(
+    "C9",
+    fault="A deferred constraint fails at COMMIT",
+    then="Nothing is stored, and the app's error handler answers",
+)
 @on("sqlite-file", "sqlite-memory", "postgresql")
 def test_constraint_that_fails_at_commit_is_answered_by_the_error_handler(
     database: TestDatabase, make_app: MakeApp

@@ -422,6 +422,11 @@ def test_rollback_only_wins_over_status_and_rule(
     assert witness.names() == []
 
 
+@pytest.mark.fault(
+    "D9",
+    fault="A view calls commit() after db.set_rollback_only()",
+    then="Refused with RollbackOnly",
+)
 def test_rollback_only_refuses_an_explicit_commit(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NoReturn
+from unittest import mock
 
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_uow import Database
 from tests.conftest import MakeApp
-from tests.support.databases import concurrently, on
+from tests.support.databases import TestDatabase, concurrently, on
 from tests.support.faults import Faults, backend_id, kill_backend
 from tests.support.leaks import checked_out
 from tests.support.models import Base, Post, User
@@ -160,6 +161,11 @@ def test_teardown_functions_can_use_the_session(
 # Failing commits, rollbacks and closes --------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "C13",
+    fault="A COMMIT fails and leaves the transaction of the driver open",
+    then="It is rolled back: the next user of the connection does not commit it",
+)
 def test_failed_commit_gives_the_connection_back_clean(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
 ) -> None:
@@ -183,6 +189,7 @@ def test_failed_rollback_is_logged_and_does_not_hide_the_error(
     app: Flask,
     db: Database,
     client: FlaskClient,
+    database: TestDatabase,
     witness: Witness,
     faults: Faults,
     traffic: list[str],
@@ -205,7 +212,9 @@ def test_failed_rollback_is_logged_and_does_not_hide_the_error(
     assert (response.status_code, response.text) == (422, "the view's own")
     assert "rollback" in caplog.text
     assert "failed on demand" in caplog.text
-    assert ("discard" in traffic) == (times is None)
+    # psycopg: an error without a SQLSTATE may leave the connection in the middle of a reply.
+    unknown = database.name == "postgresql"
+    assert ("discard" in traffic) == (times is None or unknown)
     faults.stop()
     assert checked_out() == 0
     assert witness.names() == []
@@ -346,6 +355,11 @@ def test_backend_that_is_killed_before_the_commit_is_a_failed_commit(
 # BaseException --------------------------------------------------------------------------------
 
 
+@pytest.mark.fault(
+    "W7",
+    fault="GreenletExit, SystemExit or KeyboardInterrupt, anywhere in a request",
+    then="The connection is dropped; what was not committed is gone",
+)
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("where", ["before_request", "view", "handler", "after_request"])
 def test_base_exception_discards_the_connection(
@@ -402,6 +416,11 @@ def test_base_exception_discards_the_connection(
     assert len(witness.titles()) > len(committed)
 
 
+@pytest.mark.fault(
+    "W7",
+    fault="The same in the middle of a statement or of COMMIT",
+    then="The connection is dropped; what was not committed is gone",
+)
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("step", ["statement", "commit"])
 def test_base_exception_inside_the_driver_discards_the_connection(
@@ -564,4 +583,38 @@ def test_view_that_swallows_a_failed_flush_stores_nothing(
 
     assert client.post("/").status_code == 500
     assert witness.names() == ["ada"]
+    assert checked_out() == 0
+
+
+# Contexts that are used for the first time at their end ---------------------------------------
+
+
+def test_unit_that_is_opened_while_the_app_context_ends_is_closed_too(
+    app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """The first one of the app as well as the next."""
+    seen: list[Session] = []
+
+    @app.teardown_appcontext
+    def last(_error: BaseException | None) -> None:
+        seen.append(db.session())
+        db.session.execute(text("SELECT 1"))
+
+    app.add_url_rule("/", view_func=lambda: "")
+    for number in range(3):
+        assert client.get("/").status_code == 200
+        assert checked_out() == 0
+        assert len(set(map(id, seen))) == number + 1
+
+
+def test_unit_is_closed_although_somebody_replaced_the_teardown_meanwhile(
+    app: Flask, db: Database
+) -> None:
+    """A mock that wraps the method, and puts back what it found."""
+    with mock.patch.object(app, "do_teardown_appcontext", wraps=app.do_teardown_appcontext):
+        with app.app_context():
+            db.session.execute(text("SELECT 1"))
+        assert checked_out() == 0
+    with app.app_context():
+        db.session.execute(text("SELECT 1"))
     assert checked_out() == 0

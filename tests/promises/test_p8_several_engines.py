@@ -231,6 +231,11 @@ def test_first_commit_that_fails_is_the_error_itself(
     assert stored.notes() == everywhere("second")
 
 
+@pytest.mark.fault(
+    "C14",
+    fault="Of two engines the second fails to commit",
+    then="PartialCommit says which one has committed",
+)
 def test_later_commit_that_fails_says_which_engines_did_commit(
     app: Flask, client: FlaskClient, stored: Witnesses, faults_of: dict[str, Faults]
 ) -> None:
@@ -323,3 +328,21 @@ def test_base_exception_in_a_later_commit_gives_all_connections_back(
         client.post("/first")
     assert stored.notes() == {"default": ["first"], "stats": ["first"]}
     assert checked_out() == 0
+
+
+@pytest.mark.parametrize("repetition", range(8))
+def test_connection_without_its_transaction_lets_none_commit(
+    repetition: int, app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """A ``rollback()`` of one connection by hand: nothing of the others is stored."""
+
+    @app.post("/half")
+    def half() -> str:
+        db.session.add(Audit(note="half"))
+        db.session.flush()
+        db.session.connection().rollback()
+        return ""
+
+    assert client.post("/half").status_code == 500
+    with app.app_context():
+        assert db.session.scalars(select(Audit)).all() == []

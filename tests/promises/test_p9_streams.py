@@ -157,6 +157,11 @@ def test_body_has_the_session_of_its_view(app: Flask, db: Database, client: Flas
     assert seen[0] is seen[1]
 
 
+@pytest.mark.fault(
+    "D10",
+    fault="A streamed body reads what the view has not loaded yet",
+    then="It works: the session is open until the body ends",
+)
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize("wrote", [True, False])
 def test_stream_template_can_lazy_load(
@@ -178,6 +183,11 @@ def test_stream_template_can_lazy_load(
     assert checked_out() == 0
 
 
+@pytest.mark.fault(
+    "D10",
+    fault="A streamed body reads what the view has not loaded yet",
+    then="It works: the session is open until the body ends",
+)
 @pytest.mark.usefixtures("ada")
 def test_plain_generator_can_lazy_load(app: Flask, db: Database, client: FlaskClient) -> None:
     """Without a context there is no ``db.session``, but loaded objects are still attached."""
@@ -293,6 +303,11 @@ def test_stream_that_fails_is_closed(touched: bool, app: Flask, db: Database) ->
     assert_over(seen[0])
 
 
+@pytest.mark.fault(
+    "W8",
+    fault="The client goes away in mid-stream",
+    then="The session is closed; what the view wrote is stored",
+)
 @pytest.mark.parametrize("touched", [True, False])
 def test_stream_that_is_abandoned_is_closed(touched: bool, app: Flask, db: Database) -> None:
     """A client that goes away: the server closes the response after the first chunk."""
@@ -302,6 +317,9 @@ def test_stream_that_is_abandoned_is_closed(touched: bool, app: Flask, db: Datab
     assert_over(seen[0])
 
 
+@pytest.mark.fault(
+    "K2", fault="A server forgets to close a streamed body", then="It is closed when it is garbage"
+)
 @pytest.mark.parametrize("touched", [True, False])
 def test_stream_that_is_forgotten_is_closed_with_its_response(
     touched: bool, app: Flask, db: Database

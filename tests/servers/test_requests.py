@@ -57,6 +57,11 @@ def test_commit_that_fails_is_answered_by_the_error_handler(
     assert eventually(lambda: server.state()["checked_out"] == 0)  # the context ends behind it
 
 
+@pytest.mark.fault(
+    "W8",
+    fault="The client goes away in mid-stream",
+    then="The session is closed; what the view wrote is stored",
+)
 @every_server
 def test_disconnected_stream_gives_its_connection_back(server: Server, witness: Witness) -> None:
     """P6: a client that goes away in mid-stream leaves no transaction and no half-written row."""
@@ -89,7 +94,7 @@ def test_eight_threads_store_exactly_what_they_acknowledged(
     assert answers == [expected[kind] for kind, _ in requests]
     acknowledged = [path.partition("/")[2] for kind, path in requests if kind == "stored"]
     assert notes(witness, "many") == sorted(acknowledged)
-    assert server.state()["checked_out"] == 0
+    assert eventually(lambda: server.state()["checked_out"] == 0)
 
 
 @pytest.mark.parametrize("server", CONCURRENT, indirect=True)
@@ -105,4 +110,4 @@ def test_requests_in_flight_together_have_units_of_their_own(
     assert [unit["seen"] for unit in units] == [[text] for text in texts[::2]]
     assert len({unit["backend"] for unit in units}) == len(units)
     assert notes(witness, "met") == texts[::2]
-    assert server.state()["checked_out"] == 0
+    assert eventually(lambda: server.state()["checked_out"] == 0)

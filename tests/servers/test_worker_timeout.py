@@ -13,6 +13,11 @@ from tests.support.witness import Witness
 pytestmark = pytest.mark.servers
 
 
+@pytest.mark.fault(
+    "W6",
+    fault="A worker that takes too long is killed by gunicorn",
+    then="Nothing is stored, its connections end, the next worker serves",
+)
 @pytest.mark.parametrize("server", ["gunicorn-sync postgresql --timeout 1"], indirect=True)
 @pytest.mark.parametrize("where", ["asleep", "asleep_in_sql"])
 def test_killed_worker_stores_nothing_and_its_connections_vanish(
