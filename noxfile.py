@@ -24,7 +24,7 @@ def tests(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The lowest direct dependencies, without the tests that need a server program."""
     session.install("-e", ".[test]", *LOWEST)
-    session.run("pytest", "-q", "-m", "not servers", *session.posargs)
+    session.run("pytest", "-q", "-m", "not servers and not stress", *session.posargs)
 
 
 @nox.session

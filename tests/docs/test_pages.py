@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_configuration_names_every_key_and_no_other() -> None:
     assert headings == _settings._KNOWN - switches
     named = set(re.findall(r"`((?:SQLALCHEMY|UOW)_\w+)`", text))
     assert named == _settings._KNOWN | set(_settings._SUCCESSORS)
+
+
+def test_configuration_tells_the_defaults() -> None:
+    """Those of the table are what the code does."""
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    shown = dict(re.findall(r"^\| \[`(UOW_\w+)`\]\(.*\) \|.*\| `(.+)` \|$", text, re.MULTILINE))
+    settings = _settings.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"})
+    read: dict[str, object] = {"UOW_COMMIT": "on_success"}
+    read |= {key: getattr(settings.pool, name) for key, name in _settings._POOL_KEYS.items()}
+    read |= {key: getattr(settings.sqlite, name) for key, name in _settings._SQLITE_KEYS.items()}
+    assert {key: ast.literal_eval(value) for key, value in shown.items()} == read
+    assert settings.commit == "on_success"
 
 
 def test_readme_is_short() -> None:
