@@ -7,6 +7,8 @@ they show list the accounts anew.
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from flask import Flask, Response, jsonify, render_template, request, session
 from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import IntegrityError, OperationalError
@@ -78,7 +80,8 @@ def _answer(status: int, message: str, template: str, **more: int) -> tuple[str 
         session.pop("_flashes", None)
     if _wants_json():
         return jsonify(error=message, **more), status
-    return render_template(template, status=status, error=message), status
+    name = HTTPStatus(status).phrase
+    return render_template(template, status=status, name=name, error=message), status
 
 
 def _wants_json() -> bool:
