@@ -1,14 +1,11 @@
 """What every engine gets: listeners that notice what a transaction does and what became of it.
 
-The life of a unit needs two facts that a ``Session`` does not keep: has anything been written,
-and has a statement failed. All SQL passes the engine, whether it comes from the ORM, from Core
-or from ``text()``; so they are noticed there.
-
-The third fact is whether the transaction still exists. After some errors the server has thrown
-it away, and if the code goes on regardless, ``commit()`` stores nothing (PostgreSQL), or only
-what came after the error (a deadlock victim on MariaDB, a full disk on SQLite), and returns as
-if all were well. Here such a transaction is *lost*: each later statement and the commit raise
-:class:`~flask_uow.errors.TransactionLost` until it is rolled back (P3).
+They note in the :class:`~._activity.Activity` of a connection what its statements do and whether
+one has failed, and they watch whether the transaction still exists. After some errors the server
+has thrown it away, and if the code goes on regardless, ``commit()`` stores nothing (PostgreSQL),
+or only what came after the error (a deadlock victim on MariaDB, a full disk on SQLite), and
+returns as if all were well. Here such a transaction is *lost*: each later statement and the commit
+raise :class:`~flask_uow.errors.TransactionLost` until it is rolled back (P3).
 
 The listeners are those of the dialect (``do_execute``, ``handle_error``). The better known
 ``before_cursor_execute`` and ``commit`` would do as well, but a listener of that kind on an
@@ -24,86 +21,33 @@ import contextlib
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext, ExecutionContext
+from sqlalchemy.engine import ExceptionContext
 
 from . import _outcomes
-from ._effects import Effect, effect_of
+from ._activity import Activity, activity_of, before_statements, observe
+from ._effects import effect_of
 from .errors import TransactionLost, UowError
 
-_ACTIVITY = "_flask_uow_activity"
 _BEGUN = "_flask_uow_begun"
-
-
-class Activity:
-    """What has happened so far in one transaction.
-
-    :ivar effect: the strongest effect of the statements so far.
-    :ivar error: the last error that a statement raised.
-    :ivar lost: the server has thrown the transaction away, because of ``error``.
-    :ivar watched: the connection is looked at before it commits.
-    :ivar will_write: it is expected to write, so it may take its locks with its first statement.
-    :ivar flushed: the class and kind of each object that the ORM has written, for messages.
-    :ivar savepoints: how far things were when a savepoint was set.
-    """
-
-    # Of the class until something happens: every transaction has an Activity.
-    effect = Effect.READ
-    error: BaseException | None = None
-    lost = False
-    will_write = False
-    watched = False
-    savepoints: dict[object, tuple[Effect, int]] | None = None
-
-    def __init__(self) -> None:
-        self.flushed: list[tuple[str, str]] = []
-
-    def set_savepoint(self, savepoint: object) -> None:
-        """Remember how far things are."""
-        if self.savepoints is None:
-            self.savepoints = {}
-        self.savepoints[savepoint] = self.effect, len(self.flushed)
-
-    def undo_to(self, savepoint: object) -> None:
-        """Forget what *savepoint* has undone, if it is one."""
-        if self.savepoints and savepoint in self.savepoints:
-            self.effect, length = self.savepoints.pop(savepoint)
-            del self.flushed[length:]
-
-
-def observe(connection: Connection, activity: Activity) -> None:
-    """Note what happens on *connection* from now on in *activity*.
-
-    On the ``Connection`` object, which lives from checkout to checkin; ``Connection.info`` lives
-    as long as the socket, and has to be asked for in vain while a dialect is initialised.
-    """
-    setattr(connection, _ACTIVITY, activity)
 
 
 def install(engine: Engine) -> None:
     """Add the listeners to *engine*, behind those that begin a transaction."""
-    event.listen(engine, "do_execute", _on_statement)
-    event.listen(engine, "do_executemany", _on_statement)
-    event.listen(engine, "do_execute_no_params", _on_statement_without_parameters)
+    before_statements(engine, _on_statement)
     if engine.dialect.name == "sqlite":
-        for name in ("do_execute", "do_executemany", "do_execute_no_params"):
-            event.listen(engine, name, _note_begun)
+        before_statements(engine, _note_begun)
     event.listen(engine, "handle_error", _on_error)
 
 
-def _on_statement(_cursor: Any, statement: str, _values: Any, context: ExecutionContext) -> None:
-    activity: Activity | None = getattr(context.root_connection, _ACTIVITY, None)
+def _on_statement(_cursor: Any, statement: str, *others: Any) -> None:
+    connection: Connection = others[-1].root_connection
+    activity = activity_of(connection)
     if activity is not None:
         if activity.error is not None:
-            _refuse_if_lost(context.root_connection, activity, statement)
+            _refuse_if_lost(connection, activity, statement)
         effect = effect_of(statement)
         if effect > activity.effect:  # noqa: PLR1730  # max() is slower, and this is every statement
             activity.effect = effect
-
-
-def _on_statement_without_parameters(
-    cursor: Any, statement: str, context: ExecutionContext
-) -> None:
-    _on_statement(cursor, statement, None, context)
 
 
 def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) -> None:
@@ -168,7 +112,7 @@ _ABOUT_VALUES = (
 
 
 def _note_error(connection: Connection, error: BaseException, statement: str | None) -> None:
-    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    activity = activity_of(connection)
     if activity is None:  # a connection that belongs to no unit
         observe(connection, activity := Activity())
     activity.error = error
@@ -183,7 +127,7 @@ def _note_error(connection: Connection, error: BaseException, statement: str | N
 
 def watch(connection: Connection) -> None:
     """Look at the transaction of *connection* before it is committed."""
-    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    activity = activity_of(connection)
     if activity is not None and not activity.watched:
         activity.watched = True
         event.listen(connection, "commit", check)
@@ -195,7 +139,7 @@ def check(connection: Connection) -> None:
     :raises TransactionLost: the transaction of *connection* cannot be committed any more. It is
         rolled back.
     """
-    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    activity = activity_of(connection)
     if activity is None or connection.invalidated:
         return
     if activity.lost or _has_lost(connection, activity.error):
@@ -206,7 +150,7 @@ def check(connection: Connection) -> None:
 
 
 def _on_rollback(connection: Connection) -> None:
-    activity: Activity | None = getattr(connection, _ACTIVITY, None)
+    activity = activity_of(connection)
     if activity is not None:
         activity.lost = False
         activity.error = None
@@ -231,5 +175,4 @@ _IN_ERROR = 3
 
 
 def _note_begun(cursor: Any, _statement: str, *others: Any) -> None:
-    # The context of the statement is the last argument of each of the three events.
     setattr(others[-1].root_connection, _BEGUN, cursor.connection.in_transaction)

@@ -20,8 +20,9 @@ from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from . import _binds, _fork
+from ._activity import Activity, observe
 from ._effects import Effect
-from ._guard import Activity, check, observe, watch
+from ._guard import check, watch
 from .errors import (
     ConcurrentUse,
     ForkedUnit,
@@ -233,7 +234,7 @@ class UnitSession(Session):
     def _flush_all(self) -> None:
         for _ in range(100):  # a listener may add objects meanwhile
             before = len(self.activity.flushed)
-            self.flush()
+            super().flush()  # no second thread can come: its caller is inside already
             if len(self.activity.flushed) == before:
                 break
         else:

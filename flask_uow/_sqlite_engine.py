@@ -33,6 +33,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
+from ._activity import activity_of, before_statements
 from ._queue import WriteQueue
 from ._sqlite import SqliteProfile, path_of, refuse_network
 from ._sqlite_connection import OUT_OF_DATE, Kind, SqliteConnection, kind_of, locked
@@ -99,9 +100,7 @@ class _Listener:
             self.shared = SharedConnection(self.timeout, self.writes_from_the_start)
             self.shared.install(engine)
             return
-        event.listen(engine, "do_execute", self.on_statement)
-        event.listen(engine, "do_executemany", self.on_statement)
-        event.listen(engine, "do_execute_no_params", self.on_statement_without_parameters)
+        before_statements(engine, self.on_statement)
 
     # A new connection -------------------------------------------------------------------------
 
@@ -250,13 +249,11 @@ class _Listener:
 
     # Statements -------------------------------------------------------------------------------
 
-    def on_statement(
-        self, cursor: Any, statement: str, _values: object, context: ExecutionContext
-    ) -> None:
+    def on_statement(self, cursor: Any, statement: str, *others: Any) -> None:
         connection = cursor.connection
         if not connection.in_transaction:
             if connection.isolation_level is not None:
-                self._begin(connection, statement, context)
+                self._begin(connection, statement, others[-1])
             return
         if getattr(connection, "has_work", True):
             return
@@ -268,11 +265,6 @@ class _Listener:
         elif kind is Kind.WRITE:
             connection.begin_to_write()
             connection.has_work = True
-
-    def on_statement_without_parameters(
-        self, cursor: Any, statement: str, context: ExecutionContext
-    ) -> None:
-        self.on_statement(cursor, statement, None, context)
 
     def _begin(self, connection: Any, statement: str, context: ExecutionContext) -> None:
         kind, own = kind_of(statement), isinstance(connection, SqliteConnection)
@@ -302,7 +294,8 @@ class _Listener:
         """Does this transaction take the write lock, whatever its first statement is?"""
         if self.profile.begin != "auto" or self.read_only:
             return self.profile.begin == "immediate" and not self.read_only
-        return bool(getattr(_activity(context), "will_write", False))
+        activity = activity_of(context.root_connection)
+        return activity is not None and activity.will_write
 
     # Errors -----------------------------------------------------------------------------------
 
@@ -405,12 +398,9 @@ def _fate_of(connection: Any) -> str:
     return "SQLite has rolled the whole transaction back"
 
 
-def _activity(context: ExecutionContext) -> object:
-    return getattr(context.root_connection, "_flask_uow_activity", None)
-
-
 def _is_lost(context: ExecutionContext) -> bool:
-    return bool(getattr(_activity(context), "lost", False))
+    activity = activity_of(context.root_connection)
+    return activity is not None and activity.lost
 
 
 # The driver -----------------------------------------------------------------------------------

@@ -21,10 +21,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.pool import PoolProxiedConnection
 
+from ._activity import before_statements
 from ._queue import QueueTimeout, WriteQueue
 from ._sqlite_connection import Kind, kind_of, locked, why_not
 
@@ -52,16 +53,13 @@ class SharedConnection:
         self._has_work = False
 
     def install(self, engine: Engine) -> None:
-        event.listen(engine, "do_execute", self._on_statement)
-        event.listen(engine, "do_executemany", self._on_statement)
-        event.listen(engine, "do_execute_no_params", self._on_statement_without_parameters)
+        before_statements(engine, self._on_statement)
         # No event tells whose COMMIT it is; these methods of a dialect are there to be replaced.
         for name in ("do_commit", "do_rollback"):
             setattr(engine.dialect, name, self._for_owner(getattr(engine.dialect, name)))
 
-    def _on_statement(
-        self, cursor: sqlite3.Cursor, statement: str, _values: Any, context: ExecutionContext
-    ) -> None:
+    def _on_statement(self, cursor: sqlite3.Cursor, statement: str, *others: Any) -> None:
+        context: ExecutionContext = others[-1]
         proxy, kind = context.root_connection.connection, kind_of(statement)
         if self._owner is not None and self._owner() is proxy:
             self._has_work = self._has_work or kind in {Kind.WRITE, Kind.SAVEPOINT}
@@ -79,11 +77,6 @@ class SharedConnection:
             self._has_work = kind is not Kind.READ
         elif self._has_work and kind is not Kind.END:
             self._wait_for_writer()
-
-    def _on_statement_without_parameters(
-        self, cursor: sqlite3.Cursor, statement: str, context: ExecutionContext
-    ) -> None:
-        self._on_statement(cursor, statement, None, context)
 
     def _begin(self, proxy: _Proxy, connection: sqlite3.Connection) -> None:
         place = weakref.ref(proxy, self._on_loss)

@@ -17,8 +17,9 @@ PACKAGE = Path(flask_uow.__file__).parent
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
     {"errors", "_body", "_drivers", "_effects", "_holders", "_outcomes", "_queue"},
-    {"_fork", "_guard", "_binds", "_liveness", "_options", "_sqlite", "_sqlite_connection"},
-    {"_pool", "_session", "_sqlite_memory"},
+    {"_activity", "_binds", "_fork", "_liveness", "_options", "_sqlite", "_sqlite_connection"},
+    {"_guard", "_pool", "_sqlite_memory"},
+    {"_session"},
     {"_settings", "_sqlite_engine", "_unit"},
     {"_engines"},
     {"_state"},

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ._measure import table
-from ._stacks import HAND_WRITTEN, OURS, REQUESTS, WAYS
+from ._stacks import HAND_WRITTEN, OURS, REQUESTS, WAYS, add_url
 
 WARM_UP = 60
 SHORT, LONG = 20, 120
@@ -30,17 +30,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=REQUESTS, action="append", help="may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
+    add_url(parser)
     parser.add_argument("--child", nargs=3, metavar=("WAY", "REQUEST", "COUNT"))
     options = parser.parse_args()
     if options.child:
         way, request, count = options.child
-        _run(way, request, int(count))
+        _run(options.url, way, request, int(count))
     if shutil.which("valgrind") is None:
         sys.exit("valgrind is not installed; 'bytecodes' counts without it.")
     rows = []
     for name in options.only or REQUESTS:
         pairs = [
-            (_count(HAND_WRITTEN, name, seed), _count(OURS, name, seed))
+            tuple(_count(options.url, way, name, seed) for way in (HAND_WRITTEN, OURS))
             for seed in range(options.seeds)
         ]
         ratios = sorted(ours / theirs for theirs, ours in pairs)
@@ -51,17 +52,17 @@ def main() -> None:
     print(table(["request", HAND_WRITTEN, OURS], rows))
 
 
-def _count(way: str, request: str, seed: int) -> float:
+def _count(url: str, way: str, request: str, seed: int) -> float:
     """The instructions of one request."""
     with ThreadPoolExecutor() as pool:
-        short, long = pool.map(lambda count: _total(way, request, count, seed), (SHORT, LONG))
+        short, long = pool.map(lambda count: _total(url, way, request, count, seed), (SHORT, LONG))
     return (long - short) / (LONG - SHORT)
 
 
-def _total(way: str, request: str, count: int, seed: int) -> int:
+def _total(url: str, way: str, request: str, count: int, seed: int) -> int:
     run = subprocess.run(
         ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null",
-         sys.executable, "-m", __spec__.name, "--child", way, request, str(count)],
+         sys.executable, "-m", __spec__.name, "--url", url, "--child", way, request, str(count)],
         env={**os.environ, "PYTHONHASHSEED": str(seed)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
@@ -71,10 +72,12 @@ def _total(way: str, request: str, count: int, seed: int) -> int:
     return int(found[1].replace(",", ""))
 
 
-def _run(way: str, request: str, count: int) -> None:
+def _run(url: str, way: str, request: str, count: int) -> None:
     """What valgrind watches. Ends the process, without the work of an ordinary exit."""
     with TemporaryDirectory() as folder:
-        stack = WAYS[way][0](f"sqlite:///{Path(folder, 'app.db')}", "benchmark")
+        # Two of these run at once: a table for each on a server, a file on SQLite.
+        file = f"sqlite:///{Path(folder, 'app.db')}"
+        stack = WAYS[way][0](file if url == "sqlite://" else url, f"benchmark_{os.getpid()}")
         stack.fill()
         send = stack.request(request)
         for _ in range(WARM_UP):
@@ -83,6 +86,7 @@ def _run(way: str, request: str, count: int) -> None:
         gc.disable()
         for _ in range(count):
             send()
+        stack.remove()
     os._exit(0)
 
 

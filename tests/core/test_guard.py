@@ -7,8 +7,8 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from flask_uow import _guard
+from flask_uow._activity import Activity, observe
 from flask_uow._effects import Effect, effect_of
-from flask_uow._guard import Activity
 
 READS = [
     "SELECT 1",
@@ -86,7 +86,7 @@ def test_the_strongest_effect_is_kept() -> None:
     _guard.install(engine)
     activity = Activity()
     with engine.connect() as connection:
-        _guard.observe(connection, activity)
+        observe(connection, activity)
         connection.execute(text("CREATE TABLE t (id INTEGER)"))
         connection.execute(text("SELECT id FROM t"))
         assert activity.effect is Effect.WRITE
@@ -100,7 +100,7 @@ def test_a_failed_statement_is_noted() -> None:
     _guard.install(engine)
     activity = Activity()
     with engine.connect() as connection:
-        _guard.observe(connection, activity)
+        observe(connection, activity)
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT * FROM nowhere"))
         assert activity.error is not None

@@ -14,8 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, ma
 from sqlalchemy.orm.exc import FlushError
 
 from flask_uow import Database, DiscardedWork, Flask, _guard
+from flask_uow._activity import Activity, observe
 from flask_uow._effects import Effect
-from flask_uow._guard import Activity
 from flask_uow._scope import SEPARATE_REQUEST_CONTEXT
 from flask_uow._session import UnitSession
 
@@ -213,7 +213,7 @@ def test_a_statement_without_parameters_is_noticed() -> None:
     _guard.install(engine)
     activity = Activity()
     with engine.connect() as connection:
-        _guard.observe(connection, activity)
+        observe(connection, activity)
         bare = connection.execution_options(no_parameters=True)
         bare.exec_driver_sql("CREATE TABLE t (id INTEGER)")
         assert activity.effect is Effect.WRITE

@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from flask_uow import _sqlite, _sqlite_engine
-from flask_uow._guard import Activity, observe
+from flask_uow._activity import Activity, observe
 from flask_uow._sqlite import SqliteProfile, file_system_of, path_of, refuse_network
 from flask_uow._sqlite_connection import Kind, SqliteConnection, kind_of
 from flask_uow.errors import ConfigError, ConfigNotice
