@@ -1,4 +1,4 @@
-"""What flask_uow knows about single drivers: their timeouts, and the socket under a connection.
+"""What flask_uow knows about single drivers: timeouts, how they wait, the socket below.
 
 By default no driver notices that its server has become unreachable: a request that waits for an
 answer waits until the kernel gives up, for a quarter of an hour or for two. So that a partition
@@ -13,6 +13,9 @@ of the network is an error within seconds, four things are set where the user ha
 
 What stays open: a peer that acknowledges and never answers, such as a proxy that hangs.
 
+Under gevent and eventlet a driver has to wait in Python, where they can let another greenlet run.
+One that waits in C stops all greenlets of the process, without an error: the user is warned.
+
 Nothing here knows Flask or sessions.
 """
 
@@ -23,10 +26,14 @@ import logging
 import math
 import os
 import socket
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from sqlalchemy import URL, Engine, event
+
+from .errors import ConfigNotice
 
 logger = logging.getLogger("flask_uow")
 
@@ -111,6 +118,62 @@ def _lift_read_timeout(connection: Any) -> None:
             "This version of PyMySQL keeps its 'read_timeout' for good: no statement may take"
             " longer than 'connect_timeout'. Set 'read_timeout' in 'connect_args'."
         )
+
+
+def warn_of_blocking(engine: Engine) -> None:
+    """Warn once if the driver of *engine* stops all greenlets whenever it waits.
+
+    Not before it connects: a server may import the app first, and patch in its workers.
+    """
+    told = False
+
+    def on_connect(_connection: object, _entry: object) -> None:
+        nonlocal told
+        library = _greenlet_library()
+        if library is None or told:
+            return
+        advice = _how_not_to_block(engine.dialect.driver, library)
+        if advice is not None:
+            told = True
+            warnings.warn(
+                f"{library} has patched this process, and the driver of"
+                f" '{engine.url.drivername}://' waits for the server in C, where {library} cannot"
+                " switch: while one request waits for the database, all other greenlets of the"
+                f" process stand still. {advice}",
+                ConfigNotice,
+                stacklevel=2,
+            )
+
+    event.listen(engine, "connect", on_connect)
+
+
+def _greenlet_library() -> str | None:
+    """Whose sockets this process has, if they are not Python's; nothing is imported for that."""
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("socket"):
+        return "gevent"
+    if eventlet is not None and eventlet.is_monkey_patched("socket"):
+        return "eventlet"
+    return None
+
+
+def _how_not_to_block(driver: str, library: str) -> str | None:
+    """What to write instead, if *driver* waits in C; None if it does not, or is not known."""
+    if driver == "psycopg":
+        # It chooses when it is imported, and asks gevent only.
+        waiting: Any = sys.modules["psycopg.waiting"]
+        if waiting.wait is not getattr(waiting, "wait_c", None):
+            return None
+        earlier = f" Or let {library} patch before psycopg is imported." * (library == "gevent")
+        return f"Set the environment variable PSYCOPG_WAIT_FUNC=wait_select.{earlier}"
+    if driver == "psycopg2":
+        if sys.modules["psycopg2.extensions"].get_wait_callback() is not None:
+            return None
+        return (
+            "Use 'postgresql+psycopg://', or install psycogreen and call"
+            f" 'psycogreen.{library}.patch_psycopg()' before the first request."
+        )
+    return "Use 'mysql+pymysql://'." if driver in {"mysqldb", "mariadbconnector"} else None
 
 
 def descriptor_of(connection: Any) -> Callable[[], int] | None:

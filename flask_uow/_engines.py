@@ -7,13 +7,13 @@ import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy
 from sqlalchemy import URL, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from . import _fork, _guard, _pool, _sqlite, _sqlite_engine
+from . import _drivers, _fork, _guard, _pool, _replication, _sqlite, _sqlite_engine
 from ._binds import DEFAULT, unknown
 from ._holders import Holders
 from ._pool import PoolSettings
@@ -93,8 +93,49 @@ def build(
             _sqlite_engine.install(engine, settings.sqlite, on_wal_growth=on_growth)
         _guard.install(engine)
         _fork.install(engine)
+        _replication.install(engine, one.name)
+        _drivers.warn_of_blocking(engine)
         engines[one.name] = engine
     return engines
+
+
+def with_options(
+    engines: Mapping[str, Engine], isolation_level: str | None, *, read_only: bool
+) -> dict[str, Engine]:
+    """The same engines, with the same pools, for transactions of another kind.
+
+    :param read_only: PostgreSQL is told, and refuses what writes; the others cannot be told
+        without a round trip.
+    :raises ConfigError: a database does not know the isolation level.
+    """
+    found = {}
+    for name, engine in engines.items():
+        options: dict[str, Any] = {}
+        if isolation_level is not None:
+            options["isolation_level"] = _known_level(name, engine, isolation_level)
+        if read_only and engine.dialect.name == "postgresql":
+            options["postgresql_readonly"] = True
+        found[name] = engine.execution_options(**options) if options else engine
+    return found
+
+
+def _known_level(name: str, engine: Engine, isolation_level: str) -> str:
+    wanted = str(isolation_level).replace("_", " ").upper()
+    # Of the dialects that need a connection to answer none is better known than its driver.
+    known = engine.dialect.get_isolation_level_values(cast(Any, None))
+    if wanted == "AUTOCOMMIT":
+        raise ConfigError(
+            "The isolation level 'AUTOCOMMIT' was asked for, and without a transaction nothing can"
+            " be rolled back. Use a connection of your own: 'with db.engine.connect()"
+            '.execution_options(isolation_level="AUTOCOMMIT") as connection:\'.'
+        )
+    if wanted not in known:
+        levels = ", ".join(repr(level) for level in known if level != "AUTOCOMMIT")
+        raise ConfigError(
+            f"The isolation level {isolation_level!r} is not known to the engine {name!r}"
+            f" ({engine.dialect.name}). It knows {levels}."
+        )
+    return wanted
 
 
 def _warn_of_log(name: str, holders: Holders | None, size: int) -> None:

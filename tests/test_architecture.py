@@ -16,21 +16,32 @@ PACKAGE = Path(flask_uow.__file__).parent
 
 # From the ground up; a module imports only from floors below its own.
 FLOORS = [
-    {"errors", "_body", "_drivers", "_effects", "_holders", "_outcomes", "_queue"},
-    {"_activity", "_binds", "_fork", "_liveness", "_options", "_sqlite", "_sqlite_connection"},
-    {"_guard", "_pool", "_sqlite_memory"},
-    {"_session"},
+    {"errors", "_body", "_effects", "_holders", "_outcomes", "_queue", "_replication"},
+    {
+        "_activity",
+        "_binds",
+        "_commit_hooks",
+        "_drivers",
+        "_fork",
+        "_options",
+        "_retry",
+        "_sqlite",
+        "_sqlite_connection",
+    },
+    {"_guard", "_liveness", "_sqlite_memory"},
+    {"_pool", "_session"},
     {"_settings", "_sqlite_engine", "_unit"},
     {"_engines"},
     {"_state"},
     {"_scope"},
+    {"_atomic", "_replay"},
     {"_hooks"},
     {"_extension", "_flask"},
     {"__init__"},
 ]
-# What an app's author sees, the life of a unit, and the decisions; the rest is looked up.
-HEART = ["_unit", "_hooks", "_extension"]
-KNOW_FLASK = {"_options", "_state", "_scope", "_hooks", "_extension", "_flask"}
+# The life of a unit, the boundaries inside it, and the decisions; the rest is looked up.
+HEART = ["_unit", "_atomic", "_hooks"]
+KNOW_FLASK = {"_options", "_state", "_scope", "_replay", "_hooks", "_extension", "_flask"}
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
 
@@ -68,8 +79,10 @@ def test_only_the_upper_floors_know_flask(module: str) -> None:
 
 
 def test_the_heart_is_read_in_one_sitting() -> None:
-    """What decides over a unit is about 600 lines, with its docstrings."""
-    assert sum(len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in HEART) <= 630
+    """What decides over a unit is some 800 lines with its docstrings, and no file is long."""
+    lines = {name: len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in MODULES}
+    assert sum(lines[name] for name in HEART) <= 850
+    assert max(lines.values()) <= 500
 
 
 def test_public_names() -> None:

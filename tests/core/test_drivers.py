@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from flask_uow import _drivers
 from flask_uow._pool import PoolSettings
+from flask_uow.errors import ConfigNotice
 from tests.support.databases import TestDatabase, on
 from tests.support.partition import needs_partition, partition
 from tests.support.pools import make_engine
@@ -244,3 +247,69 @@ def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
 class Borrowed:
     def __init__(self, sock: socket.socket) -> None:
         self.fileno = sock.fileno
+
+
+# Greenlets; tests/faults/test_blocking_drivers.py has real ones ------------------------------
+
+
+def patched_by(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process look as if *library* had patched it."""
+
+    def is_patched(module: str) -> bool:
+        return module == "socket"
+
+    names = {"gevent": ("gevent.monkey", "is_module_patched")}
+    module, name = names.get(library, ("eventlet.patcher", "is_monkey_patched"))
+    monkeypatch.setitem(sys.modules, module, cast(Any, SimpleNamespace(**{name: is_patched})))
+
+
+def engine_of(driver: str, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine whose driver has that name; what it talks to is SQLite."""
+    engine = create_engine("sqlite://", poolclass=NullPool)
+    monkeypatch.setattr(engine.dialect, "driver", driver)
+    _drivers.warn_of_blocking(engine)
+    return engine
+
+
+@pytest.mark.parametrize("library", ["gevent", "eventlet"])
+@pytest.mark.parametrize("driver", ["mysqldb", "mariadbconnector"])
+def test_drivers_of_mariadb_in_c_are_warned_of_once(
+    library: str, driver: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before the process is patched, which a server may do after it has imported the app."""
+    engine = engine_of(driver, monkeypatch)
+    engine.connect().close()
+    patched_by(library, monkeypatch)
+    with pytest.warns(ConfigNotice, match=f"^{library} has patched .* Use 'mysql\\+pymysql://'"):
+        engine.connect().close()
+    engine.connect().close()
+
+
+def test_psycopg_does_not_know_eventlet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It asks for gevent only when it chooses how to wait; there is one thing to be done."""
+    waiting = SimpleNamespace(wait_c=len, wait=len)
+    monkeypatch.setitem(sys.modules, "psycopg.waiting", cast(Any, waiting))
+    patched_by("eventlet", monkeypatch)
+    with pytest.warns(ConfigNotice, match="PSYCOPG_WAIT_FUNC=wait_select.$"):
+        engine_of("psycopg", monkeypatch).connect().close()
+    waiting.wait = max
+    engine_of("psycopg", monkeypatch).connect().close()
+
+
+def test_psycopg2_needs_a_wait_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one of psycogreen for that library, or of eventlet itself."""
+    callbacks: list[object] = [None, print]
+    extensions = SimpleNamespace(get_wait_callback=lambda: callbacks[0])
+    monkeypatch.setitem(sys.modules, "psycopg2.extensions", cast(Any, extensions))
+    patched_by("eventlet", monkeypatch)
+    with pytest.warns(ConfigNotice, match=r"psycogreen\.eventlet\.patch_psycopg\(\)"):
+        engine_of("psycopg2", monkeypatch).connect().close()
+    del callbacks[0]
+    engine_of("psycopg2", monkeypatch).connect().close()
+
+
+@pytest.mark.parametrize("driver", ["pymysql", "pysqlite", "pg8000"])
+def test_other_drivers_are_not_warned_of(driver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those wait in Python, or are not known here."""
+    patched_by("gevent", monkeypatch)
+    engine_of(driver, monkeypatch).connect().close()

@@ -159,20 +159,7 @@ BELOW = [
 ]
 """Rows of tests of single modules, which are not written in terms of an app and its faults."""
 
-OPEN: dict[str, tuple[str, str]] = {
-    "C7": (
-        "An administrator cancels a COMMIT that waits for a synchronous standby",
-        "PostgreSQL reports success and gives a warning, which is not noticed yet",
-    ),
-    "C12": (
-        "The process is killed between the COMMIT and what is to follow it",
-        "Nothing of this package runs after a COMMIT yet",
-    ),
-    "W9": (
-        "A driver blocks all greenlets of a gevent worker (psycopg2)",
-        "It is neither noticed nor warned of yet; psycopg does not block",
-    ),
-}
+OPEN: dict[str, tuple[str, str]] = {}
 """By number: a fault without a test, and why there is none."""
 
 
