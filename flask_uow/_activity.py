@@ -26,6 +26,7 @@ class Activity:
     :ivar lost: the server has thrown the transaction away, because of ``error``.
     :ivar watched: the connection is looked at before it commits.
     :ivar will_write: it is expected to write, so it may take its locks with its first statement.
+    :ivar read_only: what writes is refused.
     :ivar flushed: the class and kind of each object that the ORM has written, for messages.
     :ivar savepoints: how far things were when a savepoint was set.
     """
@@ -35,6 +36,7 @@ class Activity:
     error: BaseException | None = None
     lost = False
     will_write = False
+    read_only = False
     watched = False
     savepoints: dict[object, tuple[Effect, int]] | None = None
 

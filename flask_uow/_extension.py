@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast, overload
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import DeclarativeBase, Session, registry, sessionmaker
 
-from . import _binds, _hooks, _settings
+from . import _binds, _commit_hooks, _hooks, _replay, _retry, _settings
+from ._atomic import Atomic, ExplicitCommit, Independent
 from ._engines import Engines
 from ._options import CommitRule, F, UnitOptions, commit_rule, mark
 from ._scope import Scope, SessionProxy, current_context
 from ._session import unit_session_class
 from ._state import EXTENSION, AppState
 from .errors import ConfigError, SetupError, shown
+
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 class Database:
@@ -97,6 +100,7 @@ class Database:
         )
         app.extensions.setdefault("sqlalchemy", self)  # where other extensions look
         _hooks.install(app, self._scope)
+        app.shell_context_processor(self._shell_names)
 
     @property
     def engine(self) -> Engine:
@@ -161,6 +165,11 @@ class Database:
         for metadata, engine, tables in reversed(self._tables_by_engine()):
             metadata.drop_all(engine, tables=tables)
 
+    def _shell_names(self) -> dict[str, Any]:
+        """What ``flask shell`` offers."""
+        models = {m.class_.__name__: m.class_ for one in self._registries for m in one.mappers}
+        return {**models, "db": self}
+
     def _tables_by_engine(self) -> list[tuple[MetaData, Engine, list[Any]]]:
         engines = self.engines
         return [
@@ -169,7 +178,16 @@ class Database:
             for name, tables in _binds.group(metadata, engines).items()
         ]
 
-    def unit(self, view: object = None, /, *, commit: CommitRule | None = None) -> Callable[[F], F]:
+    def unit(
+        self,
+        view: object = None,
+        /,
+        *,
+        commit: CommitRule | None = None,
+        isolation_level: str | None = None,
+        read_only: bool = False,
+        retries: int = 0,
+    ) -> Callable[[F], F]:
         """Say how the unit of one view runs.
 
         ::
@@ -178,19 +196,141 @@ class Database:
             @db.unit(commit="always")     # store it, whatever is answered
             def webhook(): ...
 
+        It is known before the view starts, because the route is: a ``before_request`` function
+        that loads the user reads at the same isolation level.
+
         :param commit: the rule for this view, instead of ``UOW_COMMIT``: ``"on_success"``,
             ``"always"``, ``"explicit"`` or a function that gets the response and returns
             whether to commit.
-        :raises ConfigError: *commit* is no rule, or the parentheses are missing.
+        :param isolation_level: such as ``"SERIALIZABLE"``; which ones there are depends on the
+            database, and one that it does not know is a ``ConfigError`` at the first use.
+        :param read_only: what writes is refused (``ReadOnly``), also for a ``POST``.
+        :param retries: how often the view is run again after a conflict with another transaction
+            (serialization failure, deadlock, lock timeout), after a short pause, with ``g`` and
+            the cookie session as they were before it. Only where nothing happened that cannot be
+            undone: a commit, a write before the view, a body that can be read once. 0, because
+            code that is run twice has to be written for it.
+        :raises ConfigError: a value is none of these, or the parentheses are missing.
         """
         if view is not None:
             raise ConfigError(
                 "'@db.unit' was written without its options. Write for example"
                 " '@db.unit(commit=\"always\")', or leave it out: every view has a unit."
             )
-        rule = None if commit is None else commit_rule(commit, "'commit' of '@db.unit(...)'")
-        options = UnitOptions(commit=rule)
-        return lambda function: mark(function, options)
+        options = UnitOptions(
+            None if commit is None else commit_rule(commit, "'commit' of '@db.unit(...)'"),
+            isolation_level,
+            read_only,
+            _retry.checked(retries, "'retries' of '@db.unit(...)'"),
+        )
+        return lambda function: mark(_replay.starting(function, self._scope, options), options)
+
+    @overload
+    def atomic(self, function: F, /) -> F: ...
+
+    @overload
+    def atomic(
+        self,
+        function: None = None,
+        /,
+        *,
+        durable: bool = False,
+        isolation_level: str | None = None,
+        read_only: bool = False,
+        retries: int = 0,
+    ) -> Atomic: ...
+
+    def atomic(
+        self,
+        function: Any = None,
+        /,
+        *,
+        durable: bool = False,
+        isolation_level: str | None = None,
+        read_only: bool = False,
+        retries: int = 0,
+    ) -> Any:
+        """All or nothing: ``with db.atomic() as session:``, ``@db.atomic``, ``@db.atomic(...)``.
+
+        Inside a request, or another block, a part of what is running: undone by a savepoint if an
+        exception leaves it, committed with the rest. Elsewhere (command, worker, script) the
+        outermost block is the whole unit, and commits at its end; objects stay readable. To leave
+        a block undone and go on behind it, ``raise Rollback``.
+
+        ``commit()``, ``rollback()`` and ``close()`` are refused inside.
+
+        :param durable: refuse to be a part of anything, so that the end of the block is a COMMIT.
+        :param isolation_level: of the transaction, such as ``"SERIALIZABLE"``.
+        :param read_only: what writes is refused.
+        :param retries: how often the function is run again after a conflict with another
+            transaction, in a new one, after a pause (``UOW_RETRY_PAUSE``). Not for ``with``.
+        :raises BlockRefused: one of the options was given to a block that is not the outermost, or
+            uncommitted work comes before the outermost; nothing was done.
+        :raises OutsideContext: no Flask context is active.
+        """
+        block = Atomic(
+            self._scope,
+            durable=durable,
+            isolation_level=isolation_level,
+            read_only=read_only,
+            retries=retries,
+        )
+        return block if function is None else block(function)
+
+    def independent(self) -> Independent:
+        """A session of its own, committed at the end of the block whatever becomes of the request.
+
+        ::
+
+            with db.independent() as session:
+                session.add(FailedLogin(name=name))
+
+        ``db.session`` stays what it is. On SQLite, which has one writer at a time, the block is
+        refused at once if the unit around it has written already: write in it first. Elsewhere it
+        would wait for ever for a row that the unit has locked: write other rows.
+
+        :raises OutsideContext: no Flask context is active.
+        """
+        return Independent(self._scope)
+
+    def explicit_commit(self, mode: str) -> ExplicitCommit:
+        """Say what ``db.session.commit()`` does inside a ``with`` block, for code of others.
+
+        :param mode: ``"allow"``: it commits; ``"flush"``: it only flushes, and the request, or the
+            block, stays all or nothing; ``"forbid"``: it is refused. See ``UOW_EXPLICIT_COMMIT``.
+        :raises ConfigError: *mode* is none of these.
+        """
+        return ExplicitCommit(self._scope, mode)
+
+    def on_commit(self, function: C, /, *args: Any, **kwargs: Any) -> C:
+        """Call ``function(*args, **kwargs)`` when the work so far is stored (P10).
+
+        After the COMMIT and before the answer leaves, in the order in which they were added. What
+        is rolled back, by itself or with a block, drops its hooks. One that fails is logged; the
+        rest run, and the answer stands. Where nothing is running that could be committed, it is
+        called at once. May be used as a decorator.
+
+        :raises HookRefused: it is a coroutine function, or an argument is an ORM object.
+        """
+        return self._add_hook(True, function, args, kwargs)
+
+    def on_rollback(self, function: C, /, *args: Any, **kwargs: Any) -> C:
+        """As :meth:`on_commit`, but when the work so far was undone, by itself or with its block.
+
+        Where nothing is running it is not called at all.
+
+        :raises HookRefused: as :meth:`on_commit`.
+        """
+        return self._add_hook(False, function, args, kwargs)
+
+    def _add_hook(self, on_commit: bool, function: C, args: Any, kwargs: Any) -> C:
+        hook = _commit_hooks.checked(on_commit, function, args, kwargs)
+        unit = self._scope.waiting()
+        if unit is not None:
+            unit.add_hook(hook)
+        elif on_commit:
+            function(*args, **kwargs)
+        return function
 
     def set_rollback_only(self) -> None:
         """Let the current unit be rolled back at its end, whatever the response says (P4).
@@ -199,9 +339,15 @@ class Database:
         refused from here on. If an exception leaves the view afterwards, the mark goes with the
         work that is rolled back, and what the error handler writes is stored.
 
+        Inside ``db.atomic()`` it is only that block, the innermost, which is undone at its end.
+
         :raises OutsideContext: no Flask context is active.
         """
-        self._scope.unit().session.rollback_only = True
+        unit = self._scope.unit()
+        if unit.blocks:
+            unit.blocks[-1].rollback_only = True
+        else:
+            unit.session.rollback_only = True
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.Model!r}>"

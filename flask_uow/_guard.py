@@ -25,8 +25,8 @@ from sqlalchemy.engine import ExceptionContext
 
 from . import _outcomes
 from ._activity import Activity, activity_of, before_statements, observe
-from ._effects import effect_of
-from .errors import TransactionLost, UowError
+from ._effects import Effect, effect_of
+from .errors import ReadOnly, TransactionLost, UowError
 
 _BEGUN = "_flask_uow_begun"
 
@@ -46,8 +46,16 @@ def _on_statement(_cursor: Any, statement: str, *others: Any) -> None:
         if activity.error is not None:
             _refuse_if_lost(connection, activity, statement)
         effect = effect_of(statement)
-        if effect > activity.effect:  # noqa: PLR1730  # max() is slower, and this is every statement
+        if effect > activity.effect:  # max() is slower, and this is every statement
+            if effect is Effect.WRITE and activity.read_only:
+                raise ReadOnly(_READ_ONLY.format(" ".join(statement.split())[:60]))
             activity.effect = effect
+
+
+_READ_ONLY = (
+    "This unit of work only reads (read_only=True), and a statement would write: '{}'. Nothing was"
+    " sent. Leave 'read_only' out where something is to be stored."
+)
 
 
 def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) -> None:

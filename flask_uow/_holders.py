@@ -193,6 +193,12 @@ def caller(depth: int) -> FrameType | None:
     return frame
 
 
+def place_of_caller(depth: int) -> str:
+    """The place of the first frame outside of the libraries, *depth* frames away or more."""
+    frame = caller(depth + 1)
+    return place_of(None, None) if frame is None else place_of(frame.f_code, frame.f_lineno)
+
+
 def place_of(code: CodeType | None, line: int | None) -> str:
     """A file, a line and a function, for messages."""
     if code is None:

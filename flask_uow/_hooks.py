@@ -4,7 +4,7 @@ What happens to a unit in a request, in this order:
 
 1. The first ``db.session`` opens it, in a ``before_request`` function, the view or later.
 2. An exception leaves the view: what was written is rolled back, then the app's error handlers
-   run (P4).
+   run (P4). After a conflict, a view with retries is run again instead.
 3. The return value, the view's or the handler's, has become a response.
 4. **The decision** (:func:`_decide`): commit or roll back. If the commit fails, the failure goes
    to the app's error handlers as if the view had raised it, and their response goes on (P3).
@@ -15,12 +15,13 @@ What happens to a unit in a request, in this order:
    body keeps it open until the response is closed (P9).
 
 Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
-or that sees an exception which an error handler answers (2). So four methods of the app object
+or that sees an exception which an error handler answers (2). So five methods of the app object
 are wrapped, each handing its arguments on as they came, and cost less than one registered
 function would in requests that never use the database. With a receiver of the signal
 ``got_request_exception`` for errors that nobody handles, they are the whole seam:
 
 ==========================  ===================================================================
+``full_dispatch_request``   is the time in which the unit commits by itself: 1 to 6
 ``handle_user_exception``   sees the exception before the handlers do: 2
 ``process_response``        runs the ``after_request`` functions: 4 before it, 6 behind it
 ``do_teardown_request``     runs the teardown functions: 8 behind it, even if one of them raises
@@ -37,8 +38,16 @@ from typing import Any
 from flask import Flask, Response, got_request_exception
 from werkzeug.exceptions import HTTPException
 
+from . import _replay
 from ._body import Body
-from ._scope import SEPARATE_REQUEST_CONTEXT, Scope, current_app_context, current_request_context
+from ._scope import (
+    SEPARATE_REQUEST_CONTEXT,
+    Scope,
+    begin_dispatch,
+    current_app_context,
+    current_request_context,
+    end_dispatch,
+)
 from ._state import EXTENSION, AppState
 from ._unit import UnitOfWork, logger
 
@@ -50,6 +59,7 @@ def install(app: Flask, scope: Scope[Any]) -> None:
     state: AppState = app.extensions[EXTENSION]
     state.on_open = partial(_stay_first, app, state, scope)
     state.on_open()
+    _wrap(app, "full_dispatch_request", _note_dispatch)
     _wrap(app, "process_response", _finish_around, scope, app)
     _wrap(app, "do_teardown_appcontext", _end_behind, scope, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
@@ -62,6 +72,19 @@ def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) 
     setattr(app, name, wrapper(getattr(app, name), *args))
 
 
+def _note_dispatch(original: Method) -> Method:
+    @wraps(original)
+    def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
+        context = current_request_context(None)
+        begin_dispatch(context)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            end_dispatch(context)
+
+    return full_dispatch_request
+
+
 # 2 --------------------------------------------------------------------------------------------
 
 
@@ -72,15 +95,22 @@ def _stay_first(app: Flask, state: AppState, scope: Scope[Any]) -> None:
     """
     current: Method = app.handle_user_exception
     if current is not state.error_hook:
-        state.error_hook = _roll_back_first(current, scope)
+        state.error_hook = _roll_back_first(current, scope, app)
         app.handle_user_exception = state.error_hook  # type: ignore[method-assign]
 
 
-def _roll_back_first(original: Method, scope: Scope[Any]) -> Method:
+def _roll_back_first(original: Method, scope: Scope[Any], app: Flask) -> Method:
     @wraps(original)
     def handle_user_exception(*args: Any, **kwargs: Any) -> Any:
-        error = (*args, *kwargs.values())[-1]  # Flask 3.2 passes the context before it
+        *before, error = (*args, *kwargs.values())  # Flask 3.2 passes the context before it
+        replay = _replay_for(error)
         _fail(scope, error)
+        if replay is not None:
+            try:
+                return replay.again(app, tuple(before))
+            except Exception as raised:
+                handle: Method = app.handle_user_exception
+                return handle(*before, raised)
         try:
             return original(*args, **kwargs)
         except Exception as raised:
@@ -89,6 +119,12 @@ def _roll_back_first(original: Method, scope: Scope[Any]) -> Method:
             raise
 
     return handle_user_exception
+
+
+def _replay_for(error: BaseException) -> _replay.Replay | None:
+    """The view that shall be run again because of *error*, if there is one."""
+    replay = _replay.of(current_request_context(None))
+    return replay if replay is not None and replay.is_wanted(error) else None
 
 
 def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
@@ -143,6 +179,8 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: Iterable[
         # Inside the except clause: without a handler, Flask re-raises the current error.
         handle: Method = app.handle_user_exception
         replacement = app.make_response(handle(*context, error))
+        if not unit.failed:  # it is the view's, which was run again and may conflict once more
+            return _finish(app, unit, replacement, context)
         _decide(unit, replacement)
         return replacement
     return response
@@ -163,7 +201,7 @@ def _drop(response: Response) -> None:
 
 def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response: Response) -> None:
     try:
-        if unit.has_work:
+        if unit.has_work or unit.hooks:
             _decide(unit, response)
     except Exception:
         _drop(response)
@@ -172,7 +210,7 @@ def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response:
     # A file that is passed through is not closed by way of the response.
     if response.is_streamed and not response.direct_passthrough:
         unit.streaming = True
-        if unit.has_work:
+        if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.response = Body(response.response, partial(_close, scope, context))
 

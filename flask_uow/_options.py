@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any, Literal, TypeVar, Union, cast
 
 from flask import Flask, Request, Response
@@ -28,9 +30,18 @@ _MARK = "_flask_uow_options"
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """What a view asks for its own unit; None leaves the app's setting."""
+    """What a view asks for its own unit; None leaves the app's setting.
+
+    :ivar commit: see :data:`CommitRule`.
+    :ivar isolation_level: of its transactions, as SQLAlchemy writes it: ``"SERIALIZABLE"``.
+    :ivar read_only: what writes is refused.
+    :ivar retries: how often it is run again after a conflict.
+    """
 
     commit: CommitRule | None = None
+    isolation_level: str | None = None
+    read_only: bool = False
+    retries: int = 0
 
 
 def commit_rule(value: object, where: str) -> CommitRule:
@@ -58,6 +69,8 @@ def mark(view: F, options: UnitOptions) -> F:
             " directly above the 'def', below '@app.route(...)'."
         )
     setattr(view, _MARK, options)
+    if type(view) is FunctionType:
+        _marked.add(view)
     return view
 
 
@@ -65,6 +78,8 @@ def of_request(app: Flask, request: Request) -> UnitOptions:
     """The options of the view that *request* was routed to.
 
     A method of a view class speaks before the class, and the class before its view function.
+
+    :raises ConfigError: a decorator has lost them.
     """
     view = app.view_functions.get(request.endpoint or "")
     view_class = getattr(view, "view_class", None)
@@ -72,7 +87,12 @@ def of_request(app: Flask, request: Request) -> UnitOptions:
         for place in (*_methods(view_class, request.method), view_class):
             if hasattr(place, _MARK):
                 return cast(UnitOptions, getattr(place, _MARK))
-    return cast(UnitOptions, getattr(view, _MARK, _NO_OPTIONS))
+    options = getattr(view, _MARK, None)
+    if options is None:
+        options = _NO_OPTIONS
+        if _marked and isinstance(view, FunctionType) and view not in _known:
+            _refuse_lost(app, view, request.endpoint)
+    return cast(UnitOptions, options)
 
 
 def _methods(view_class: type[Any], http_method: str) -> list[Any]:
@@ -83,3 +103,42 @@ def _methods(view_class: type[Any], http_method: str) -> list[Any]:
 
 
 _NO_OPTIONS = UnitOptions()
+
+
+# Lost options ---------------------------------------------------------------------------------
+
+_marked: weakref.WeakSet[Any] = weakref.WeakSet()
+_known: weakref.WeakSet[Any] = weakref.WeakSet()  # views that have no options, and have lost none
+
+
+def _refuse_lost(app: Flask, view: FunctionType, endpoint: str | None) -> None:
+    """A decorator without ``functools.wraps`` hides the options of what it wraps."""
+    lost = _marked_inside(view, depth=5)
+    if lost is not None and not any(lost is other for other in app.view_functions.values()):
+        raise ConfigError(
+            f"The view of the endpoint {endpoint!r} is {_name(view)}, which wraps {_name(lost)} and"
+            " has lost its '@db.unit(...)' options on the way. Use 'functools.wraps' in that"
+            " decorator, or write '@db.unit(...)' above it."
+        )
+    _known.add(view)
+
+
+def _marked_inside(function: FunctionType, depth: int) -> FunctionType | None:
+    for cell in function.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # a name that has no value yet
+            continue
+        if not isinstance(content, FunctionType):
+            continue
+        if content in _marked:
+            return content
+        found = _marked_inside(content, depth - 1) if depth else None
+        if found is not None:
+            return found
+    return None
+
+
+def _name(function: Any) -> str:
+    name = getattr(function, "__qualname__", repr(function))
+    return f"'{getattr(function, '__module__', '?')}.{name}'"

@@ -34,6 +34,7 @@ current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
 _HOME = "_flask_uow_home"
+_RUNNING = "_flask_uow_running"
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
@@ -67,8 +68,9 @@ def _innermost(request: Any, app_context: Any) -> Any:
     """Was *app_context* pushed inside *request*, or is it the one that the request lives in?
 
     A request remembers the app context that it pushed for itself. One that found an app context
-    of its app already there (a test's) does not; it is taken to be at home in the one in which
-    it is first seen, and the answer is kept on the request.
+    of its app already there (a test's) does not; it is at home in the one in which it is
+    dispatched. One that never is, is taken to be at home where it is first seen. The answer is
+    kept on the request.
     """
     pushed = request._cv_tokens
     home = pushed[-1][1] if pushed else None
@@ -88,6 +90,27 @@ def _is_pushed(context: Any) -> bool:
 def _is_exit(error: BaseException) -> bool:
     """Does a command leave with success, by way of an exception?"""
     return isinstance(error, SystemExit) and not error.code
+
+
+def begin_dispatch(context: Any) -> None:
+    """Note that Flask begins to answer the request of *context*."""
+    if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
+        setattr(context, _HOME, _cv_app.get())
+    setattr(context, _RUNNING, True)
+
+
+def end_dispatch(context: Any) -> None:
+    """Note that the answer is there: nothing is committed by itself any more."""
+    setattr(context, _RUNNING, False)
+
+
+def is_running(context: Any) -> bool:
+    """Is a request being answered in *context*, so that its unit commits by itself?
+
+    Not in an app context, and not in a request context that somebody pushed without dispatching
+    it: of a socket event, of a test.
+    """
+    return bool(getattr(context, _RUNNING, False))
 
 
 class Scope(ScopedRegistry[S]):
@@ -166,6 +189,13 @@ class Scope(ScopedRegistry[S]):
         if unit is not None:
             unit.fail(error)
 
+    def forgive(self, context: Any) -> None:
+        """Take :meth:`fail` back: the view is run again."""
+        context.__dict__.pop(self._failed, None)
+        unit = self.on(context)
+        if unit is not None:
+            unit.failed = False
+
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
         unit: UnitOfWork = context.__dict__[self.key]
@@ -176,6 +206,9 @@ class Scope(ScopedRegistry[S]):
         else:
             self.forget(context)
             unit.end(error, warn=warn)
+            late = self.forget(context)
+            if late is not None:  # a hook of the rollback has opened it
+                late.end()
 
     def forget(self, context: Any) -> UnitOfWork | None:
         """Take the unit off *context*, so that the next use opens a new one."""
@@ -192,10 +225,25 @@ class Scope(ScopedRegistry[S]):
             )
         self._open(current_context(), obj)
 
+    def waiting(self) -> UnitOfWork | None:
+        """The unit whose outcome is still to come, if there is one; opened in a request."""
+        context = current_context()
+        unit = self.on(context)
+        if unit is None:
+            return self.unit() if is_running(context) else None
+        session = unit.session
+        waits = session.in_transaction() or unit.blocks
+        return unit if waits or (is_running(context) and not unit.finished) else None
+
     def clear(self) -> None:
-        """Undo what is not committed, end the unit; the next use opens a new one."""
+        """Undo what is not committed, end the unit; the next use opens a new one.
+
+        :raises CommitRefused: inside a block.
+        """
         unit = self.peek()
         if unit is not None:
+            if unit.blocks:
+                unit.session.close()  # which is refused
             self.forget(current_context())
             unit.end(warn=False)
 
@@ -207,14 +255,19 @@ class Scope(ScopedRegistry[S]):
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
-        session = session or state.new_session()
         request, home = _request_of(context), current_app_context(None)
-        if SEPARATE_REQUEST_CONTEXT and request is not None:
-            # It may be pushed again, for a streamed body or by a test client, and does not say
-            # then which app context it lives in.
-            setattr(context, _HOME, home)
-        session.will_write = request is not None and request.method not in _SAFE
-        unit = UnitOfWork(session, state.rule_for(request), home)
+        options = state.options_for(request)
+        session = session or state.new_session(options)
+        rule = options.commit or state.settings.commit
+        if request is not None:
+            if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
+                # It may be pushed again, for a streamed body or by a test client, and does not
+                # say then which app context it lives in.
+                setattr(context, _HOME, home)
+            session.will_write = request.method not in _SAFE and not options.read_only
+            if rule != "explicit" and is_running(context):
+                session.explicit_commit = state.explicit_commit_for(request)
+        unit = UnitOfWork(session, rule, home)
         frame = caller(2)
         if frame is not None:
             unit.place = frame.f_code, frame.f_lineno

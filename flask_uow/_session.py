@@ -23,10 +23,13 @@ from . import _binds, _fork
 from ._activity import Activity, observe
 from ._effects import Effect
 from ._guard import check, watch
+from ._holders import place_of_caller
 from .errors import (
+    CommitRefused,
     ConcurrentUse,
     ForkedUnit,
     PartialCommit,
+    ReadOnly,
     RollbackOnly,
     SetupError,
     TransactionLost,
@@ -64,6 +67,16 @@ def _alone(method: M) -> M:
     return cast(M, alone)
 
 
+_IN_BLOCK = (
+    "{0}() is refused inside 'db.atomic()', which is all or nothing and ends by itself. {1} What is"
+    " to be stored whatever happens belongs into 'with db.independent() as session:'; code of"
+    " others that commits goes into 'with db.explicit_commit(\"flush\"):'."
+)
+_FORBIDDEN = (
+    "commit() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
+    " whole when it is answered. Leave the commit out, or set the key to 'flush' or 'allow', for"
+    " one blueprint if need be."
+)
 _FORKED = (
     "This unit of work was open when the process forked: its connection belongs to the parent"
     " process, which goes on with it. Give the child a context of its own ('with"
@@ -89,6 +102,9 @@ class UnitSession(Session):
     :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
     :ivar will_write: its transactions are expected to write.
+    :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
+    :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
+        (``"flush"``), or is refused (``"forbid"``).
     :ivar plain_commit: nothing of the user's has a say in how connections commit.
     :ivar ended: the unit of work is over, and any further use is refused.
     :ivar generation: of the process that made the session, see ``_fork``.
@@ -100,6 +116,9 @@ class UnitSession(Session):
     thread: int | None = None
     rollback_only = False
     will_write = False
+    read_only = False
+    blocks = 0
+    explicit_commit = "allow"
     ended = False
     plain_commit = True
 
@@ -115,6 +134,20 @@ class UnitSession(Session):
         self._routes = {} if routes is None else routes
         self.generation = _fork.generation
         self._door = threading.Lock()
+
+    def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
+        """From the next transaction on, find the engines among these."""
+        self.engines, self._routes = engines, routes
+
+    def read_only_from_now_on(self) -> None:
+        """Refuse what writes."""
+        self.read_only = True
+        event.listen(self, "before_flush", _refuse_flush)
+
+    def read_and_write(self) -> None:
+        """Undo :meth:`read_only_from_now_on`."""
+        self.read_only = False
+        event.remove(self, "before_flush", _refuse_flush)
 
     @property
     def is_inherited(self) -> bool:
@@ -170,13 +203,53 @@ class UnitSession(Session):
         watch(connection)  # what fails on a cursor of the driver passes by unseen, too
         return connection
 
-    @_alone
     def commit(self) -> None:
         """Commit; if several engines took part, one after the other in their declared order.
 
         :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
+        :raises CommitRefused: somebody else decides: a block, or ``UOW_EXPLICIT_COMMIT``.
         :raises PartialCommit: one engine failed to commit after another one had committed.
         """
+        if self.explicit_commit == "flush":
+            self.flush()
+        else:
+            if self.blocks:
+                raise CommitRefused(_IN_BLOCK.format("commit", "Let the block end."))
+            if self.explicit_commit == "forbid":
+                raise CommitRefused(_FORBIDDEN.format(place_of_caller(2)))
+            self.commit_now()
+
+    def rollback(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        if self.blocks:
+            raise CommitRefused(_IN_BLOCK.format("rollback", "Raise 'Rollback' to undo the block."))
+        self.rollback_now()
+
+    def close(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        if self.blocks and not self.ended:
+            raise CommitRefused(_IN_BLOCK.format("close", "Let the block end."))
+        self.close_now()
+
+    @_alone
+    def rollback_now(self) -> None:
+        """Roll back, whoever else has a say in it."""
+        super().rollback()
+
+    @_alone
+    def close_now(self) -> None:
+        """Close, whoever else has a say in it."""
+        super().close()
+
+    @_alone
+    def commit_now(self) -> None:
+        """:meth:`commit`, for those who decide."""
         if self.rollback_only:
             raise RollbackOnly(
                 "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
@@ -205,10 +278,11 @@ class UnitSession(Session):
             # Again: the flush may be what asks for the engine, or for a savepoint.
             if self._is_plain() and not self.in_nested_transaction():
                 self._commit_connections()
+                self._conclude()
                 return
         expire, self.expire_on_commit = self.expire_on_commit, False
         try:
-            self.commit()
+            self.commit_now()
         finally:
             self.expire_on_commit = expire
 
@@ -227,9 +301,11 @@ class UnitSession(Session):
             savepoint.commit()
         self._flush_all()
         self._commit_connections()
+        # In the order of SQLAlchemy's own commit: what hears of the end asks how it was.
         self.dispatch.after_commit(self)
         if self.expire_on_commit:
             self.expire_all()
+        self._conclude()
 
     def _flush_all(self) -> None:
         for _ in range(100):  # a listener may add objects meanwhile
@@ -252,7 +328,6 @@ class UnitSession(Session):
         else:
             for connection in self.connections.values():
                 connection.commit()
-        self._conclude()
 
     def _commit_each(self) -> None:
         waiting = self._declared_order()
@@ -295,7 +370,7 @@ class UnitSession(Session):
 _ALONE = {
     name: _alone(getattr(Session, name))
     for name in """
-        execute scalar scalars flush rollback close begin_nested
+        execute scalar scalars flush begin_nested
         bulk_save_objects bulk_insert_mappings bulk_update_mappings
     """.split()
 }
@@ -340,6 +415,8 @@ def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> 
     session.activity = Activity()
     if session.will_write:
         session.activity.will_write = True
+    if session.read_only:
+        session.activity.read_only = True
     session.connections = {}
 
 
@@ -369,14 +446,34 @@ def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> Non
         session.activity.undo_to(transaction)
 
 
+def _refuse_flush(session: UnitSession, *_: Any) -> None:
+    what = [
+        f"{type(instance).__name__} ({', '.join(_changes(instance)) or kind})"
+        for kind, instances in _instances(session)
+        for instance in instances
+    ]
+    if what:
+        raise ReadOnly(
+            f"This unit of work only reads (read_only=True), and it would write: {'; '.join(what)}."
+            " Nothing was sent. Leave 'read_only' out where something is to be stored."
+        )
+
+
+def _changes(instance: object) -> list[str]:
+    state: Any = inspect(instance)
+    if not state.persistent:
+        return []
+    return [one.key for one in state.attrs if one.history.has_changes()]
+
+
 def pending(session: Session) -> list[tuple[str, str]]:
     """What the next flush would write: pairs of a class name and new, changed or deleted."""
     return [
         (type(instance).__name__, kind)
-        for kind, instances in (
-            ("new", session.new),
-            ("changed", session.dirty),
-            ("deleted", session.deleted),
-        )
+        for kind, instances in _instances(session)
         for instance in instances
     ]
+
+
+def _instances(session: Session) -> list[tuple[str, Any]]:
+    return [("new", session.new), ("changed", session.dirty), ("deleted", session.deleted)]

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from . import _retry
 from ._binds import DEFAULT
 from ._options import CommitRule, commit_rule
 from ._pool import PoolSettings
@@ -34,6 +35,8 @@ _KNOWN = {
     "SQLALCHEMY_ENGINE_OPTIONS",
     "SQLALCHEMY_ECHO",
     "UOW_COMMIT",
+    "UOW_EXPLICIT_COMMIT",
+    "UOW_RETRY_PAUSE",
     # Switches of Flask-SQLAlchemy whose default is what happens here anyway.
     "SQLALCHEMY_TRACK_MODIFICATIONS",
     "SQLALCHEMY_RECORD_QUERIES",
@@ -67,12 +70,19 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that an app's config says about its databases."""
+    """Everything that an app's config says about its databases.
+
+    :ivar explicit_commit: what ``commit()`` does in a request, by the name of a blueprint; ``""``
+        for all others.
+    :ivar retry_pause: seconds before the first repetition, at most.
+    """
 
     commit: CommitRule
     engines: tuple[EngineSettings, ...]
     pool: PoolSettings = field(default_factory=PoolSettings)
     sqlite: SqliteProfile = field(default_factory=SqliteProfile)
+    explicit_commit: Mapping[str, str] = field(default_factory=lambda: {"": "allow"})
+    retry_pause: float = _retry.PAUSE
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -86,6 +96,8 @@ def read(config: Mapping[str, Any]) -> Settings:
         engines=tuple(_read_engines(config)),
         pool=_read_pool(config),
         sqlite=SqliteProfile(**_given(config, _SQLITE_KEYS)),
+        explicit_commit=_read_explicit_commit(config),
+        retry_pause=_read_retry_pause(config),
     )
 
 
@@ -94,6 +106,39 @@ def read_commit_rule(config: Mapping[str, Any]) -> CommitRule:
     :raises ConfigError: ``UOW_COMMIT`` is no rule.
     """
     return commit_rule(config.get("UOW_COMMIT", "on_success"), "UOW_COMMIT")
+
+
+def _read_explicit_commit(config: Mapping[str, Any]) -> dict[str, str]:
+    given = config.get("UOW_EXPLICIT_COMMIT", "allow")
+    modes = dict(given) if isinstance(given, Mapping) else {"": given}
+    for name, mode in modes.items():
+        where = f"UOW_EXPLICIT_COMMIT[{name!r}]" if name else "UOW_EXPLICIT_COMMIT"
+        modes[name] = explicit_commit(mode, where)
+    return {"": "allow", **modes}
+
+
+def explicit_commit(mode: object, where: str) -> str:
+    """
+    :raises ConfigError: *mode* is none.
+    """
+    if mode not in _MODES:
+        raise ConfigError(
+            f"{where} is {shown(mode)}, and it must be {', '.join(map(repr, _MODES[:-1]))} or"
+            f" {_MODES[-1]!r}: what 'db.session.commit()' does in the middle of a request."
+        )
+    return str(mode)
+
+
+_MODES = ("allow", "flush", "forbid")
+
+
+def _read_retry_pause(config: Mapping[str, Any]) -> float:
+    value = config.get("UOW_RETRY_PAUSE", _retry.PAUSE)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        raise ConfigError(
+            f"UOW_RETRY_PAUSE is {shown(value)}, and it must be a number of seconds, 0 or more."
+        )
+    return float(value)
 
 
 def _read_pool(config: Mapping[str, Any]) -> PoolSettings:

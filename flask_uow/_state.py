@@ -11,11 +11,13 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
 from . import _engines, _fork, _options, _settings
-from ._options import CommitRule
+from ._options import UnitOptions
 from ._session import UnitSession
 from ._settings import Settings
 
 EXTENSION = "uow"
+
+Variant = tuple["dict[str, Engine]", "dict[Any, Engine]"]
 
 
 class AppState:
@@ -44,6 +46,7 @@ class AppState:
         self._settings: Settings | None = None
         self._engines: dict[str, Engine] | None = None
         self._sessionmaker: sessionmaker[UnitSession] | None = None
+        self._variants: dict[tuple[str | None, bool], Variant] = {}
 
     @property
     def settings(self) -> Settings:
@@ -83,17 +86,53 @@ class AppState:
             self._sessionmaker = sessionmaker(engines=self.engines, routes={}, **options)
         return self._sessionmaker
 
-    def new_session(self) -> UnitSession:
-        """What ``sessionmaker()`` makes, in a third of the time."""
+    def new_session(self, options: UnitOptions | None = None) -> UnitSession:
+        """What ``sessionmaker()`` makes, in a third of the time.
+
+        :raises ConfigError: as :attr:`engines`, or the isolation level is not known.
+        """
         _fork.notice()
         factory = self.sessionmaker
-        return factory.class_(**factory.kw)
+        session = factory.class_(**factory.kw)
+        if options is not None and (options.isolation_level is not None or options.read_only):
+            session.use(*self.variant(options))
+            if options.read_only:
+                session.read_only_from_now_on()
+        return session
 
-    def rule_for(self, request: Request | None) -> CommitRule:
-        """The commit rule of the view that *request* was routed to, else the app's.
+    def variant(self, options: UnitOptions) -> Variant:
+        """The engines for transactions as *options* want them, and what is kept for sessions.
+
+        :raises ConfigError: the isolation level is not known.
+        """
+        key = options.isolation_level, options.read_only
+        if key == (None, False):
+            return self.sessionmaker.kw["engines"], self.sessionmaker.kw["routes"]
+        if key not in self._variants:
+            engines = _engines.with_options(self.engines, key[0], read_only=key[1])
+            self._variants[key] = engines, {}
+        return self._variants[key]
+
+    def options_for(self, request: Request | None) -> UnitOptions:
+        """What the view that *request* was routed to wants.
+
+        :raises ConfigError: as :attr:`settings`; or the view has lost its options.
+        """
+        if request is None:
+            return _NO_OPTIONS
+        return _options.of_request(self._app, request)
+
+    def explicit_commit_for(self, request: Request) -> str:
+        """What ``commit()`` does in the middle of *request*.
 
         :raises ConfigError: as :attr:`settings`.
         """
-        if request is None:
-            return self.settings.commit
-        return _options.of_request(self._app, request).commit or self.settings.commit
+        modes = self.settings.explicit_commit
+        if len(modes) > 1:
+            for name in request.blueprints:  # the innermost first
+                if name in modes:
+                    return modes[name]
+        return modes[""]
+
+
+_NO_OPTIONS = UnitOptions()

@@ -13,7 +13,11 @@
         │ ended │  the session refuses to be used, its connection is back in the pool
         └───────┘
 
-``commit()`` is the only call that may raise. The others run where an error is already on its
+Inside an open unit there may be blocks (``db.atomic()``), one inside the other: ``begin_block()``
+and ``end_block()``. The outermost of a unit that nobody else commits is the whole transaction, the
+others are a part of it: a savepoint, if there is something before them to be kept.
+
+``commit()`` and the two of a block may raise. The others run where an error is already on its
 way, which must not be hidden by theirs: they log it.
 
 Nothing here knows Flask.
@@ -27,13 +31,35 @@ from collections import Counter
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import SessionTransaction
 
+from ._commit_hooks import CommitHooks, Hook
 from ._effects import Effect
 from ._options import CommitRule
 from ._session import UnitSession, pending
-from .errors import DiscardedWork
+from .errors import DiscardedWork, Rollback
 
 logger = logging.getLogger("flask_uow")
+
+
+class Block:
+    """A part of a unit that is stored as a whole or not at all.
+
+    :ivar savepoint: what it can be rolled back to; None if nothing was there before it.
+    :ivar outermost: it is the whole transaction, and commits.
+    :ivar rollback_only: it is undone at its end, without an error.
+    :ivar hooks_before: how many hooks were waiting when it began.
+    """
+
+    __slots__ = ("hooks_before", "outermost", "rollback_only", "savepoint")
+
+    def __init__(
+        self, savepoint: SessionTransaction | None, *, outermost: bool, hooks_before: int
+    ) -> None:
+        self.savepoint = savepoint
+        self.outermost = outermost
+        self.hooks_before = hooks_before
+        self.rollback_only = False
 
 
 class UnitOfWork:
@@ -48,17 +74,21 @@ class UnitOfWork:
         written from now on is the error handler's own.
     :ivar finished: the request has been answered; nothing commits this unit any more.
     :ivar streaming: the body of the response is still to be sent when the context ends.
+    :ivar blocks: the open ones, the outermost first.
+    :ivar hooks: what waits for the outcome; None until there is something.
     """
 
     place: tuple[Any, int | None] = (None, None)
     failed = False
     finished = False
     streaming = False
+    hooks: CommitHooks | None = None
 
     def __init__(self, session: UnitSession, rule: CommitRule, home: object = None) -> None:
         self.session = session
         self.rule = rule
         self.home = home
+        self.blocks: list[Block] = []
 
     @property
     def has_work(self) -> bool:
@@ -77,14 +107,18 @@ class UnitOfWork:
             calls decides what the failure means, then calls :meth:`fail`.
         """
         if self.session.in_transaction():
-            self.session.commit_keeping_objects()
+            self.session.commit_keeping_objects()  # which runs the hooks
+        elif self.hooks:
+            self.hooks.settle(committed=True)
 
     def rollback(self) -> None:
         """Undo the work since the last commit."""
         if self.session.is_inherited:  # a forked child; the parent goes on with it
             return
+        if self.hooks and not self.session.in_transaction():
+            self.hooks.settle(committed=False)
         try:
-            self.session.rollback()
+            self.session.rollback_now()
         except Exception:
             logger.exception("The rollback of a unit of work failed; its connections are dropped.")
             # A session that was interrupted between two of its states refuses to roll back, and
@@ -100,6 +134,8 @@ class UnitOfWork:
         self.session.rollback_only = False  # spoken of the work that is undone here
         if self.has_work or self.session.activity.error or isinstance(error, SQLAlchemyError):
             self.rollback()
+        elif self.hooks:
+            self.hooks.settle(committed=False)
 
     def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """Undo what nobody committed and give the connection back; the session can go on.
@@ -109,7 +145,7 @@ class UnitOfWork:
         :param error: what ended the context, if it was an exception.
         :param warn: name what is undone. An exception is loud enough by itself.
         """
-        if not self.session.in_transaction() or self.session.is_inherited:
+        if not (self.session.in_transaction() or self.hooks) or self.session.is_inherited:
             return
         unsaved = self._unsaved() if warn else None
         if isinstance(error, (Exception, GeneratorExit, type(None))):
@@ -130,7 +166,7 @@ class UnitOfWork:
             self.release(error, warn=warn)
         finally:
             try:
-                self.session.close()
+                self.session.close_now()
             except Exception:
                 logger.exception("A session failed to close; its connection is dropped.")
                 self.invalidate()
@@ -150,6 +186,69 @@ class UnitOfWork:
             except Exception:  # noqa: PERF203  # each by itself
                 logger.exception("A connection of a unit of work could not be dropped.")
 
+    # Blocks -----------------------------------------------------------------------------------
+
+    def begin_block(self, *, outermost: bool) -> Block:
+        """Begin a part that is all or nothing.
+
+        :param outermost: nobody else commits this unit, so the end of the block does.
+        """
+        session = self.session
+        # Without work there is nothing to go back to: the whole transaction will do.
+        savepoint = session.begin_nested() if not outermost and self.has_work else None
+        waiting = 0 if self.hooks is None else len(self.hooks)
+        block = Block(savepoint, outermost=outermost, hooks_before=waiting)
+        self.blocks.append(block)
+        session.blocks += 1
+        return block
+
+    def end_block(self, block: Block, error: BaseException | None) -> None:
+        """End *block*: keep its work, or undo it because of *error*.
+
+        :raises Exception: the flush, the COMMIT or the rollback to the savepoint failed. If there
+            was an *error*, that one is more important, and the other is logged.
+        """
+        # Also those inside it, which somebody has forgotten to end.
+        del self.blocks[self.blocks.index(block) :]
+        self.session.blocks = len(self.blocks)
+        if error is not None or block.rollback_only:
+            self._undo(block, error)
+            return
+        try:
+            self._keep(block)
+        except BaseException as failure:
+            self._undo(block, failure)
+            raise
+
+    def _keep(self, block: Block) -> None:
+        if block.savepoint is not None:
+            block.savepoint.__exit__(None, None, None)
+        elif block.outermost:
+            self.commit()
+        else:
+            self.session.flush()  # its errors belong to the block
+
+    def _undo(self, block: Block, error: BaseException | None) -> None:
+        if block.savepoint is not None:
+            _roll_back_to(block.savepoint, error)
+            return
+        if self.hooks is not None:
+            self.hooks.floor = block.hooks_before
+        try:
+            if block.outermost:
+                self.release(error, warn=False)
+            else:
+                self.rollback()
+        finally:
+            if self.hooks is not None:
+                self.hooks.floor = 0
+
+    def add_hook(self, hook: Hook) -> None:
+        """Let *hook* wait for the outcome."""
+        if self.hooks is None:
+            self.hooks = CommitHooks(self.session)
+        self.hooks.add(hook)
+
     def _unsaved(self) -> Counter[tuple[str, str]]:
         """What is lost if the transaction is rolled back now."""
         asked_for = self.rule == "explicit" and self.finished and not self.streaming
@@ -159,7 +258,20 @@ class UnitOfWork:
         unsaved = Counter([*activity.flushed, *pending(self.session)])
         if activity.effect is Effect.WRITE and not unsaved:
             unsaved["SQL statements", "sent with execute()"] += 1
+        if self.hooks:
+            unsaved["hook of db.on_commit() or on_rollback()", "not run"] += len(self.hooks)
         return unsaved
+
+
+def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) -> None:
+    # As a with statement would: it knows whether a failed flush has rolled back already.
+    try:
+        savepoint.__exit__(type(error or Rollback()), error, None)
+    except Exception:
+        if error is None:
+            raise
+        # It may have gone with the whole transaction, which the guard has noticed then.
+        logger.warning("The rollback to a savepoint failed, after another error.", exc_info=True)
 
 
 def _warn(unsaved: Counter[tuple[str, str]]) -> None:

@@ -12,6 +12,11 @@
          │   └─ ForkedUnit                 it belongs to the parent of this process
          ├─ ConcurrentUse (RuntimeError)  two threads used one unit of work at once
          ├─ RollbackOnly (RuntimeError)   ``commit()`` after ``set_rollback_only()``
+         ├─ BlockRefused (RuntimeError)   a block, or what is done inside it, cannot be
+         ├─ CommitRefused (RuntimeError)  ``commit()`` or ``rollback()`` where others decide
+         ├─ HookRefused (ValueError)      ``on_commit()`` was given what it cannot run later
+         ├─ ReadOnly (RuntimeError)       something was written in a unit that only reads
+         ├─ Rollback (RuntimeError)       raise it to leave ``db.atomic()`` undone
          ├─ PartialCommit (RuntimeError)  several engines, and not all of them committed
          ├─ TransactionLost (RuntimeError) the database threw the work away, with an earlier error
          └─ PoolExhausted (RuntimeError)  every connection of the pool is held by somebody else
@@ -32,14 +37,19 @@ from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 __all__ = [
+    "BlockRefused",
+    "CommitRefused",
     "ConcurrentUse",
     "ConfigError",
     "ConfigNotice",
     "DiscardedWork",
     "ForkedUnit",
+    "HookRefused",
     "OutsideContext",
     "PartialCommit",
     "PoolExhausted",
+    "ReadOnly",
+    "Rollback",
     "RollbackOnly",
     "SetupError",
     "TransactionLost",
@@ -84,6 +94,41 @@ class ConcurrentUse(UowError, RuntimeError):
 
 class RollbackOnly(UowError, RuntimeError):
     """``commit()`` was called on a unit that ``db.set_rollback_only()`` had marked."""
+
+
+class BlockRefused(UowError, RuntimeError):
+    """``db.atomic()`` cannot begin here, or not with these options."""
+
+
+class CommitRefused(UowError, RuntimeError):
+    """``commit()``, ``rollback()`` or ``close()`` was called where somebody else decides.
+
+    Inside ``db.atomic()``, or in a request with ``UOW_EXPLICIT_COMMIT = "forbid"``.
+    """
+
+
+class HookRefused(UowError, ValueError):
+    """``db.on_commit()`` or ``db.on_rollback()`` was given what cannot run after the fact."""
+
+
+class ReadOnly(UowError, RuntimeError):
+    """A unit of work with ``read_only=True`` was asked to write."""
+
+
+class Rollback(UowError, RuntimeError):
+    """Raise it inside ``with db.atomic():`` to undo the block and go on behind it.
+
+    :param block: which one, if not the innermost: what ``db.atomic()`` returned.
+    """
+
+    def __init__(self, block: object = None) -> None:
+        self.block = block
+        super().__init__(
+            "'Rollback' was raised outside of the block that it was meant to undo. It is caught by"
+            " the innermost 'with db.atomic():' around it, or by the one that it was given"
+            " ('raise Rollback(block)'). Elsewhere, call 'db.session.rollback()', or"
+            " 'db.set_rollback_only()' for the whole request."
+        )
 
 
 class PartialCommit(UowError, RuntimeError):

@@ -27,7 +27,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_uow import ConcurrentUse, Database, DiscardedWork, OutsideContext, UnitEnded
-from flask_uow._scope import SEPARATE_REQUEST_CONTEXT
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, concurrently
 from tests.support.leaks import checked_out
@@ -310,13 +309,7 @@ def test_app_context_inside_a_view_has_its_own_unit(
     "around",
     [
         "nothing",
-        pytest.param(
-            "a test's app context",
-            marks=pytest.mark.xfail(
-                SEPARATE_REQUEST_CONTEXT,
-                reason="such a request is at home in the app context that is active at first use",
-            ),
-        ),
+        "a test's app context",
     ],
 )
 def test_contexts_inside_a_view_can_come_before_its_own_first_use(
