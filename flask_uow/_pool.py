@@ -119,7 +119,7 @@ def _watch(engine: Engine, given: Mapping[str, Any], settings: PoolSettings) -> 
         logger.info(
             "The pool of %r is a %s, whose connections are not checked for liveness: it may lend"
             " one of them to several at a time. 'pool_pre_ping': True is SQLAlchemy's own check.",
-            engine.url,
+            engine.url.set(query={}),  # there may be a password in it, too
             type(engine.pool).__name__,
         )
 
@@ -127,6 +127,9 @@ def _watch(engine: Engine, given: Mapping[str, Any], settings: PoolSettings) -> 
 def _lifetime(given: Mapping[str, Any], settings: PoolSettings) -> float | None:
     lifetime = given.get("pool_recycle", settings.recycle)
     return None if lifetime is None or lifetime < 0 else lifetime
+
+
+_COLLECTION_PERIOD = 10.0  # seconds
 
 
 class ConnectionPool(QueuePool):
@@ -147,6 +150,8 @@ class ConnectionPool(QueuePool):
         self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         self._attempts: weakref.WeakSet[_Attempt] = weakref.WeakSet()
         self._replacing = threading.Lock()
+        self._collecting = threading.Lock()
+        self._next_collection = 0.0
 
     def recreate(self) -> ConnectionPool:
         """As it was; ``engine.dispose()`` replaces its pool by what this returns."""
@@ -175,7 +180,13 @@ class ConnectionPool(QueuePool):
         exception in a function of that traceback: a circle. It may take long until Python looks
         for circles by itself, or for ever if the app has switched that off.
         """
-        gc.collect()
+        # It stops all threads, so among many that wait one looks, and not again soon.
+        if time.monotonic() >= self._next_collection and self._collecting.acquire(blocking=False):
+            try:
+                gc.collect()
+                self._next_collection = time.monotonic() + _COLLECTION_PERIOD
+            finally:
+                self._collecting.release()
         return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
 
     def _run_dry(self) -> None:

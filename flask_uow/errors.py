@@ -24,7 +24,7 @@
     UserWarning
      └─ UowWarning
          ├─ DiscardedWork                 a context ended with work that nobody committed
-         └─ ConfigNotice                  a config key that does nothing, and its successor
+         └─ ConfigNotice                  a setting that does nothing, a driver that does not suit
 
 Each class also inherits the built-in that a caller would guess, so ``except RuntimeError``
 keeps working. Every message says what happened, why it is refused and what to write instead;
@@ -194,7 +194,7 @@ class DiscardedWork(UowWarning):
 
 
 class ConfigNotice(UowWarning):
-    """A key of ``app.config`` has no effect; the text names what to write instead."""
+    """A setting has no effect, or a driver does not suit; the text says what to write instead."""
 
 
 def shown(value: object) -> str:
