@@ -2,12 +2,14 @@
 
 Two processes that write to one socket get each other's rows. So a child starts with empty pools,
 and what it inherited it neither uses nor closes: a polite goodbye, or a ROLLBACK, would end the
-session of the parent. It is kept until the process ends, out of reach of garbage collection.
+session of the parent. It is kept until the process ends, out of reach of garbage collection. Who
+goes on with a connection of the parent, outside of a unit, finds an :class:`_OfTheParent` in it.
 
 SQLite is different: what it knows of its file locks is kept for each file and process, and a child
 that inherits an open connection believes to have locks that only the parent has. Its commits
 would be lost when the parent closes the file. So idle connections are closed before the fork, and
-if one was in use, the child may not open that file.
+if one was in use, or about to be opened, the child may not open that file. (A lock inside of
+SQLite's library may be held for ever, too, by a thread that is not in the child.)
 
 Python tells of a fork by ``os.register_at_fork``. Servers that fork in C (uWSGI) do not run it,
 so the process id is compared as well, when a unit opens: :func:`notice`.
@@ -17,15 +19,14 @@ Nothing here knows Flask or sessions.
 
 from __future__ import annotations
 
-import gc
 import os
 import threading
 import weakref
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Engine, event
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
 from .errors import ForkedUnit
 
@@ -38,6 +39,8 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 _entries: weakref.WeakKeyDictionary[ConnectionPoolEntry, weakref.ref[Engine]] = (
     weakref.WeakKeyDictionary()
 )
+_opening: dict[int, weakref.ref[Engine]] = {}  # by thread; until it is done, or after a failure
+_pools: weakref.WeakKeyDictionary[Pool, None] = weakref.WeakKeyDictionary()  # of SQLite's engines
 _forbidden: weakref.WeakSet[Engine] = weakref.WeakSet()
 _abandoned: list[object] = []
 
@@ -50,7 +53,9 @@ def install(engine: Engine) -> None:
     reference = weakref.ref(engine)
     event.listen(engine, "connect", partial(_note_connection, reference))
     if _is_sqlite(engine):
-        event.listen(engine, "do_connect", partial(_refuse_forbidden, reference))
+        event.listen(engine, "do_connect", partial(_note_opening, reference))
+        event.listen(engine, "engine_disposed", _note_pool)
+        _note_pool(engine)
 
 
 def notice() -> None:
@@ -67,9 +72,14 @@ def _note_connection(
     engine: weakref.ref[Engine], _connection: Any, entry: ConnectionPoolEntry
 ) -> None:
     _entries[entry] = engine
+    _opening.pop(threading.get_ident(), None)
 
 
-def _refuse_forbidden(engine: weakref.ref[Engine], *_: Any) -> None:
+def _note_pool(engine: Engine) -> None:
+    _pools[engine.pool] = None
+
+
+def _note_opening(engine: weakref.ref[Engine], *_: Any) -> None:
     if engine() in _forbidden:
         raise ForkedUnit(
             "This process forked while a connection to a SQLite file was in use, and SQLite cannot"
@@ -77,6 +87,7 @@ def _refuse_forbidden(engine: weakref.ref[Engine], *_: Any) -> None:
             " commits could be lost. Fork while no unit of work is open in any thread, or start"
             " the child anew (multiprocessing's 'spawn')."
         )
+    _opening[threading.get_ident()] = engine
 
 
 def _disown(*, announced: bool) -> None:
@@ -89,7 +100,10 @@ def _disown(*, announced: bool) -> None:
             return
         for entry, reference in list(_entries.items()):
             _abandon(entry, reference(), announced=announced)
+        _forbidden.update(engine for one in _opening.values() if (engine := one()) is not None)
         _entries.clear()
+        _opening.clear()
+        _pools.clear()  # a thread that is not here may hold the lock of one
         for engine in list(_engines):
             _abandoned.append(engine.pool)
             engine.dispose(close=False)
@@ -108,26 +122,43 @@ def _abandon(entry: Any, engine: Engine | None, *, announced: bool) -> None:
     lent = getattr(entry, "fairy_ref", None)  # a weak reference, while it is checked out
     proxy = lent() if lent is not None else None
     if proxy is not None:
-        proxy.dbapi_connection = None
+        proxy.dbapi_connection = _OfTheParent()
     entry.dbapi_connection = None
 
 
-def _some_are_idle() -> bool:
-    # A function of its own, so that nothing refers to an entry when it returns.
-    entries = [reference() for reference in _entries.keyrefs()]
-    return any(
-        entry is not None and entry.dbapi_connection is not None and not entry.in_use
-        for entry in entries
-    )
+class _OfTheParent:
+    """Stands in for the driver's connection in a ``Connection`` of the parent, and for its cursors.
+
+    A cursor is had without an error, because SQLAlchemy wraps what is raised before there is one.
+    """
+
+    def cursor(self, *_: object, **__: object) -> _OfTheParent:
+        return self
+
+    def rollback(self) -> None:
+        """Nothing: to give the connection back, or drop it, is all that is left to do."""
+
+    def close(self) -> None:
+        """Nothing, as for :meth:`rollback`."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ForkedUnit(
+            "This connection was open when the process forked: it belongs to the parent process,"
+            " which goes on with it. Let the child open its own ('with db.engine.connect():' in"
+            " it), or close the connection before the fork."
+        )
 
 
 def _before_fork() -> None:
+    _opening.pop(threading.get_ident(), None)  # has failed
+    used = [reference() for reference in _pools.keyrefs()]  # others may add to it meanwhile
     for engine in list(_engines):
         if _is_sqlite(engine):
             engine.dispose()
-    # A connection that was in use at an earlier fork went back to the pool of that time.
-    if _some_are_idle():
-        gc.collect()
+    # A connection that was in use when its pool was replaced has gone back to that since.
+    for pool in used:
+        if pool is not None:
+            pool.dispose()
 
 
 def _after_fork() -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 import example_app
 from example_app import create_app, ledger, seed, start
 from flask_uow import Database, Flask
-from tests.support.databases import TestDatabase, sqlite_file
+from tests.support.databases import TestDatabase, on
 from tests.support.witness import Witness
 
 MINUS = "\N{MINUS SIGN}"
@@ -113,11 +113,10 @@ def test_fresh_clone_starts_with_example_data(tmp_path: Path) -> None:
     assert flask(tmp_path, "seed") == ["There are accounts already; nothing was added.\n"]
 
 
+@on("sqlite-file", "postgresql", "mariadb")  # what is in memory is of one process
 def test_environment_names_the_database(tmp_path: Path, database: TestDatabase) -> None:
     """``FLASK_SQLALCHEMY_DATABASE_URI`` is used, and is not filled without being asked."""
     url = database.url
-    if database.name == "sqlite-memory":  # of another process
-        url = sqlite_file(tmp_path).url
     outputs = flask(tmp_path, "audit", "audit", FLASK_SQLALCHEMY_DATABASE_URI=url)
     assert outputs == ["Accounts: 0. Transfers: 0. All agree.\n"] * 2
     assert not (tmp_path / "instance").exists()

@@ -1,7 +1,7 @@
 """Forks a process that has used its engines; a program, so that pytest is not what is forked.
 
 ``python -m tests.faults.forking URL REQUESTS`` prints one line of JSON for each scenario: its
-name, and what happened.
+name, and what happened. Names of scenarios behind these two choose some of them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import faulthandler
 import gc
+import io
 import json
 import multiprocessing
 import os
@@ -19,12 +20,14 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from flask.testing import FlaskClient
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
+from sqlalchemy.orm import Session
 
 from flask_uow import Database, Flask, UnitEnded
 from flask_uow.errors import ForkedUnit
@@ -278,6 +281,11 @@ def attempts(user: User, connection: Connection) -> dict[str, str]:
         "close": db.session.close,
         "own unit": own_unit,
     }
+    return kinds(actions)
+
+
+def kinds(actions: dict[str, Callable[[], Any]]) -> dict[str, str]:
+    """The kind of error that each of *actions* raises, or "done"."""
     found = {}
     for name, action in actions.items():
         try:
@@ -354,6 +362,89 @@ def open_connection(_: str, requests: int) -> Any:
     found["stored"] = [f"plain, {how}" in names for how in LEAVE]
     found["parent"] = ask("parent")
     return found
+
+
+@scenario("inherited connection")
+def inherited_connection(name: str, requests: int) -> Any:
+    """A child uses what its parent has opened without a unit; the parent goes on with it."""
+    found: dict[str, Any] = {}
+    with app.app_context():
+        engine, session = db.engine, db.sessionmaker()
+    with engine.connect() as writer, engine.connect() as idle, session:
+        session.scalar(SELECT, {"token": "before"})
+        idle.scalar(SELECT, {"token": "before"})
+        idle.rollback()
+        writer.execute(INSERT, {"name": f"before the fork, {name}"})
+        found["writer"] = Child(lambda: with_the_words(writer)).result()
+        found["idle"] = Child(lambda: with_the_words(idle)).result()
+        found["session"] = Child(lambda: kinds(_of_session(session))).result()
+        found["parent's"] = [
+            one.scalar(SELECT, {"token": "after"}) == "after" for one in (idle, session)
+        ]
+        writer.execute(INSERT, {"name": f"after the fork, {name}"})
+        writer.commit()
+    names = stored()
+    found["stored"] = [f"{when} the fork, {name}" in names for when in ("before", "after")]
+    found["by the child"] = "of the child" in names
+    found["parent"] = ask("parent")
+    return found
+
+
+INSERT = User.__table__.insert()  # type: ignore[attr-defined]
+
+
+def with_the_words(connection: Connection) -> list[Any]:
+    """What a child gets that uses a connection of its parent, and what else is written."""
+    words = io.StringIO()
+    with contextlib.redirect_stderr(words), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        found = kinds(_of_connection(connection))
+        gc.collect()
+    return [found, words.getvalue()]
+
+
+def _of_connection(connection: Connection) -> dict[str, Callable[[], Any]]:
+    def work() -> None:
+        with connection:
+            connection.execute(INSERT, {"name": "of the child"})
+
+    return {
+        "query": lambda: connection.scalar(SELECT, {"token": "child"}),
+        "write": lambda: connection.execute(INSERT, {"name": "of the child"}),
+        "savepoint": connection.begin_nested,
+        "commit": connection.commit,
+        "driver's cursor": lambda: connection.connection.cursor().execute("SELECT 1"),
+        "rollback": connection.rollback,
+        "write after a rollback": lambda: connection.execute(INSERT, {"name": "of the child"}),
+        "with connection": work,
+        "close": connection.close,
+    }
+
+
+def _of_session(session: Session) -> dict[str, Callable[[], Any]]:
+    return {
+        "query": lambda: session.scalar(SELECT, {"token": "child"}),
+        "connection": session.connection,
+        "commit": session.commit,
+    }
+
+
+@scenario("earlier fork")
+def earlier_fork(_: str, requests: int) -> Any:
+    """What was in use when its pool was replaced went back to that; nobody collects garbage."""
+    with app.app_context():
+        engine = db.engine
+    gc.disable()
+    try:
+        with engine.connect() as connection:
+            connection.scalar(SELECT, {"token": "at the fork"})
+            Child(lambda: "nothing").result()
+        with engine.connect() as connection:
+            connection.scalar(SELECT, {"token": "at dispose()"})
+            engine.dispose()
+        return Child(lambda: ask("new of the second child")).result()
+    finally:
+        gc.enable()
 
 
 @scenario("lingering child")
@@ -455,6 +546,30 @@ def busy_pool(_: str, requests: int) -> Any:
     return results
 
 
+@scenario("opening")
+def opening(_: str, requests: int) -> Any:
+    """Another thread is about to open a connection at the fork."""
+    with app.app_context():
+        engine = db.engine
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        if threading.current_thread() is thread:
+            arrived.set()
+            go_on.wait(timeout=20)
+
+    event.listen(engine, "do_connect", wait)
+    engine.dispose()
+    answers: list[str] = []
+    thread = threading.Thread(target=lambda: answers.append(ask("new of a thread")))
+    thread.start()
+    arrived.wait(timeout=20)
+    child = Child(lambda: ask("new of a child")).result()
+    go_on.set()
+    thread.join()
+    return {"child": child, "thread": answers, "parent": ask("parent")}
+
+
 _view: Callable[[], str] = str
 
 
@@ -477,7 +592,7 @@ def stored() -> list[str]:
     return witness.names() + witness.titles()
 
 
-def main(url: str, requests: int) -> None:
+def main(url: str, requests: int, *names: str) -> None:
     from flask import got_request_exception
 
     app.config["SQLALCHEMY_DATABASE_URI"] = url
@@ -487,14 +602,14 @@ def main(url: str, requests: int) -> None:
     with app.app_context():
         db.create_all()
     faulthandler.register(signal.SIGALRM, chain=True)  # who hangs says where, and is killed
-    for name, run in scenarios.items():
+    for name in names or scenarios:
         signal.alarm(60)
         try:
-            result = run(requests)
+            result = scenarios[name](requests)
         except Exception:
             result = traceback.format_exc()
         print(json.dumps([name, result]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -265,7 +265,7 @@ _INTERRUPTIONS = [TookTooLong, StopNow, KeyboardInterrupt, SystemExit]
 
 def by_signal(url: str, units: int, seed: int) -> Report:
     run, bomb = Run(url, seed, lambda: None), Bomb()
-    signal.signal(signal.SIGALRM, bomb.strike)
+    signal.signal(signal.SIGALRM, bomb.on_signal)
     for token, delay in run.plan(units):
         if delay is None:
             run.alone(token)
@@ -300,10 +300,17 @@ class Bomb:
 
     error: type[BaseException] | None = None
 
-    def strike(self, *_: object) -> None:
+    def strike(self) -> None:
         if self.error is not None:
             raised, self.error = self.error, None
             raise raised
+
+    def on_signal(self, _number: int, frame: FrameType | None) -> None:
+        """Strike inside of a request, and not in the program around it, which would end."""
+        while frame is not None and frame.f_code is not Run.post.__code__:
+            frame = frame.f_back
+        if frame is not None:
+            self.strike()
 
 
 @contextlib.contextmanager
@@ -342,8 +349,10 @@ class Lines:
             sys.settrace(None)
 
     def _on_call(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        module = frame.f_globals.get("__name__", "").partition(".")[0]
-        return self._on_line if module in _LIBRARIES else None
+        module = frame.f_globals.get("__name__", "")
+        if module == _WITH_A_LOCK:
+            return None
+        return self._on_line if module.partition(".")[0] in _LIBRARIES else None
 
     def _on_line(self, _frame: FrameType, event: str, _argument: object) -> Any:
         if event == "line":
@@ -356,6 +365,10 @@ class Lines:
 
 # Not the drivers: what a trace function raises below compiled code has crashed the interpreter.
 _LIBRARIES = {"flask_uow", "sqlalchemy"}
+
+# SQLAlchemy counts its sessions under a lock. Python keeps the lock of a 'with' that is struck at
+# its last line, and the next session would wait for ever.
+_WITH_A_LOCK = "sqlalchemy.util.langhelpers"
 
 
 # Greenlets ------------------------------------------------------------------------------------

@@ -30,14 +30,14 @@ Happened = Callable[[str], Any]
 @pytest.fixture(scope="module")
 def run(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, int], dict[str, Any]]:
-    """Runs all scenarios with a driver, once; what happened in each."""
+) -> Callable[..., dict[str, Any]]:
+    """Runs all scenarios with a driver, or those named, once; what happened in each."""
 
     @cache
-    def run(driver: str, requests: int) -> dict[str, Any]:
+    def run(driver: str, requests: int, *names: str) -> dict[str, Any]:
         url = address(driver, request, tmp_path_factory.mktemp("forks"))
         folder = tmp_path_factory.mktemp("output")
-        program = [sys.executable, "-m", "tests.faults.forking", url, str(requests)]
+        program = [sys.executable, "-m", "tests.faults.forking", url, str(requests), *names]
         status = finish(program, folder)
         output = (folder / "stdout").read_text()
         found: dict[str, Any] = dict(map(json.loads, output.splitlines()))
@@ -87,7 +87,7 @@ def requests(setting: tuple[str, int]) -> int:
 
 @pytest.fixture
 def happened(
-    driver: str, requests: int, run: Callable[[str, int], dict[str, Any]]
+    driver: str, requests: int, run: Callable[..., dict[str, Any]]
 ) -> Callable[[str], Any]:
     """What happened in the scenario of this name."""
 
@@ -213,6 +213,38 @@ def test_open_connection_is_untouched_by_a_child_that_ends(happened: Happened) -
     }
 
 
+@pytest.mark.fault(
+    "W3",
+    fault="It forks while a connection is open, and the child uses it",
+    then="The child gets a ForkedUnit, and the parent's commit is real",
+)
+@pytest.mark.parametrize(
+    "database",
+    ["sqlite", "psycopg", pytest.param("psycopg2", marks=pytest.mark.stress), "pymysql"],
+)
+def test_open_connection_is_refused_in_the_child_and_real_in_the_parent(
+    database: str, run: Callable[..., dict[str, Any]]
+) -> None:
+    """W3: of no unit; to close it, or drop it, is no error, and nobody hears of it."""
+    found = run(database, 0, "inherited connection")["inherited connection"]
+    for child, noise in (found.pop("writer"), found.pop("idle")):
+        assert [name for name in child if child[name] == "done"] == ["rollback", "close"]
+        assert set(child.values()) == {"done", "ForkedUnit"}
+        assert noise == ""
+    assert set(found.pop("session").values()) == {"ForkedUnit"}
+    assert found == {
+        "parent's": [True, True],
+        "stored": [True, True],
+        "by the child": False,
+        "parent": "ok",
+    }
+
+
+def test_connection_of_an_earlier_fork_is_not_inherited(happened: Happened) -> None:
+    """S8: one that was in use then and is idle now does not keep a child from its database."""
+    assert happened("earlier fork") == "ok"
+
+
 def test_child_that_lives_on_holds_no_lock_of_the_parent(happened: Happened) -> None:
     """W3: when the parent's unit is over, others can write, the child's siblings too."""
     assert happened("lingering child") == {
@@ -261,9 +293,18 @@ def test_child_of_an_open_unit_is_told_the_truth(driver: str, happened: Happened
 )
 def test_fork_while_other_threads_hold_the_locks(driver: str, happened: Happened) -> None:
     """W4: no child waits for a lock whose holder is not there."""
-    answers = [answer for child in happened("busy pool") for answer in child]
+    children = happened("busy pool")
+    assert [child for child in children if not isinstance(child, list)] == []
+    answers = [answer for child in children for answer in child]
     assert len(answers) >= 20
     refused = [answer for answer in answers if answer != "ok"]
     if driver != "sqlite":
         assert refused == []
     assert not any("database is locked" in answer for answer in refused)
+
+
+def test_fork_while_another_thread_opens_a_connection(driver: str, happened: Happened) -> None:
+    """S8, W4: SQLite's library has locks of its own then, which nobody in the child gives back."""
+    found = happened("opening")
+    assert "ForkedUnit" in found["child"] if driver == "sqlite" else found["child"] == "ok"
+    assert (found["thread"], found["parent"]) == (["ok"], "ok")

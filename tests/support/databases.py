@@ -15,6 +15,7 @@ turns that skip into a failure.
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import pwd
@@ -33,7 +34,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from sqlalchemy import URL, Connection, MetaData, NullPool, create_engine, inspect, make_url
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    NullPool,
+    Table,
+    create_engine,
+    inspect,
+    make_url,
+)
 from sqlalchemy.exc import OperationalError
 
 NAMES = ("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
@@ -129,7 +140,8 @@ def wipe(url: str, known: MetaData) -> None:
             assert name is not None
             _kick_out(connection, name)
             if tables <= known.tables.keys():
-                statements = _emptying([table for table in known.tables if table in tables])
+                found = [table for table in known.sorted_tables if table.name in tables]
+                statements = _emptying(found[::-1])  # those that refer to others first
             else:
                 statements = _REMOVING
             for statement in statements[connection.dialect.name]:
@@ -142,20 +154,33 @@ _REMOVING = {
 }
 
 
-def _emptying(tables: list[str]) -> dict[str, list[str]]:
+def _emptying(tables: list[Table]) -> dict[str, list[str]]:
+    """Not TRUNCATE, which is a matter of files."""
+    deletions = [f"DELETE FROM {table.name}" for table in tables]
+    counters = [
+        f"setval(pg_get_serial_sequence('{table.name}', '{column.name}'), 1, false)"
+        for table in tables
+        if (column := table.autoincrement_column) is not None
+    ]
     return {
-        "postgresql": [f"TRUNCATE {', '.join(tables)} RESTART IDENTITY CASCADE"],
-        "mariadb": ["SET foreign_key_checks = 0"]
-        + [f"DELETE FROM {table}" for table in tables]
-        + [f"ALTER TABLE {table} AUTO_INCREMENT = 1" for table in tables],
+        "postgresql": [*deletions, f"SELECT {', '.join(counters) or 1}"],
+        "mariadb": [
+            "SET foreign_key_checks = 0",
+            *deletions,
+            *[f"ALTER TABLE {table.name} AUTO_INCREMENT = 1" for table in tables],
+        ],
     }
 
 
 @contextlib.contextmanager
 def _administrator(url: URL) -> Iterator[Connection]:
-    engine = create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
+    with _administrators_engine(url).connect() as connection:
         yield connection
+
+
+@functools.cache  # a new engine would ask the server who it is, each time
+def _administrators_engine(url: URL) -> Engine:
+    return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
 
 
 def _kick_out(connection: Connection, name: str) -> None:
@@ -297,7 +322,8 @@ def _local_mariadb() -> str:
         "localhost/?unix_socket=/tmp/mysql.sock",
         "127.0.0.1:3306/?charset=utf8mb4",
     ):
-        url = f"mariadb+pymysql://{user}@{place}"
+        # With TLS, PyMySQL reads all certificates of the system for each connection.
+        url = f"mariadb+pymysql://{user}@{place}&ssl_disabled=true"
         try:
             with create_engine(url, poolclass=NullPool).connect():
                 return url

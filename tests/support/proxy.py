@@ -87,6 +87,8 @@ class FaultProxy:
         url = make_url(database_url).difference_update_query(["unix_socket"])
         if driver:
             url = url.set(drivername=f"{url.get_backend_name()}+{driver}")
+        if driver == "mysqldb":  # does not know the option
+            url = url.difference_update_query(["ssl_disabled"])
         url = url.set(host="127.0.0.1", port=self.port)
         url = url.update_query_dict({**_NO_TLS.get(url.get_backend_name(), {}), **query})
         return url.render_as_string(hide_password=False)
