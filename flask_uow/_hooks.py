@@ -41,12 +41,11 @@ from werkzeug.exceptions import HTTPException
 from . import _replay
 from ._body import Body
 from ._scope import (
+    RUNNING,
     SEPARATE_REQUEST_CONTEXT,
     Scope,
-    begin_dispatch,
     current_app_context,
     current_request_context,
-    end_dispatch,
 )
 from ._state import EXTENSION, AppState
 from ._unit import UnitOfWork, logger
@@ -75,12 +74,8 @@ def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) 
 def _note_dispatch(original: Method) -> Method:
     @wraps(original)
     def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
-        context = current_request_context(None)
-        begin_dispatch(context)
-        try:
-            return original(*args, **kwargs)
-        finally:
-            end_dispatch(context)
+        setattr(current_request_context(None), RUNNING, current_app_context(None))
+        return original(*args, **kwargs)
 
     return full_dispatch_request
 
@@ -163,6 +158,7 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:
             _finish_late(scope, context, unit, response)
+        setattr(context, RUNNING, None)  # from here on nothing is committed by itself
         return response
 
     return process_response

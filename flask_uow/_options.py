@@ -70,6 +70,8 @@ def mark(view: F, options: UnitOptions) -> F:
         )
     setattr(view, _MARK, options)
     if type(view) is FunctionType:
+        global _is_used  # noqa: PLW0603  # most apps never say '@db.unit', and shall not pay for it
+        _is_used = True
         _marked.add(view)
     return view
 
@@ -89,8 +91,8 @@ def of_request(app: Flask, request: Request) -> UnitOptions:
                 return cast(UnitOptions, getattr(place, _MARK))
     options = getattr(view, _MARK, None)
     if options is None:
-        options = _NO_OPTIONS
-        if _marked and isinstance(view, FunctionType) and view not in _known:
+        options = NO_OPTIONS
+        if _is_used and isinstance(view, FunctionType) and view not in _known:
             _refuse_lost(app, view, request.endpoint)
     return cast(UnitOptions, options)
 
@@ -102,11 +104,13 @@ def _methods(view_class: type[Any], http_method: str) -> list[Any]:
     return [getattr(view_class, name, None), getattr(view_class, "dispatch_request", None)]
 
 
-_NO_OPTIONS = UnitOptions()
+NO_OPTIONS = UnitOptions()
+"""What a view without ``@db.unit`` wants."""
 
 
 # Lost options ---------------------------------------------------------------------------------
 
+_is_used = False
 _marked: weakref.WeakSet[Any] = weakref.WeakSet()
 _known: weakref.WeakSet[Any] = weakref.WeakSet()  # views that have no options, and have lost none
 

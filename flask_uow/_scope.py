@@ -17,6 +17,7 @@ from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.util import ScopedRegistry
 
 from ._holders import caller, place_of
+from ._options import NO_OPTIONS, of_request
 from ._session import S, UnitSession
 from ._state import EXTENSION, AppState
 from ._unit import UnitOfWork
@@ -34,7 +35,9 @@ current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
 _HOME = "_flask_uow_home"
-_RUNNING = "_flask_uow_running"
+RUNNING = "_flask_uow_running"
+"""The attribute of a context whose request is being answered: the app context that it began in."""
+
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
@@ -75,7 +78,7 @@ def _innermost(request: Any, app_context: Any) -> Any:
     pushed = request._cv_tokens
     home = pushed[-1][1] if pushed else None
     if home is None:
-        home = request.__dict__.get(_HOME)
+        home = request.__dict__.get(_HOME) or request.__dict__.get(RUNNING)
         if home is None or not _is_pushed(home):
             home = app_context if app_context.app is request.app else None
             request.__dict__[_HOME] = home
@@ -92,25 +95,13 @@ def _is_exit(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and not error.code
 
 
-def begin_dispatch(context: Any) -> None:
-    """Note that Flask begins to answer the request of *context*."""
-    if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
-        setattr(context, _HOME, _cv_app.get())
-    setattr(context, _RUNNING, True)
-
-
-def end_dispatch(context: Any) -> None:
-    """Note that the answer is there: nothing is committed by itself any more."""
-    setattr(context, _RUNNING, False)
-
-
 def is_running(context: Any) -> bool:
     """Is a request being answered in *context*, so that its unit commits by itself?
 
     Not in an app context, and not in a request context that somebody pushed without dispatching
     it: of a socket event, of a test.
     """
-    return bool(getattr(context, _RUNNING, False))
+    return getattr(context, RUNNING, None) is not None
 
 
 class Scope(ScopedRegistry[S]):
@@ -206,9 +197,8 @@ class Scope(ScopedRegistry[S]):
         else:
             self.forget(context)
             unit.end(error, warn=warn)
-            late = self.forget(context)
-            if late is not None:  # a hook of the rollback has opened it
-                late.end()
+            if unit.hooks is not None and (late := self.forget(context)) is not None:
+                late.end()  # a hook of the rollback has opened it
 
     def forget(self, context: Any) -> UnitOfWork | None:
         """Take the unit off *context*, so that the next use opens a new one."""
@@ -256,17 +246,19 @@ class Scope(ScopedRegistry[S]):
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
         request, home = _request_of(context), current_app_context(None)
-        options = state.options_for(request)
-        session = session or state.new_session(options)
-        rule = options.commit or state.settings.commit
+        session, settings = session or state.new_session(), state.settings
+        options = NO_OPTIONS if request is None else of_request(context.app, request)
+        rule = options.commit or settings.commit
         if request is not None:
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # It may be pushed again, for a streamed body or by a test client, and does not
                 # say then which app context it lives in.
                 setattr(context, _HOME, home)
-            session.will_write = request.method not in _SAFE and not options.read_only
-            if rule != "explicit" and is_running(context):
-                session.explicit_commit = state.explicit_commit_for(request)
+            session.will_write = request.method not in _SAFE
+            if options is not NO_OPTIONS:
+                state.fit(session, options)
+            if settings.explicit_commit and rule != "explicit" and is_running(context):
+                session.explicit_commit = settings.explicit_commit_in(request.blueprints)
         unit = UnitOfWork(session, rule, home)
         frame = caller(2)
         if frame is not None:

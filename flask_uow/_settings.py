@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -73,7 +73,7 @@ class Settings:
     """Everything that an app's config says about its databases.
 
     :ivar explicit_commit: what ``commit()`` does in a request, by the name of a blueprint; ``""``
-        for all others.
+        for all others. Empty if it commits.
     :ivar retry_pause: seconds before the first repetition, at most.
     """
 
@@ -81,8 +81,15 @@ class Settings:
     engines: tuple[EngineSettings, ...]
     pool: PoolSettings = field(default_factory=PoolSettings)
     sqlite: SqliteProfile = field(default_factory=SqliteProfile)
-    explicit_commit: Mapping[str, str] = field(default_factory=lambda: {"": "allow"})
+    explicit_commit: Mapping[str, str] = field(default_factory=dict)
     retry_pause: float = _retry.PAUSE
+
+    def explicit_commit_in(self, blueprints: Iterable[str]) -> str:
+        """
+        :param blueprints: of a request, the innermost first.
+        """
+        names = (*blueprints, "")
+        return next((self.explicit_commit[n] for n in names if n in self.explicit_commit), "allow")
 
 
 def read(config: Mapping[str, Any]) -> Settings:
@@ -114,7 +121,7 @@ def _read_explicit_commit(config: Mapping[str, Any]) -> dict[str, str]:
     for name, mode in modes.items():
         where = f"UOW_EXPLICIT_COMMIT[{name!r}]" if name else "UOW_EXPLICIT_COMMIT"
         modes[name] = explicit_commit(mode, where)
-    return {"": "allow", **modes}
+    return modes if set(modes.values()) - {"allow"} else {}
 
 
 def explicit_commit(mode: object, where: str) -> str:

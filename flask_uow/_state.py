@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flask import Flask, Request
+from flask import Flask
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
-from . import _engines, _fork, _options, _settings
+from . import _engines, _fork, _settings
 from ._options import UnitOptions
 from ._session import UnitSession
 from ._settings import Settings
@@ -86,19 +86,25 @@ class AppState:
             self._sessionmaker = sessionmaker(engines=self.engines, routes={}, **options)
         return self._sessionmaker
 
-    def new_session(self, options: UnitOptions | None = None) -> UnitSession:
+    def new_session(self) -> UnitSession:
         """What ``sessionmaker()`` makes, in a third of the time.
 
-        :raises ConfigError: as :attr:`engines`, or the isolation level is not known.
+        :raises ConfigError: as :attr:`engines`.
         """
         _fork.notice()
         factory = self.sessionmaker
-        session = factory.class_(**factory.kw)
-        if options is not None and (options.isolation_level is not None or options.read_only):
+        return factory.class_(**factory.kw)
+
+    def fit(self, session: UnitSession, options: UnitOptions) -> None:
+        """Let the transactions of *session* be as *options* want them.
+
+        :raises ConfigError: the isolation level is not known.
+        """
+        if options.isolation_level is not None or options.read_only:
             session.use(*self.variant(options))
-            if options.read_only:
-                session.read_only_from_now_on()
-        return session
+        if options.read_only:
+            session.read_only_from_now_on()
+            session.will_write = False
 
     def variant(self, options: UnitOptions) -> Variant:
         """The engines for transactions as *options* want them, and what is kept for sessions.
@@ -112,27 +118,3 @@ class AppState:
             engines = _engines.with_options(self.engines, key[0], read_only=key[1])
             self._variants[key] = engines, {}
         return self._variants[key]
-
-    def options_for(self, request: Request | None) -> UnitOptions:
-        """What the view that *request* was routed to wants.
-
-        :raises ConfigError: as :attr:`settings`; or the view has lost its options.
-        """
-        if request is None:
-            return _NO_OPTIONS
-        return _options.of_request(self._app, request)
-
-    def explicit_commit_for(self, request: Request) -> str:
-        """What ``commit()`` does in the middle of *request*.
-
-        :raises ConfigError: as :attr:`settings`.
-        """
-        modes = self.settings.explicit_commit
-        if len(modes) > 1:
-            for name in request.blueprints:  # the innermost first
-                if name in modes:
-                    return modes[name]
-        return modes[""]
-
-
-_NO_OPTIONS = UnitOptions()

@@ -28,6 +28,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -82,13 +83,13 @@ class UnitOfWork:
     failed = False
     finished = False
     streaming = False
+    blocks: Sequence[Block] = ()
     hooks: CommitHooks | None = None
 
     def __init__(self, session: UnitSession, rule: CommitRule, home: object = None) -> None:
         self.session = session
         self.rule = rule
         self.home = home
-        self.blocks: list[Block] = []
 
     @property
     def has_work(self) -> bool:
@@ -198,7 +199,7 @@ class UnitOfWork:
         savepoint = session.begin_nested() if not outermost and self.has_work else None
         waiting = 0 if self.hooks is None else len(self.hooks)
         block = Block(savepoint, outermost=outermost, hooks_before=waiting)
-        self.blocks.append(block)
+        self.blocks = [*self.blocks, block]
         session.blocks += 1
         return block
 
@@ -209,7 +210,7 @@ class UnitOfWork:
             was an *error*, that one is more important, and the other is logged.
         """
         # Also those inside it, which somebody has forgotten to end.
-        del self.blocks[self.blocks.index(block) :]
+        self.blocks = self.blocks[: self.blocks.index(block)]
         self.session.blocks = len(self.blocks)
         if error is not None or block.rollback_only:
             self._undo(block, error)
