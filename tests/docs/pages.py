@@ -5,7 +5,10 @@ What takes part:
 - A fence of ``python`` is run, with the others of its page, in one module.
 - A fence of ``text`` right behind it that starts with ``SomeError: `` is the message of the
   error or warning that the code has to end with. Where the lines break says nothing.
-- A comment ``<!-- setup ... -->`` holds Python that is run as well, and that no reader sees.
+- A fence of ``sql`` behind it is what the code has sent to SQLite, one statement a line. ``...``
+  stands for any text, and a comment, ``-- why``, for nothing.
+- A comment ``<!-- setup ... -->`` holds Python that is run as well, and that no reader sees. One
+  between a fence of ``python`` and its ``text`` or ``sql`` belongs to it: it makes the request.
 - A comment ``<!-- check ... -->`` is run when the page has come to its end: Flask takes no more
   views after the first request.
 - A comment ``<!-- not run: reason -->`` right before a fence leaves that fence out.
@@ -13,14 +16,19 @@ What takes part:
 
 from __future__ import annotations
 
+import contextlib
 import re
+import sqlite3
 import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import CodeType, ModuleType
+from typing import Any
 
 import pytest
+from sqlalchemy import Pool, event
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -42,12 +50,16 @@ class Snippet:
     """Python of a page.
 
     :ivar line: where it starts in the page, for tracebacks.
+    :ivar hidden: no reader sees it.
     :ivar ends_with: ``(class, message)`` of the error or warning that it shows.
+    :ivar sends: the SQL that it shows: what was sent from the last fence of Python on.
     """
 
     code: str
     line: int
+    hidden: bool = False
     ends_with: tuple[str, str] | None = None
+    sends: list[str] | None = None
 
 
 def fences(page: Path) -> list[re.Match[str]]:
@@ -62,17 +74,25 @@ def snippets(page: Path) -> list[Snippet]:
     checks: list[Snippet] = []
     end_of_python: int | None = None
     for piece in _pieces(page):
-        if piece["comment"]:
-            target = checks if piece["comment"] == "check" else found
-            target.append(_snippet(piece, "hidden"))
+        is_behind = end_of_python is not None and not text[end_of_python : piece.start()].strip()
+        if piece["comment"] == "check":
+            checks.append(_snippet(piece, "hidden"))
+        elif piece["comment"]:
+            found.append(_snippet(piece, "hidden"))
+            end_of_python = piece.end() if is_behind else None
+            continue
         elif piece["language"] == "python" and not piece["reason"]:
             found.append(_snippet(piece, "body"))
             end_of_python = piece.end()
             continue
-        elif end_of_python is not None and not text[end_of_python : piece.start()].strip():
+        elif is_behind and piece["language"] == "sql":
+            found[-1] = replace(found[-1], sends=_statements(piece["body"]))
+        elif is_behind and piece["language"] == "text":
             message = _MESSAGE.fullmatch(piece["body"].strip())
-            if message and piece["language"] == "text":
+            if message:
                 found[-1] = replace(found[-1], ends_with=(message[1], _folded(message[2])))
+            end_of_python = piece.end()  # of the error, what was sent until then may follow
+            continue
         end_of_python = None
     return found + checks
 
@@ -83,12 +103,17 @@ def run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module.__dict__.update(__file__=str(folder / "app.py"), monkeypatch=monkeypatch)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.chdir(folder)
-    for snippet in snippets(page):
-        # The empty lines let a traceback name the line of the page.
-        code = compile("\n" * snippet.line + snippet.code, str(page), "exec", dont_inherit=True)
-        shown = _run(code, module)
-        where = f"{page.name}, line {snippet.line + 1}"
-        assert shown == snippet.ends_with, f"{where}: {shown}"
+    with _what_is_sent() as sent:
+        for snippet in snippets(page):
+            if not snippet.hidden:
+                sent.clear()
+            # The empty lines let a traceback name the line of the page.
+            code = compile("\n" * snippet.line + snippet.code, str(page), "exec", dont_inherit=True)
+            shown = _run(code, module)
+            where = f"{page.name}, line {snippet.line + 1}"
+            assert shown == snippet.ends_with, f"{where}: {shown}"
+            if snippet.sends is not None:
+                assert _are_shown(sent, snippet.sends), f"{where}:\n" + "\n".join(sent)
 
 
 def _run(code: CodeType, module: ModuleType) -> tuple[str, str] | None:
@@ -108,8 +133,39 @@ def _run(code: CodeType, module: ModuleType) -> tuple[str, str] | None:
     return None
 
 
+@contextlib.contextmanager
+def _what_is_sent() -> Iterator[list[str]]:
+    """What SQLite is told, by whatever connection; but for how connections are set up."""
+    sent: list[str] = []
+
+    def note(statement: str) -> None:
+        if not statement.startswith("PRAGMA"):
+            sent.append(_folded(statement))
+
+    def watch(connection: Any, _record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.set_trace_callback(note)
+
+    event.listen(Pool, "connect", watch)
+    try:
+        yield sent
+    finally:
+        event.remove(Pool, "connect", watch)
+
+
+def _statements(sql: str) -> list[str]:
+    lines = [line.partition("--")[0].strip() for line in sql.splitlines()]
+    return [line for line in lines if line]
+
+
+def _are_shown(sent: list[str], shown: list[str]) -> bool:
+    patterns = [re.escape(line).replace(re.escape("..."), ".*") for line in shown]
+    return len(sent) == len(shown) and all(map(re.fullmatch, patterns, sent))
+
+
 def _snippet(piece: re.Match[str], group: str) -> Snippet:
-    return Snippet(piece[group], piece.string.count("\n", 0, piece.start(group)))
+    line = piece.string.count("\n", 0, piece.start(group))
+    return Snippet(piece[group], line, hidden=group == "hidden")
 
 
 def _folded(text: str) -> str:

@@ -29,12 +29,19 @@ def test_every_block_is_of_a_known_kind(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
     marks = [line for line in lines if re.match(r"\s*(```|~~~)", line)]
     assert len(marks) == 2 * len(fences)  # neither indented nor of another kind
+    sql = [fence for fence in fences if fence["language"] == "sql" and not fence["reason"]]
+    assert len(sql) == len([1 for one in pages.snippets(page) if one.sends is not None])
 
 
 def test_page_that_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failing check, an unexpected error, and a message that reads otherwise."""
+    """A failing check, an unexpected error, a message that reads otherwise, other SQL."""
     page = tmp_path / "page.md"
     python = "```python\nfrom flask_uow import SetupError\nraise SetupError('a  b')\n```\n"
+    sql = (
+        "```python\nfrom sqlalchemy import create_engine, text\n"
+        "with create_engine('sqlite://').connect() as one:\n    one.execute(text('SELECT  1'))\n"
+        "```\n<!-- setup\n1\n-->\n"
+    )
     for text in [
         "<!-- check\nassert False\n-->\n",
         python,
@@ -42,11 +49,16 @@ def test_page_that_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         f"{python}\n```text\nConfigError: a b\n```\n",
         f"{python}\nbetween\n\n```text\nSetupError: a b\n```\n",
         "```python\n1\n```\n\n```text\nSetupError: a b\n```\n",
+        f"{sql}```sql\nSELECT 2\n```\n",
+        f"{sql}```sql\nSELECT 1\nCOMMIT\n```\n",
+        f"{sql}```sql\n```\n",
     ]:
         page.write_text(text)
         with pytest.raises(AssertionError):
             pages.run(page, tmp_path, monkeypatch)
     page.write_text(f"{python}\n```text\nSetupError: a\nb\n```\n<!-- not run: no -->\n{python}")
+    pages.run(page, tmp_path, monkeypatch)
+    page.write_text(f"{sql}```sql\nSELECT ...  -- why\n```\n{sql}```sql\nSELECT 1\n```\n")
     pages.run(page, tmp_path, monkeypatch)
 
 
@@ -65,7 +77,11 @@ def test_configuration_tells_the_defaults() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| \[`(UOW_\w+)`\]\(.*\) \|.*\| `(.+)` \|$", text, re.MULTILINE))
     settings = _settings.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"})
-    read: dict[str, object] = {"UOW_COMMIT": "on_success"}
+    read: dict[str, object] = {
+        "UOW_COMMIT": "on_success",
+        "UOW_EXPLICIT_COMMIT": settings.explicit_commit_in([]),
+        "UOW_RETRY_PAUSE": settings.retry_pause,
+    }
     read |= {key: getattr(settings.pool, name) for key, name in _settings._POOL_KEYS.items()}
     read |= {key: getattr(settings.sqlite, name) for key, name in _settings._SQLITE_KEYS.items()}
     assert {key: ast.literal_eval(value) for key, value in shown.items()} == read
