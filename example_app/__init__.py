@@ -1,6 +1,6 @@
 """A ledger: accounts, transfers between them, statements.
 
-Start it with ``flask --app example_app run``. Every request is one unit of work, so no view in
+Start it with ``flask --app example_app run``. Every request is one unit of work, so nothing in
 here commits, rolls back or closes anything.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from flask_uow import Flask
 
-from . import api, commands, errors, money, pages, start
+from . import api, commands, errors, money, pages, payments, receipts, start
 from .database import db
 
 
@@ -35,8 +35,10 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(api.blueprint)
     app.add_template_filter(money.show, "money")
+    payments.init_app(app)
     errors.init_app(app)
     commands.init_app(app)
+    receipts.init_app(app)
 
     start.prepare(app, fill=is_ours)
     return app

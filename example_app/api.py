@@ -7,10 +7,10 @@ from typing import Any
 from flask import Blueprint, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
-from . import fields, imports, ledger, money, statements, uploads
+from . import fields, imports, journal, ledger, money, payments, statements, uploads
 from .database import db
 from .errors import Refused
-from .models import Account, Transfer
+from .models import Account, Attempt, Transfer
 
 blueprint = Blueprint("api", __name__, url_prefix="/api")
 
@@ -54,15 +54,22 @@ def transfers() -> ResponseReturnValue:
 
 @blueprint.post("/transfers")
 def transfer() -> ResponseReturnValue:
-    body = _body()
-    order = ledger.order(body.get("from"), body.get("to"), body.get("amount"), body.get("memo"))
-    (made,) = ledger.transfer([order])
-    return jsonify(_transfer(made)), 201
+    return jsonify(_transfer(payments.pay(_body()))), 201
 
 
 @blueprint.post("/imports")
 def import_file() -> ResponseReturnValue:
-    return jsonify(transfers=imports.load(uploads.stream())), 201
+    skip_bad = request.args.get("skip") == "bad"
+    result = imports.load(uploads.stream(), uploads.name(), skip_bad=skip_bad)
+    if not skip_bad:
+        return jsonify(transfers=result.count), 201
+    reasons = [{"line": bad.line, "reason": bad.reason} for bad in result.reasons]
+    return jsonify(transfers=result.count, skipped=result.skipped, reasons=reasons), 201
+
+
+@blueprint.get("/journal")
+def entries() -> ResponseReturnValue:
+    return jsonify(attempts=[_attempt(attempt) for attempt in journal.latest(size=20)])
 
 
 def _body() -> dict[str, Any]:
@@ -91,6 +98,11 @@ def _transfer(transfer: Transfer) -> dict[str, Any]:
         "amount": money.plain(getting.amount),
         "memo": transfer.memo,
     }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    at = f"{attempt.at.isoformat()}Z"
+    return {"at": at, "what": attempt.what, "result": attempt.result}
 
 
 def _line(line: statements.Line) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The commands of the ledger. A command is not a request: what it stores, it commits itself."""
+"""The commands of the ledger.
+
+A command is not a request, so nobody commits for it: ``db.atomic`` says what is all or nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,13 @@ def init_app(app: Flask) -> None:
 def seed_ledger() -> None:
     """Fill an empty ledger with example data."""
     added = seed.sow()
-    db.session.commit()
     if added:
         click.echo(f"Example data added. Transfers: {added}.")
     else:
         click.echo("There are accounts already; nothing was added.")
 
 
+@db.atomic(read_only=True)  # whatever it meets, it repairs nothing
 def audit_ledger() -> None:
     """Compare every transfer and every balance with its postings."""
     found = audit.differences()

@@ -2,17 +2,19 @@
 
 By the time one of these handlers runs, the unit of work of the request has been rolled back, so
 every answer here may say that nothing was stored. The handlers can use the database: the pages
-they show list the accounts anew.
+they show list the accounts anew, and what they write themselves is stored with their answer.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from flask import Flask, Response, jsonify, render_template, request, session
+from flask import Flask, Response, g, jsonify, render_template, request, session
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from werkzeug.exceptions import HTTPException
+
+from . import journal
 
 
 class Refused(Exception):
@@ -58,13 +60,22 @@ def _refused(error: Refused) -> ResponseReturnValue:
     return _answer(error.status, error.message, template, **where)
 
 
+def reason(error: DBAPIError) -> str | None:
+    """The sentence for a constraint that has refused; none if the error is another one.
+
+    MariaDB reports a CHECK as an operational error.
+    """
+    found = str(error.orig)
+    return next((sentence for name, sentence in _CONSTRAINTS.items() if name in found), None)
+
+
 def _constraint(error: IntegrityError | OperationalError) -> ResponseReturnValue:
-    """A constraint has refused; MariaDB reports a CHECK as an operational error."""
-    reason = str(error.orig)
-    for name, sentence in _CONSTRAINTS.items():
-        if name in reason:
-            return _refused(Refused(f"{sentence} Nothing was stored.", 409))
-    raise error  # not a refusal but a fault: 500
+    sentence = reason(error)
+    if sentence is None:
+        raise error  # not a refusal but a fault: 500
+    # No 'db.independent()' is needed: the refused work is gone, and this belongs to the answer.
+    journal.refused(g.get("attempt", f"{request.method} {request.path}"), sentence)
+    return _refused(Refused(f"{sentence} Nothing was stored.", 409))
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:

@@ -1,4 +1,4 @@
-"""CSV files of transfers: read line by line, stored as a whole or not at all.
+"""CSV files of transfers: read line by line, stored as a whole or without their bad lines.
 
 ::
 
@@ -9,12 +9,16 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO
 
-from . import fields, ledger, money
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from . import errors, fields, journal, ledger, money
+from .database import db
 from .errors import Refused
 from .models import Account
 
@@ -22,53 +26,136 @@ _REQUIRED = ("from", "to", "amount")
 _COLUMNS = (*_REQUIRED, "memo")
 _BATCH = 1000
 _LONGEST_LINE = 64 * 1024
+_LISTED = 100
 
 Record = tuple[int, list[str]]
 
 
-def load(stream: IO[bytes]) -> int:
-    """Make all transfers of a file, and return how many there were.
+@dataclass(frozen=True)
+class Bad:
+    """A line that was left out."""
+
+    line: int
+    reason: str
+
+
+@dataclass
+class Result:
+    """What became of a file.
+
+    :ivar count: of the transfers that were made.
+    :ivar skipped: how many lines were left out.
+    :ivar reasons: of the first of these; a file that is bad throughout must not fill the memory.
+    """
+
+    count: int = 0
+    skipped: int = 0
+    reasons: list[Bad] = field(default_factory=list)
+
+    def skip(self, line: int, reason: str) -> None:
+        self.skipped += 1
+        if len(self.reasons) < _LISTED:
+            self.reasons.append(Bad(line, reason))
+
+
+def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
+    """Make the transfers of a file: all of them, or all that can be made.
 
     Only one batch is in memory at a time. Nothing here undoes the first batches if a later line
-    is bad: the request fails, and with it its unit of work.
+    is bad: the request fails, and with it its unit of work. That the file was tried is stored
+    whatever happens, see :func:`journal.begin`.
 
-    :raises Refused: a line is bad; it names the line and the reason.
+    :param name: of the file, for the journal.
+    :param skip_bad: leave out the lines that are refused.
+    :raises Refused: a line is bad; it names the line and the reason. With *skip_bad*, this is no
+        such file at all, or nobody could tell where its next line begins.
     """
-    orders = _orders(_records(stream), ledger.lock_accounts())
-    count = 0
-    while batch := list(islice(orders, _BATCH)):
-        ledger.transfer(batch)
-        count += len(batch)
-    if not count:
-        raise Refused("The file contains no transfers.")
-    return count
-
-
-def _orders(records: Iterator[Record], accounts: Sequence[Account]) -> Iterator[ledger.Order]:
+    attempt = journal.begin(f"Import of {name}")
+    # Sorted by their ids, as all others lock them, and for the whole file.
+    accounts = ledger.lock_accounts()
+    records = _records(stream)
     columns = _read_header(records)
     by_name = {account.name: account for account in accounts}
+    load_rest = _load_good if skip_bad else _load_all
+    result = load_rest(records, columns, by_name)
+    if not (result.count or result.skipped):
+        raise Refused("The file contains no transfers.")
+    left_out = f" Lines skipped: {result.skipped:,}." if result.skipped else ""
+    journal.end(attempt, f"Transfers: {result.count:,}.{left_out}")
+    return result
+
+
+def _load_all(
+    records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
+) -> Result:
+    orders = _orders(records, columns, accounts)
+    result = Result()
+    while batch := list(islice(orders, _BATCH)):
+        ledger.transfer(batch)
+        result.count += len(batch)
+    return result
+
+
+def _load_good(
+    records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
+) -> Result:
+    """Each line is a savepoint: a line that the database refuses undoes itself and no other.
+
+    Slower than a whole batch, by some statements for each line.
+    """
+    result = Result()
+    for line, record in records:
+        reason = _make_or_tell_why_not(columns, record, accounts)
+        if reason is None:
+            result.count += 1
+        else:
+            result.skip(line, reason)
+    return result
+
+
+def _make_or_tell_why_not(
+    columns: list[str], record: list[str], accounts: dict[str, Account]
+) -> str | None:
+    try:
+        with db.atomic():
+            ledger.transfer([_order(_row(columns, record), accounts)])
+    except Refused as refused:
+        return refused.message
+    except (IntegrityError, OperationalError) as error:
+        reason = errors.reason(error)
+        if reason is None:  # not the line is bad: the import fails
+            raise
+        return reason
+    return None
+
+
+def _orders(
+    records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
+) -> Iterator[ledger.Order]:
     # Kept beside the accounts: within a batch, the constraints cannot tell which line it was.
-    balances = {account.id: account.balance for account in accounts}
+    balances = {account.id: account.balance for account in accounts.values()}
     for line, record in records:
         with _named(line):
-            order = _order(_row(columns, record), by_name, balances)
+            row = _row(columns, record)
+            order = _order(row, accounts)
+            _change(balances, order, accounts[row["from"].strip()])
         yield order
 
 
-def _order(
-    row: dict[str, str], accounts: dict[str, Account], balances: dict[int, int]
-) -> ledger.Order:
+def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.Order:
     source = _account(row["from"], accounts)
     target = _account(row["to"], accounts)
     amount = money.read(row["amount"])
     memo = fields.text(row.get("memo"), "memo", longest=200, required=False)
-    order = ledger.Order(source.id, target.id, amount, memo)
-    if balances[source.id] < amount and not source.may_overdraw:
+    return ledger.Order(source.id, target.id, amount, memo)
+
+
+def _change(balances: dict[int, int], order: ledger.Order, source: Account) -> None:
+    if balances[source.id] < order.amount and not source.may_overdraw:
         has = money.show(balances[source.id])
-        raise Refused(f'"{source.name}" has only {has} and cannot give {money.show(amount)}.')
-    balances[source.id] -= amount
-    balances[target.id] += amount
-    return order
+        raise Refused(f'"{source.name}" has only {has} and cannot give {money.show(order.amount)}.')
+    balances[order.source] -= order.amount
+    balances[order.target] += order.amount
 
 
 def _account(name: str, accounts: dict[str, Account]) -> Account:

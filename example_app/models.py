@@ -1,4 +1,4 @@
-"""What is stored: accounts, transfers, and the two postings of each transfer."""
+"""What is stored: accounts, transfers, the two postings of each transfer, and what was tried."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .database import Base
-from .money import LARGEST_BALANCE
 
 Cents = Annotated[int, mapped_column(BigInteger)]
+
+LARGEST_BALANCE = 10**18
+"""In cents."""
 
 
 def _now() -> datetime:
@@ -65,3 +67,17 @@ class Posting(Base):
     amount: Mapped[Cents]
     transfer: Mapped[Transfer] = relationship(back_populates="postings")
     account: Mapped[Account] = relationship()
+
+
+class Attempt(Base):
+    """What somebody tried, kept whatever became of it; see ``journal.py``.
+
+    :ivar result: none if it did not come to its end, and so stored nothing.
+    """
+
+    __tablename__ = "attempts"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(default=_now)
+    what: Mapped[str]
+    result: Mapped[str | None]

@@ -9,8 +9,6 @@ from .errors import Refused
 LARGEST_TRANSFER = 10**15
 """In cents. A thousand of these, one batch of an import, are far from the end of 64 bits."""
 
-LARGEST_BALANCE = 10**18
-
 _MINUS = "\N{MINUS SIGN}"
 _AMOUNT = re.compile(r"(-?)([0-9]+)(?:\.([0-9]{1,2}))?")
 

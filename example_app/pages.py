@@ -18,7 +18,7 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
-from . import fields, imports, ledger, money, statements, uploads
+from . import fields, imports, journal, ledger, money, payments, receipts, statements, uploads
 
 blueprint = Blueprint("pages", __name__)
 blueprint.add_app_template_global(ledger.accounts, "all_accounts")
@@ -57,24 +57,35 @@ def statement_file(account_id: int) -> ResponseReturnValue:
     return Response(rows, mimetype="text/csv", headers=headers)
 
 
-@blueprint.route("/transfers/new", methods=["GET", "POST"])
+@blueprint.get("/transfers/new")
+def transfer_form() -> ResponseReturnValue:
+    return render_template("transfer.html")
+
+
+@blueprint.post("/transfers/new")
 def transfer() -> ResponseReturnValue:
-    if request.method == "GET":
-        return render_template("transfer.html")
-    form = request.form
-    order = ledger.order(form.get("from"), form.get("to"), form.get("amount"), form.get("memo"))
-    ledger.transfer([order])
-    flash(f"{money.show(order.amount)} transferred.")
-    return redirect(url_for(".statement", account_id=order.source))
+    made = payments.pay(request.form)
+    giving, getting = made.postings
+    flash(f"{money.show(getting.amount)} transferred.")
+    return redirect(url_for(".statement", account_id=giving.account_id))
 
 
 @blueprint.route("/import", methods=["GET", "POST"])
 def import_file() -> ResponseReturnValue:
     if request.method == "GET":
         return render_template("import.html")
-    count = imports.load(uploads.stream())
-    flash(f"Transfers imported: {count:,}.")
+    file, name = uploads.stream(), uploads.name()
+    result = imports.load(file, name, skip_bad="skip_bad" in request.form)
+    if result.skipped:
+        return render_template("import.html", result=result)
+    flash(f"Transfers imported: {result.count:,}.")
     return redirect(url_for(".accounts"))
+
+
+@blueprint.get("/journal")
+def entries() -> ResponseReturnValue:
+    attempts = journal.latest(size=20)
+    return render_template("journal.html", attempts=attempts, receipts=receipts.latest(size=5))
 
 
 def _csv(lines: Iterator[statements.Line]) -> Iterator[str]:

@@ -40,11 +40,9 @@ _WEEKLY = [
 _DAYS = 21
 
 
+@db.atomic(retries=3)  # several workers may start at once and all of them do this
 def sow() -> int:
-    """Add the example data to an empty ledger, and return the number of transfers.
-
-    Nothing is committed here.
-    """
+    """Add the example data to an empty ledger, and return the number of transfers."""
     if db.session.scalar(select(Account.id).limit(1)) is not None:
         return 0
     ids = {}

@@ -22,3 +22,10 @@ def stream() -> IO[bytes]:
     if file is None or not file.filename:
         raise Refused("Choose a CSV file first.")
     return file.stream
+
+
+def name() -> str:
+    """What the sender calls the file, cut to one short line."""
+    file = request.files.get("file")
+    given = (file.filename if file else None) or "a file without a name"
+    return "".join(letter if letter.isprintable() else "?" for letter in given)[:80]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from flask.testing import FlaskClient
 
 from example_app import create_app
 from example_app.database import db as ledger_db
 from flask_uow import Database, Flask
+from tests.support import databases
 from tests.support.databases import TestDatabase
 
 on_one_database = pytest.mark.parametrize("database", ["sqlite-file"], indirect=True)
@@ -19,10 +23,30 @@ def db() -> Database:
     return ledger_db
 
 
+@pytest.fixture(params=databases.NAMES)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestDatabase]:
+    """Every database in turn, empty; on a server, the tables of the ledger may stay."""
+    if request.param == "sqlite-file":
+        yield databases.sqlite_file(tmp_path)
+    elif request.param == "sqlite-memory":
+        with databases.sqlite_memory() as found:
+            yield found
+    else:
+        url = request.getfixturevalue(f"{request.param}_url")
+        databases.wipe(url, ledger_db.metadata)
+        yield TestDatabase(request.param, url)
+
+
 @pytest.fixture
-def app(database: TestDatabase) -> Flask:
+def outbox(tmp_path: Path) -> Path:
+    """The folder of the receipts."""
+    return tmp_path / "outbox"
+
+
+@pytest.fixture
+def app(database: TestDatabase, outbox: Path) -> Flask:
     """The ledger, empty: a database that somebody names is not filled by itself."""
-    return create_app({"SQLALCHEMY_DATABASE_URI": database.url})
+    return create_app({"SQLALCHEMY_DATABASE_URI": database.url, "OUTBOX": outbox})
 
 
 @pytest.fixture

@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
 import example_app
 from example_app import create_app, ledger, seed, start
-from flask_uow import Database, Flask
+from example_app.database import db as ledger_db
+from example_app.models import Account
+from flask_uow import Database, Flask, ReadOnly
 from tests.support.databases import TestDatabase, on
 from tests.support.witness import Witness
 
@@ -40,6 +42,31 @@ def test_seed_fills_an_empty_ledger_once(app: Flask, witness: Witness) -> None:
         " FROM postings JOIN accounts ON accounts.id = account_id WHERE NOT may_overdraw"
     )
     assert min(witness.ask(history)) >= 0
+
+
+def test_seed_that_fails_leaves_nothing(
+    app: Flask, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: the accounts were written when the transfers fail; all of it is one block."""
+    monkeypatch.setattr(ledger, "transfer", lambda _: 1 / 0)
+    result = app.test_cli_runner().invoke(args=["seed"])
+    assert isinstance(result.exception, ZeroDivisionError)
+    assert witness.ask("SELECT COUNT(*) FROM accounts") == [0]
+
+
+@pytest.mark.usefixtures("ids")
+def test_audit_cannot_repair(app: Flask, witness: Witness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only looks is refused to write, in words, and stores nothing."""
+
+    def accounts() -> list[Account]:
+        ledger.account(3).balance = 0
+        return list(ledger_db.session.scalars(select(Account)))
+
+    monkeypatch.setattr(ledger, "accounts", accounts)
+    result = app.test_cli_runner().invoke(args=["audit"])
+    assert isinstance(result.exception, ReadOnly)
+    assert "Account (balance)" in str(result.exception)
+    assert witness.ask("SELECT balance FROM accounts WHERE id = 3") == [100_00]
 
 
 def test_audit_of_an_empty_ledger_agrees(app: Flask) -> None:
@@ -113,7 +140,7 @@ def test_fresh_clone_starts_with_example_data(tmp_path: Path) -> None:
     assert flask(tmp_path, "seed") == ["There are accounts already; nothing was added.\n"]
 
 
-@on("sqlite-file", "postgresql", "mariadb")  # what is in memory is of one process
+@on("postgresql")
 def test_environment_names_the_database(tmp_path: Path, database: TestDatabase) -> None:
     """``FLASK_SQLALCHEMY_DATABASE_URI`` is used, and is not filled without being asked."""
     url = database.url
@@ -147,7 +174,7 @@ def test_worker_that_finds_the_data_added_meanwhile_starts(
 ) -> None:
     """Example data that another worker has added after the look is not added again."""
     assert run(app, "seed")[0] == 0
-    monkeypatch.setattr(seed, "sow", lambda: ledger.open_account("Bank"))
+    monkeypatch.setattr(seed, "sow", ledger_db.atomic(lambda: ledger.open_account("Bank")))
     start.prepare(app, fill=True)
     assert witness.ask("SELECT COUNT(*) FROM accounts") == [9]
 
@@ -159,16 +186,16 @@ def test_database_that_cannot_be_reached_stops_the_start(tmp_path: Path) -> None
         create_app({"SQLALCHEMY_DATABASE_URI": url})
 
 
-def test_no_request_commits_rolls_back_or_closes() -> None:
-    """Only commands and the first start say ``commit()``; nothing else ends a unit of work."""
+def test_nothing_commits_rolls_back_or_closes() -> None:
+    """Neither views nor commands end a unit of work: they only say where it begins."""
     found = set()
     for path in Path(example_app.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and re.search(
-                "commit|rollback|close|remove|begin|invalidate", node.attr
+                "^(?!on_)(.*commit|.*rollback|close|remove|begin_nested|invalidate)", node.attr
             ):
                 found.add((path.name, node.attr))
-    assert found == {("start.py", "commit"), ("commands.py", "commit")}
+    assert found == set()
 
 
 def test_database_object_is_the_apps(app: Flask, db: Database) -> None:

@@ -11,14 +11,19 @@ from typing import IO, cast
 
 import pytest
 from flask.testing import FlaskClient
+from markupsafe import escape
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from werkzeug.test import TestResponse
 
 import example_app
-from example_app import imports
+from example_app import imports, ledger
+from example_app.database import db as ledger_db
 from example_app.ledger import Order
 from example_app.models import Transfer
 from flask_uow import Database, DiscardedWork, Flask
+from tests.support.databases import on
+from tests.support.recording import record
 from tests.support.witness import Witness
 
 from .conftest import on_one_database
@@ -34,6 +39,12 @@ def upload(client: FlaskClient, file: IO[bytes] | str | bytes) -> TestResponse:
         file = file.encode()
     content = io.BytesIO(file) if isinstance(file, bytes) else file
     return client.post("/import", data={"file": (content, "file.csv")}, follow_redirects=True)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred lines at a time."""
+    monkeypatch.setattr(imports, "_BATCH", 100)
 
 
 def test_good_file_is_imported_as_a_whole(
@@ -86,14 +97,14 @@ def test_bad_line_is_named_with_its_reason(
 
 
 def test_bad_line_undoes_the_batches_before_it(
-    client: FlaskClient, ids: dict[str, int], witness: Witness
+    client: FlaskClient, ids: dict[str, int], witness: Witness, small_batches: None
 ) -> None:
-    """A file whose last line is bad has written thousands of rows, and leaves none of them."""
-    lines = "Source,Till,1.00,\n" * 1200
+    """A file whose last line is bad has written hundreds of rows, and leaves none of them."""
+    lines = "Source,Till,10.00,\n" * 120
     answer = upload(client, f"from,to,amount,memo\n{lines}Till,Bank,1200.01,\n")
 
     assert answer.status_code == 422
-    assert "Line 1202: &#34;Till&#34; has only 1,200.00 and cannot give 1,200.01." in answer.text
+    assert "Line 122: &#34;Till&#34; has only 1,200.00 and cannot give 1,200.01." in answer.text
     assert "Nothing was imported." in answer.text
     assert witness.ask(BALANCES) == UNTOUCHED
     assert witness.ask("SELECT COUNT(*) FROM postings") == [2]
@@ -157,6 +168,129 @@ def test_file_without_transfers_and_form_without_file_are_refused(
     assert "Choose a CSV file first." in other.text
 
 
+SOME_BAD = (
+    "from,to,amount,memo\n"
+    "Bank,Till,100.01,too much at once\n"
+    "Bank,Till,60.00,First\n"
+    "Bank,Tll,1.00,no such account\n"
+    "Bank,Till,40.01,too much by now\n"
+    "Till,Bank,1.00\n"
+    "Source,Till,9999999999999,\n"
+    "Till,Bank,0.50,Last\n"
+    "Bank,Bank,1.00,to itself\n"
+)
+NOT_ENOUGH = "There is not enough money in the account."
+REASONS = [
+    (2, NOT_ENOUGH),
+    (4, 'There is no account "Tll".'),
+    (5, NOT_ENOUGH),
+    (6, "It has 3 fields, and 4 are expected."),
+    (9, "The two accounts of a transfer must be different."),
+]
+
+
+def test_bad_lines_can_be_skipped(
+    app: Flask, client: FlaskClient, ids: dict[str, int], witness: Witness
+) -> None:
+    """P4: a line that the database refuses undoes itself, not the lines before and after it."""
+    answer = client.post("/api/imports?skip=bad", data=SOME_BAD)
+
+    assert answer.status_code == 201
+    assert answer.get_json() == {
+        "transfers": 3,
+        "skipped": 5,
+        "reasons": [{"line": line, "reason": reason} for line, reason in REASONS],
+    }
+    assert witness.ask("SELECT memo FROM transfers ORDER BY id") == ["Opening", "First", "", "Last"]
+    assert witness.ask("SELECT balance FROM accounts WHERE name = 'Bank'") == [40_50]
+    assert witness.ask("SELECT result FROM attempts") == ["Transfers: 3. Lines skipped: 5."]
+    assert app.test_cli_runner().invoke(args=["audit"]).exit_code == 0
+
+
+def test_page_lists_the_skipped_lines(
+    client: FlaskClient, ids: dict[str, int], witness: Witness
+) -> None:
+    """The answer to the form is its page with the lines and their reasons."""
+    data = {"file": (io.BytesIO(SOME_BAD.encode()), "bad.csv"), "skip_bad": "on"}
+    answer = client.post("/import", data=data)
+
+    assert answer.status_code == 200
+    assert "Transfers imported: 3." in answer.text
+    assert "Lines skipped: 5." in answer.text
+    for line, reason in REASONS:
+        assert f"<div>{escape(reason)}</div>" in answer.text
+        assert f">Line {line}<" in answer.text
+    assert "checked" in answer.text
+    assert witness.ask("SELECT COUNT(*) FROM transfers") == [4]
+
+
+def test_skipping_does_not_hide_what_is_no_fault_of_a_line(
+    app: Flask,
+    client: FlaskClient,
+    ids: dict[str, int],
+    witness: Witness,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A fault of the database fails the import as a whole, also behind good lines."""
+    transfer, calls = ledger.transfer, []
+
+    def fail_later(orders: list[Order]) -> list[Transfer]:
+        calls.append(orders)
+        if len(calls) == 3:
+            ledger_db.session.execute(text("SELECT * FROM nowhere"))
+        return transfer(orders)
+
+    monkeypatch.setattr(ledger, "transfer", fail_later)
+    lines = "Source,Till,1.00\n" * 4
+    answer = client.post("/api/imports?skip=bad", data=f"from,to,amount\n{lines}")
+    assert answer.status_code == 500
+    assert witness.ask(BALANCES) == UNTOUCHED
+    assert witness.ask("SELECT result FROM attempts") == [None]
+
+
+@on_one_database
+def test_file_of_bad_lines_only_is_answered_with_the_first_hundred(
+    client: FlaskClient, ids: dict[str, int], witness: Witness
+) -> None:
+    """However many there are, they do not fill memory or page."""
+    file = b"from,to,amount\n" + b"Bank,Till,none\n" * 130
+    data = {"file": (io.BytesIO(file), "bad.csv"), "skip_bad": "on"}
+    page = client.post("/import", data=data).text
+    answer = client.post("/api/imports?skip=bad", data=file).get_json()
+
+    assert (answer["transfers"], answer["skipped"], len(answer["reasons"])) == (0, 130, 100)
+    assert "Line 101<" in page
+    assert "Line 102<" not in page
+    assert "and 30 more" in page
+    assert witness.ask(BALANCES) == UNTOUCHED
+
+
+@on_one_database
+def test_file_that_cannot_be_read_on_is_refused_as_a_whole(
+    client: FlaskClient, ids: dict[str, int], witness: Witness
+) -> None:
+    """Where nobody can tell the next line there is nothing to skip."""
+    file = 'from,to,amount\nBank,Till,1.00\nBank,Till,"1.00'
+    answer = client.post("/api/imports?skip=bad", data=file)
+    assert answer.status_code == 422
+    assert answer.get_json()["line"] == 3
+    assert witness.ask(BALANCES) == UNTOUCHED
+
+
+@on("postgresql")
+def test_each_line_is_a_savepoint(
+    app: Flask, client: FlaskClient, ids: dict[str, int], db: Database
+) -> None:
+    """P4: the good lines are released, those that the database refuses are rolled back to, others
+    send nothing; there is one COMMIT for all of them."""
+    log: list[str] = []
+    with app.app_context():
+        record(db.engine, log.append)
+    client.post("/api/imports?skip=bad", data=SOME_BAD)
+    assert (log.count("SAVEPOINT"), log.count("RELEASE"), log.count("ROLLBACK")) == (5, 3, 2)
+    assert log.count("COMMIT") == 2  # one of them is that of the journal
+
+
 class Growing(io.BytesIO):
     """A file of transfers that is written while it is read.
 
@@ -165,16 +299,17 @@ class Growing(io.BytesIO):
     :ivar alive: how many orders and transfers were in memory, each time that more was read.
     """
 
-    def __init__(self, lines: int) -> None:
+    def __init__(self, lines: int, piece: int) -> None:
         super().__init__()
         self.waiting = b"from,to,amount,memo\n"
         self.lines = lines
+        self.piece = piece
         self.alive: list[int] = []
 
     def read(self, size: int | None = -1, /) -> bytes:
         assert size is not None
         assert 0 < size <= 100_000
-        size = min(size, 16_384)
+        size = min(size, self.piece)
         gc.collect()
         self.alive.append(sum(isinstance(one, (Order, Transfer)) for one in gc.get_objects()))
         while len(self.waiting) < size and self.lines:
@@ -185,18 +320,28 @@ class Growing(io.BytesIO):
 
 
 @on_one_database
+@pytest.mark.parametrize(
+    ("skip_bad", "lines", "piece", "most"), [(False, 600, 8192, 201), (True, 600, 8192, 3)]
+)
 def test_large_file_is_never_in_memory_as_a_whole(
-    app: Flask, db: Database, ids: dict[str, int], witness: Witness
+    app: Flask,
+    db: Database,
+    ids: dict[str, int],
+    witness: Witness,
+    small_batches: None,
+    skip_bad: bool,
+    lines: int,
+    piece: int,
+    most: int,
 ) -> None:
-    """5,000 lines are imported with one batch of them in memory at a time."""
-    file = Growing(5000)
-    with app.test_request_context():
-        assert imports.load(file) == 5000
-        db.session.commit()
+    """One batch of lines is in memory at a time; or one line, if each is judged by itself."""
+    file = Growing(lines, piece)
+    with app.test_request_context(), db.atomic():
+        assert imports.load(file, "large.csv", skip_bad=skip_bad).count == lines
 
-    assert len(file.alive) > 8
-    assert max(file.alive) <= 2001
-    assert witness.ask("SELECT COUNT(*) FROM transfers") == [5001]
+    assert len(file.alive) > 2
+    assert max(file.alive) <= most
+    assert witness.ask("SELECT COUNT(*) FROM transfers") == [lines + 1]
     assert app.test_cli_runner().invoke(args=["audit"]).exit_code == 0
 
 
@@ -213,7 +358,7 @@ def test_import_locks_the_accounts(app: Flask, ids: dict[str, int], witness: Wit
             return super().read(size)
 
     with pytest.warns(DiscardedWork), app.test_request_context():
-        assert imports.load(File(GOOD.encode())) == 3
+        assert imports.load(File(GOOD.encode()), "good.csv").count == 3
     assert len(refusals) == 2
 
 
@@ -234,7 +379,7 @@ def test_statement_as_a_file_has_every_line(
     client: FlaskClient, ids: dict[str, int], witness: Witness
 ) -> None:
     """The download is streamed, oldest first, and its balances end with that of the account."""
-    lines = "".join(f'Source,Till,1.00,"Number, {number}"\n' for number in range(1200))
+    lines = "".join(f'Source,Till,1.00,"Number, {number}"\n' for number in range(600))
     upload(client, f"from,to,amount,memo\n{lines}")
     answer = client.get(f"/accounts/{ids['Till']}/statement.csv")
     header, *rows = csv.reader(io.StringIO(answer.text))
@@ -246,15 +391,15 @@ def test_statement_as_a_file_has_every_line(
         ["Number, 0", "Source", "1.00", "1.00"],
         ["Number, 1", "Source", "1.00", "2.00"],
     ]
-    assert len(rows) == 1200
-    assert rows[-1][-1] == "1200.00"
+    assert len(rows) == 600
+    assert rows[-1][-1] == "600.00"
 
 
 def test_statement_that_nobody_reads_to_its_end_gives_its_connection_back(
     client: FlaskClient, ids: dict[str, int]
 ) -> None:
     """A client that goes away in mid-stream leaves nothing behind; see the leak detector."""
-    lines = "Source,Till,1.00,\n" * 1200
+    lines = "Source,Till,1.00,\n" * 600
     upload(client, f"from,to,amount,memo\n{lines}")
     answer = client.get(f"/accounts/{ids['Till']}/statement.csv", buffered=False)
     stream = cast("Iterator[bytes]", iter(answer.response))

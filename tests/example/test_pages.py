@@ -13,7 +13,7 @@ from flask_uow import Database, Flask
 
 from .conftest import on_one_database
 
-PAGES = ["/", "/accounts/new", "/transfers/new", "/import"]
+PAGES = ["/", "/accounts/new", "/transfers/new", "/import", "/journal"]
 
 
 class Outline(HTMLParser):

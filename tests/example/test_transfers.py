@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from example_app.money import LARGEST_BALANCE, LARGEST_TRANSFER
+from example_app import ledger
+from example_app.database import db
+from example_app.models import LARGEST_BALANCE
+from example_app.money import LARGEST_TRANSFER
 from flask_uow import Flask
+from tests.support.databases import TestDatabase
 from tests.support.witness import Witness
 
 from .conftest import on_one_database
@@ -234,12 +239,48 @@ def test_body_that_is_no_json_object_gets_a_sentence(
         )
 
 
+def test_transfer_runs_at_the_level_that_its_database_is_right_at(
+    client: FlaskClient,
+    ids: dict[str, int],
+    database: TestDatabase,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A payment is serializable, except where this would lock what others read."""
+    levels: list[str] = []
+    transfer = ledger.transfer
+
+    def noting(orders: Any) -> Any:
+        levels.append(db.session.connection().get_isolation_level())
+        return transfer(orders)
+
+    monkeypatch.setattr(ledger, "transfer", noting)
+    form = {"from": ids["Bank"], "to": ids["Till"], "amount": "1"}
+    client.post("/api/transfers", json=form)
+    client.post("/transfers/new", data=form)
+    client.post("/api/imports", data="from,to,amount\nBank,Till,1\n")
+
+    expected = {
+        "postgresql": ["SERIALIZABLE", "SERIALIZABLE", "READ COMMITTED"],
+        "mariadb": ["REPEATABLE READ"] * 3,
+    }
+    assert levels == expected.get(database.name, ["SERIALIZABLE"] * 3)
+
+
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_concurrent_transfers_lose_nothing(
-    app: Flask, ids: dict[str, int], witness: Witness
+    app: Flask,
+    ids: dict[str, int],
+    witness: Witness,
+    outbox: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Eight threads move the same money in all directions, some of them by files: none waits for
-    ever, what was answered with 201 is stored, all else is not, and the ledger agrees."""
+    ever, what was answered with 201 is stored, all else is not, and the ledger agrees.
+
+    P4, P10: On PostgreSQL they meet conflicts, and are run again until they are right; whatever
+    the number of their attempts, each transfer has one receipt and each refusal one entry.
+    """
+    caplog.set_level("INFO", "flask_uow")
     ways = [(a, b) for a in ids.values() for b in ids.values() if a != b]
     file = "from,to,amount\nTill,Bank,1\nBank,Till,1\nSource,Till,2\n"
     transfers: list[int] = []
@@ -269,3 +310,8 @@ def test_concurrent_transfers_lose_nothing(
     made = 1 + transfers.count(201) + 3 * imports.count(201)
     assert witness.ask("SELECT COUNT(*) FROM transfers") == [made]
     assert "All agree" in audit(app)
+    assert len(list(outbox.iterdir())) == 1 + transfers.count(201)
+    refused = "SELECT COUNT(*) FROM attempts WHERE what LIKE 'Transfer%'"
+    assert witness.ask(refused) == [transfers.count(409)]
+    if witness.engine.dialect.name == "postgresql":
+        assert "is run again" in caplog.text
