@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
+from ._sqlite import is_memory
 from .errors import ForkedUnit
 
 generation = 0
@@ -47,7 +48,7 @@ _abandoned: list[object] = []
 
 def install(engine: Engine) -> None:
     """Let a child of this process begin with an empty pool for *engine*."""
-    if isinstance(engine.pool, StaticPool):
+    if isinstance(engine.pool, StaticPool) or (_is_sqlite(engine) and is_memory(engine.url)):
         return  # a database in memory: the child has a copy of its own, and nothing but this one
     _engines.add(engine)
     reference = weakref.ref(engine)

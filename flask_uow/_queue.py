@@ -11,6 +11,12 @@ last gets it first, and out of sixteen writers one waits for seconds. Here every
 that all processes share (``_Card``) says who has waited longest; only that one tries. What the
 page says is a hint: if it is lost or wrong, the order suffers, never the lock.
 
+Whoever has the turn may lend it to another one of its own flow of control: to a unit of work inside
+it, which would wait for ever for the end of the outer one. Nobody else gets in between: when the
+inner one leaves, it is the outer one's turn again. A flow is what inherits the context variables:
+a call, a task, the thread that an async view awaits. That two of them run in the same thread, one
+after the other, does not make them one.
+
 Every wait ends by itself and can be interrupted, in a thread as in a greenlet. Where there is no
 ``flock`` (Windows), the threads of each process are in order, and the processes are left to SQLite.
 
@@ -28,6 +34,7 @@ import time
 import weakref
 from array import array
 from collections import deque
+from contextvars import ContextVar
 from typing import Any
 
 try:
@@ -48,12 +55,12 @@ _SILENCE = 10_000_000  # nanoseconds
 class QueueTimeout(Exception):
     """The wait took too long; the text says who is in the way.
 
-    :ivar by_own_thread: the owner whose turn it is, if it came in this thread: nobody has waited.
+    :ivar by_own_flow: the owner whose turn it is, if it came in this flow: nobody has waited.
     """
 
-    def __init__(self, text: str, by_own_thread: object = None) -> None:
+    def __init__(self, text: str, by_own_flow: object = None) -> None:
         super().__init__(text)
-        self.by_own_thread = by_own_thread
+        self.by_own_flow = by_own_flow
 
 
 class WriteQueue:
@@ -82,77 +89,144 @@ class WriteQueue:
             line = self._lines.setdefault(os.getpid(), _Line(self.file, self.beside))
         line.acquire(owner, timeout)
 
-    def release(self, owner: object) -> None:
-        """Let the next one have its turn, if it is *owner*'s now; else do nothing."""
+    def borrow(self, owner: object, lender: object) -> bool:
+        """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
+
+        :return: False if it is not *lender*'s turn any more: ask again.
+        """
         line = self._lines.get(os.getpid())
-        if line is not None and line.holder is owner:
-            line.release()
+        return line is not None and line.borrow(owner, lender)
+
+    def release(self, owner: object) -> None:
+        """Let the next one have its turn, if it is *owner*'s now; else do nothing.
+
+        What *owner* has lent stays with who has it, and does not come back.
+        """
+        line = self._lines.get(os.getpid())
+        if line is not None:
+            line.release(owner)
+
+
+class _Turn:
+    """What one has who may write."""
+
+    __slots__ = ("is_over", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.is_over = False
+
+
+# The turns that this flow has taken. Another one may have ended them since: in another thread.
+_taken: ContextVar[tuple[_Turn, ...]] = ContextVar("flask_uow_turns", default=())
+
+
+def _note_taken(turn: _Turn) -> None:
+    _taken.set((*[one for one in _taken.get() if not one.is_over], turn))
 
 
 class _Line:
     """The queue as one process sees it.
 
-    :ivar holder: whose turn it is in this process; the file may still have to be waited for.
+    :ivar turns: the last one is that of who may write, in this process: the file may still have to
+        be waited for. Those before it are lent.
     """
 
     def __init__(self, file: str | None, beside: str | None) -> None:
-        self.holder: object | None = None
+        self.turns: tuple[_Turn, ...] = ()
         self._thread: threading.Thread | None = None
         self._since = 0.0
         self._waiting: deque[_Waiter] = deque()
-        self._door = threading.Lock()
+        # Entered again if garbage collection finds a lost owner while we are inside.
+        self._door = threading.RLock()
         self._file = _SharedFile(file, beside) if file and fcntl is not None else None
 
     def acquire(self, owner: object, timeout: float) -> None:
-        if self.holder is owner:
+        if self._is_turn_of(owner):
             return
-        started = time.monotonic()
+        started, turn = time.monotonic(), _Turn(owner)
         try:
-            with self._door:
-                is_free = self.holder is None
-                if is_free:
-                    self.holder = owner
-            if not is_free:
-                self._wait_for_threads(owner, timeout)
+            if self._wait_for_threads(turn, started + timeout):
+                return  # it was lent, and has come back
             if self._file is not None:
                 self._file.lock(started, timeout)
             self._since = started
             self._thread = threading.current_thread()
         except BaseException:
             # Also an interruption from outside, between any two steps.
-            if self.holder is owner:
-                self.release()
+            self._end(turn)
             raise
+        _note_taken(turn)
 
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.unlock()
+    def borrow(self, owner: object, lender: object) -> bool:
+        turn = _Turn(owner)
         with self._door:
-            self._thread = None
-            if self._waiting:
-                following = self._waiting.popleft()
-                self.holder = following.owner
-                following.called.release()
-            else:
-                self.holder = None
+            if not self._is_turn_of(lender):
+                return False
+            self.turns += (turn,)
+        _note_taken(turn)
+        return True
 
-    def _wait_for_threads(self, owner: object, timeout: float) -> None:
-        waiter = _Waiter(owner)
-        try:
-            with self._door:
-                if self.holder is None:
-                    self.holder = owner
-                    return
-                if self._thread is threading.current_thread():
-                    raise QueueTimeout("by this thread itself", by_own_thread=self.holder)
-                self._waiting.append(waiter)
-            if waiter.called.acquire(timeout=max(timeout, 0)):
+    def release(self, owner: object) -> None:
+        # Without the door: nobody but its owner takes or ends a turn.
+        mine = [turn for turn in self.turns if turn.owner is owner]
+        if mine:
+            self._end(*mine)
+
+    def _is_turn_of(self, owner: object) -> bool:
+        turns = self.turns
+        return bool(turns) and turns[-1].owner is owner
+
+    def _end(self, *turns: _Turn) -> None:
+        with self._door:
+            left = tuple([turn for turn in self.turns if turn not in turns])
+            if left == self.turns:
                 return
-        except BaseException:
-            self._withdraw(waiter)
-            raise
-        if self._withdraw(waiter):
-            raise QueueTimeout(self._describe_holder())
+            for turn in turns:
+                turn.is_over = True
+            if left:
+                self.turns = left
+                self._call_those_who_may_borrow(left[-1])
+                return
+            if self._file is not None:
+                self._file.unlock()
+            self._thread = None
+            following = self._waiting.popleft() if self._waiting else None
+            self.turns = () if following is None else (following.turn,)
+            if following is not None:
+                following.called.release()
+
+    def _call_those_who_may_borrow(self, turn: _Turn) -> None:
+        """Let them ask again: it is the turn of an outer one once more."""
+        for waiter in list(self._waiting):
+            if turn in waiter.taken or turn.owner is waiter.turn.owner:
+                self._waiting.remove(waiter)
+                waiter.called.release()
+
+    def _wait_for_threads(self, turn: _Turn, deadline: float) -> bool:
+        """Wait for the turn among the threads; True if it was there already, lent to another."""
+        with self._door:
+            if not self.turns:
+                self.turns = (turn,)
+                return False
+        taken = _taken.get()
+        while True:
+            waiter = _Waiter(turn, taken)
+            try:
+                with self._door:
+                    self._waiting.append(waiter)
+                    if not self.turns or self._is_turn_of(turn.owner):
+                        self._waiting.remove(waiter)
+                        self.turns = self.turns or (turn,)
+                        return self.turns[-1] is not turn
+                    if self.turns[-1] in taken:
+                        raise QueueTimeout("by this flow itself", self.turns[-1].owner)
+                is_called = waiter.called.acquire(timeout=max(deadline - time.monotonic(), 0))
+            except BaseException:
+                self._withdraw(waiter)
+                raise
+            if not is_called and self._withdraw(waiter):
+                raise QueueTimeout(self._describe_holder())
 
     def _withdraw(self, waiter: _Waiter) -> bool:
         """Leave the line; False if *waiter* was not in it, because it has been called."""
@@ -165,16 +239,23 @@ class _Line:
         thread, since = self._thread, self._since
         if thread is None:  # it waits for another process
             return self._file.describe_holder() if self._file else "by another thread"
+        if thread is threading.current_thread():
+            # A task in the same event loop, for instance, which could not go on while we waited.
+            return f"by this very thread, for somebody else, {_for_how_long(since)}"
         return f"by the thread {thread.name!r} of this process {_for_how_long(since)}"
 
 
 class _Waiter:
-    """A place in the line. The lock is the bell: taken here, released by who calls."""
+    """A place in the line. The lock is the bell: taken here, released by who calls.
 
-    __slots__ = ("called", "owner")
+    :ivar taken: the turns of its flow, one of which it may borrow.
+    """
 
-    def __init__(self, owner: object) -> None:
-        self.owner = owner
+    __slots__ = ("called", "taken", "turn")
+
+    def __init__(self, turn: _Turn, taken: tuple[_Turn, ...]) -> None:
+        self.turn = turn
+        self.taken = taken
         # By way of the module: gevent replaces it when it patches.
         self.called = threading.Lock()
         self.called.acquire()

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, unquote
 
 from sqlalchemy import URL
@@ -55,12 +55,24 @@ class SqliteProfile:
                 value = _choice(key, value, _CHOICES[field.name])
                 object.__setattr__(self, field.name, value)
             elif field.name == "busy_timeout":
-                if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                    raise ConfigError(
-                        f"{key} is {shown(value)}, and it must be a number of seconds, 0 or more."
-                    )
+                refuse_timeout(key, value)
             elif not isinstance(value, bool):
                 raise ConfigError(f"{key} is {shown(value)}, and it must be True or False.")
+
+
+_LONGEST_TIMEOUT = 2_000_000  # SQLite counts milliseconds, in 31 bits
+
+
+def refuse_timeout(name: str, value: object) -> None:
+    """
+    :raises ConfigError: *value* is no number of seconds that SQLite can wait for.
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and 0 <= cast(float, value) <= _LONGEST_TIMEOUT):  # false for nan as well
+        raise ConfigError(
+            f"{name} is {shown(value)}, and it must be a number of seconds, 0 or more, and not"
+            f" more than {_LONGEST_TIMEOUT} (23 days)."
+        )
 
 
 def _choice(key: str, value: Any, choices: tuple[str, ...]) -> str:

@@ -26,6 +26,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,22 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from ._activity import activity_of, before_statements
 from ._queue import WriteQueue
-from ._sqlite import SqliteProfile, path_of, refuse_network
-from ._sqlite_connection import OUT_OF_DATE, Kind, SqliteConnection, kind_of, locked
-from ._sqlite_memory import SharedConnection
-from .errors import ConfigError, ConfigNotice
+from ._sqlite import SqliteProfile, is_memory, path_of, refuse_network, refuse_timeout
+from ._sqlite_connection import (
+    LEGACY,
+    OUT_OF_DATE,
+    WORK,
+    Kind,
+    SqliteConnection,
+    connection_class,
+    kind_of,
+    locked,
+    refuse_contradictions,
+    refuse_isolation_level,
+    roll_back,
+)
+from ._sqlite_memory import Dropped, SharedConnection
+from .errors import ConfigNotice, TransactionLost
 
 WAL_LIMIT = 16 * 2**20
 """Bytes. SQLite writes the log back at 4 MB and begins it anew, unless somebody reads from it."""
@@ -61,6 +74,7 @@ def install(
     :raises ConfigError: the file is on a network file system.
     """
     profile = profile or SqliteProfile()
+    refuse_isolation_level(engine.dialect)
     _Listener(engine, profile, on_wal_growth).install(engine)
 
 
@@ -82,6 +96,7 @@ class _Listener:
         self.timeout = profile.busy_timeout
         self.queue: WriteQueue | None = None
         self.shared: SharedConnection | None = None
+        self.dropped: Dropped | None = None
         self._engine = weakref.ref(engine)
         self._pool: Any = None
         self._lock = threading.Lock()
@@ -96,26 +111,36 @@ class _Listener:
         event.listen(engine, "do_connect", self.on_do_connect)
         event.listen(engine, "connect", self.on_connect)
         event.listen(engine, "handle_error", self.on_error)
+        name = "do_rollback"  # no event tells of the reset of the pool
+        setattr(engine.dialect, name, partial(roll_back, getattr(engine.dialect, name)))
         if isinstance(engine.pool, StaticPool):
             self.shared = SharedConnection(self.timeout, self.writes_from_the_start)
             self.shared.install(engine)
-            return
-        before_statements(engine, self.on_statement)
+        else:
+            before_statements(engine, self.on_statement)
+        if is_memory(engine.url):
+            self.dropped = Dropped(self.shared)
+            self.dropped.install(engine)
 
     # A new connection -------------------------------------------------------------------------
 
     def on_do_connect(
         self, _dialect: Dialect, _entry: object, args: list[Any], options: dict[str, Any]
-    ) -> None:
+    ) -> SqliteConnection | None:
         """Choose the class of the connection; look for the file before SQLite creates one."""
-        _refuse_contradictions(options)
+        dropped = self.dropped.take() if self.dropped is not None else None
+        if dropped is not None:
+            return dropped
+        refuse_contradictions(options)
         self.timeout = options.setdefault("timeout", self.profile.busy_timeout)
-        options["factory"] = _connection_class(options.get("factory"))
+        refuse_timeout("The 'timeout' in 'connect_args' or in the URL", self.timeout)
+        options["factory"] = connection_class(options.get("factory"))
         path, query = path_of(str(args[0]), is_uri=bool(options.get("uri")))
         self.read_only = query.get("mode") == "ro" or query.get("immutable") in {"1", "on", "true"}
         self._asked_for = path
         if path:
             self._refuse_missing(path)
+        return None
 
     def _refuse_missing(self, path: str) -> None:
         if os.path.exists(path):  # noqa: PTH110
@@ -140,6 +165,8 @@ class _Listener:
             raise sqlite3.OperationalError(f"unable to open database file: {why}.")
 
     def on_connect(self, connection: Any, _entry: ConnectionPoolEntry) -> None:
+        if getattr(connection, "is_kept", False):
+            return
         try:
             self._set_up(connection)
         except BaseException:
@@ -147,8 +174,10 @@ class _Listener:
             raise
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
-        _refuse_contradictions({"autocommit": getattr(connection, "autocommit", _LEGACY)})
+        refuse_contradictions({"autocommit": getattr(connection, "autocommit", LEGACY)})
         path = _file_of(connection)
+        if self.shared is not None:
+            self.shared.adopt(connection)
         connection.execute(f"PRAGMA foreign_keys = {int(self.profile.foreign_keys)}")
         if path:
             connection.execute(f"PRAGMA synchronous = {self.profile.synchronous}")
@@ -231,6 +260,12 @@ class _Listener:
                 " there is a new one."
             )
 
+    def _refuse_replaced(self, connection: SqliteConnection, kind: Kind) -> None:
+        """Notice it before a statement, as a COMMIT does; reading may go on for a moment."""
+        writes = kind is Kind.WRITE and connection.isolation_level is None
+        if self.path and (writes or time.monotonic() > self._next_check):
+            self.notice_replaced(connection)
+
     def look_at_wal(self, connection: SqliteConnection) -> None:
         now = time.monotonic()
         if now < self._next_look or self.on_wal_growth is None:
@@ -254,12 +289,16 @@ class _Listener:
         if not connection.in_transaction:
             if connection.isolation_level is not None:
                 self._begin(connection, statement, others[-1])
+            elif isinstance(connection, SqliteConnection):
+                self._refuse_replaced(connection, kind_of(statement))
             return
+        if getattr(connection, "lost", False) and not _is_lost(others[-1]):
+            raise TransactionLost(None)  # the driver has begun another one
         if getattr(connection, "has_work", True):
             return
         kind = kind_of(statement)
         if connection.writing:
-            connection.has_work = kind in _WORK
+            connection.has_work = kind in WORK
         elif kind is Kind.READ:
             connection.has_read = True
         elif kind is Kind.WRITE:
@@ -268,22 +307,25 @@ class _Listener:
 
     def _begin(self, connection: Any, statement: str, context: ExecutionContext) -> None:
         kind, own = kind_of(statement), isinstance(connection, SqliteConnection)
-        if own and time.monotonic() > self._next_check:
-            self.notice_replaced(connection)
+        if own:
+            self._refuse_replaced(connection, kind)
         if kind is Kind.OUTSIDE and own:
             connection.expect_begin(statement)
         if kind is Kind.END or kind is Kind.OUTSIDE or _is_lost(context):
             return
+        if own and connection.has_lost:
+            raise TransactionLost(None)
         writes = kind is Kind.WRITE and not self.read_only
         immediate = (writes and self.profile.begin != "deferred") or (
             self.writes_from_the_start(context)
         )
+        immediate = immediate or (own and connection.resting)  # its turn is still there
         if not own:
             connection.execute("BEGIN IMMEDIATE" if immediate else "BEGIN")
             return
         connection.begin(immediate=immediate)
         if immediate:
-            connection.has_work = kind in _WORK
+            connection.has_work = kind in WORK
         elif writes:
             connection.begin_to_write()
             connection.has_work = True
@@ -365,8 +407,6 @@ class _Replaced(sqlite3.OperationalError):
     """The connection is one to a file that has no name any more."""
 
 
-_WORK = frozenset([Kind.WRITE, Kind.SAVEPOINT])
-
 # SQLite's own words; they are the same in every language.
 _LOCKED = "database is locked"
 _READ_ONLY = "attempt to write a readonly database"
@@ -401,42 +441,6 @@ def _fate_of(connection: Any) -> str:
 def _is_lost(context: ExecutionContext) -> bool:
     activity = activity_of(context.root_connection)
     return activity is not None and activity.lost
-
-
-# The driver -----------------------------------------------------------------------------------
-
-_LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)
-
-
-def _refuse_contradictions(options: dict[str, Any]) -> None:
-    if options.get("isolation_level", "") != "":
-        raise ConfigError(
-            f"'connect_args' or the URL sets 'isolation_level' to {options['isolation_level']!r},"
-            " and transactions are begun by flask_uow, not by the driver. Drop it; UOW_SQLITE_BEGIN"
-            " says how they begin, and the engine option 'isolation_level': 'AUTOCOMMIT' that"
-            " there are none."
-        )
-    if options.get("autocommit", _LEGACY) != _LEGACY:
-        raise ConfigError(
-            f"The connection to SQLite has 'autocommit' set to {options['autocommit']!r}, and"
-            " transactions are begun by flask_uow, not by the driver. Drop it from 'connect_args';"
-            " UOW_SQLITE_BEGIN says how they begin, and the engine option 'isolation_level':"
-            " 'AUTOCOMMIT' that there are none."
-        )
-
-
-def _connection_class(given: Any) -> Any:
-    """Our class, or the user's with ours in front of it."""
-    if given is None or given is sqlite3.Connection:
-        return SqliteConnection
-    if isinstance(given, type) and issubclass(given, SqliteConnection):
-        return given
-    if isinstance(given, type) and issubclass(given, sqlite3.Connection):
-        return type(given.__name__, (SqliteConnection, given), {})
-    raise ConfigError(
-        f"The 'factory' in 'connect_args' is {given!r}, and it must be a subclass of"
-        " 'sqlite3.Connection'."
-    )
 
 
 def _file_of(connection: sqlite3.Connection) -> str:

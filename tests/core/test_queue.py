@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -181,13 +183,111 @@ def test_the_wait_for_a_thread_ends_and_names_it() -> None:
         pass
 
 
-def test_a_thread_that_waits_for_itself_is_told_at_once() -> None:
+def test_a_flow_that_waits_for_itself_is_told_at_once() -> None:
     """No timeout would help."""
     queue = WriteQueue()
     with holding(queue) as owner:
-        with pytest.raises(QueueTimeout, match="by this thread itself") as caught:
+        with pytest.raises(QueueTimeout, match="by this flow itself") as caught:
             queue.acquire(object(), 60)
-        assert caught.value.by_own_thread is owner
+        assert caught.value.by_own_flow is owner
+
+
+def test_two_flows_in_one_thread_are_two() -> None:
+    """What one has taken the other waits for: the end may come from another thread."""
+    queue, owner = WriteQueue(), object()
+    copy_context().run(queue.acquire, owner, 0)
+    with pytest.raises(QueueTimeout, match="by this very thread, for somebody else") as caught:
+        queue.acquire(object(), 0.01)
+    assert caught.value.by_own_flow is None
+    threading.Timer(0.05, queue.release, [owner]).start()
+    queue.acquire(object(), 10)
+
+
+def test_a_flow_goes_on_in_another_thread() -> None:
+    """One that has inherited its context variables: what an async view awaits."""
+    queue = WriteQueue()
+    with holding(queue) as owner:
+        ours = copy_context()
+        with pytest.raises(QueueTimeout) as caught:
+            in_thread(lambda: ours.run(queue.acquire, object(), 10))
+        assert caught.value.by_own_flow is owner
+
+
+def test_a_turn_that_is_over_makes_no_flow() -> None:
+    """The threads of a server answer one request after the other."""
+    queue, owner = WriteQueue(), object()
+    with holding(queue):
+        pass
+    in_thread(partial(queue.acquire, owner, 0))
+    with pytest.raises(QueueTimeout) as caught:
+        queue.acquire(object(), 0)
+    assert caught.value.by_own_flow is None
+
+
+def test_a_lent_turn_comes_back() -> None:
+    """And nobody else has it in between, however long he waits."""
+    queue, inner, order = WriteQueue(), object(), list[str]()
+
+    def wait() -> None:
+        with holding(queue):
+            order.append("other")
+
+    with holding(queue) as outer:
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(partial(is_waiting, queue, 1))
+        assert queue.borrow(inner, outer)
+        assert not queue.borrow(object(), outer)
+        queue.release(inner)
+        queue.acquire(outer, 0)
+        time.sleep(0.02)
+        order.append("outer")
+    thread.join(10)
+    assert order == ["outer", "other"]
+
+
+def test_a_lender_may_leave_first() -> None:
+    """Then there is nobody to whom the turn comes back."""
+    queue, outer, inner, other = WriteQueue(), object(), object(), object()
+    queue.acquire(outer, 0)
+    assert queue.borrow(inner, outer)
+    queue.release(outer)
+    with pytest.raises(QueueTimeout):
+        in_thread(partial(queue.acquire, other, 0))
+    queue.release(inner)
+    in_thread(partial(queue.acquire, other, 0))
+
+
+def test_two_who_may_borrow_do_so_one_after_the_other() -> None:
+    """Two threads that a view awaits at once: the second is called when the turn is back."""
+    queue, first, second = WriteQueue(), object(), object()
+
+    def wait() -> object:
+        with pytest.raises(QueueTimeout) as caught:
+            queue.acquire(second, 10)
+        return caught.value.by_own_flow
+
+    with holding(queue) as outer, ThreadPoolExecutor(1) as pool:
+        waiting = copy_context()
+        assert copy_context().run(queue.borrow, first, outer)
+        job = pool.submit(waiting.run, wait)
+        until(partial(is_waiting, queue, 1))
+        queue.release(first)
+        assert job.result(5) is outer
+
+
+def test_a_lender_that_wants_its_turn_waits_for_it() -> None:
+    """If it was lent to another flow that goes on beside it."""
+    queue, inner = WriteQueue(), object()
+    with holding(queue) as outer:
+        copy_context().run(queue.borrow, inner, outer)
+        with pytest.raises(QueueTimeout):
+            queue.acquire(outer, 0.01)
+        threading.Timer(0.05, queue.release, [inner]).start()
+        queue.acquire(outer, 10)
+        assert queue.borrow(inner, outer)
+        queue.release(inner)
+    in_thread(partial(queue.acquire, object(), 0))
 
 
 def test_the_wait_for_a_process_ends_and_names_it(file: str) -> None:

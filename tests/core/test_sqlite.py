@@ -16,6 +16,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from flask_uow import _sqlite, _sqlite_engine
 from flask_uow._activity import Activity, observe
 from flask_uow._sqlite import SqliteProfile, file_system_of, path_of, refuse_network
 from flask_uow._sqlite_connection import Kind, SqliteConnection, kind_of
-from flask_uow.errors import ConfigError, ConfigNotice
+from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
 
@@ -174,6 +176,9 @@ def test_every_knob(make_engine: MakeEngine) -> None:
         ({"busy_timeout": -1}, r"UOW_SQLITE_BUSY_TIMEOUT is -1, .* number of seconds, 0 or more"),
         ({"busy_timeout": True}, r"UOW_SQLITE_BUSY_TIMEOUT is True"),
         ({"busy_timeout": "5"}, r"UOW_SQLITE_BUSY_TIMEOUT is '5'"),
+        ({"busy_timeout": float("inf")}, r"UOW_SQLITE_BUSY_TIMEOUT is inf, .* not more than 20000"),
+        ({"busy_timeout": float("nan")}, r"UOW_SQLITE_BUSY_TIMEOUT is nan"),
+        ({"busy_timeout": 1e10}, r"UOW_SQLITE_BUSY_TIMEOUT is 10000000000.0"),
         ({"begin": "exclusive"}, r"UOW_SQLITE_BEGIN is 'exclusive', .*'deferred' or 'immediate'"),
         ({"queue": "yes"}, r"UOW_SQLITE_QUEUE is 'yes', and it must be True or False"),
     ],
@@ -194,6 +199,22 @@ def test_a_timeout_for_the_driver_is_the_busy_timeout(
     with engine.connect() as connection:
         assert run(connection, "PRAGMA busy_timeout").scalar() == 7000
         assert driver(connection).timeout == 7
+
+
+@pytest.mark.parametrize("timeout", ["5", None, float("inf"), -1])
+def test_a_wrong_timeout_for_the_driver_gets_a_sentence(
+    timeout: Any, make_engine: MakeEngine
+) -> None:
+    """P11: before the first unit waits for a lock."""
+    engine = make_engine(options={"connect_args": {"timeout": timeout}})
+    with pytest.raises(ConfigError, match=r"The 'timeout' in 'connect_args' .* number of seconds"):
+        engine.connect()
+
+
+def test_an_isolation_level_of_the_driver_gets_a_sentence(make_engine: MakeEngine) -> None:
+    """P11: it is no isolation level, and the setting that does it has another name."""
+    with pytest.raises(ConfigError, match=r"is 'IMMEDIATE', and SQLite knows .*UOW_SQLITE_BEGIN"):
+        make_engine(options={"isolation_level": "IMMEDIATE"})
 
 
 @pytest.mark.parametrize(
@@ -357,6 +378,115 @@ def test_autocommit(engine: Engine, make_engine: MakeEngine, witness: Witness) -
         set_n(connection, 3)
         connection.rollback()
     assert witness.ask("SELECT n FROM t") == [3]
+
+
+def test_autocommit_notices_a_deleted_file(make_engine: MakeEngine, witness: Witness) -> None:
+    """There is no COMMIT before which it could be noticed; so each statement that writes looks."""
+    engine = make_engine(options={"isolation_level": "AUTOCOMMIT"})
+    with engine.connect() as connection:
+        set_n(connection, 1)
+    os.unlink(str(engine.url.database))  # noqa: PTH108
+    with engine.connect() as connection:
+        with pytest.raises(OperationalError, match="was deleted or replaced while it was in use"):
+            set_n(connection, 2)
+    with pytest.raises(OperationalError, match="was deleted or moved away"):
+        engine.connect()
+
+
+def commit_with_the_driver(connection: SqliteConnection) -> None:
+    connection.commit()
+
+
+def commit_with_a_block(connection: SqliteConnection) -> None:
+    with connection:
+        pass
+
+
+def commit_with_a_script(connection: SqliteConnection) -> None:
+    connection.executescript("SELECT 1")
+
+
+def commit_with_a_statement(connection: SqliteConnection) -> None:
+    connection.cursor().execute("COMMIT")
+
+
+COMMITS = [
+    commit_with_the_driver,
+    commit_with_a_block,
+    commit_with_a_script,
+    commit_with_a_statement,
+]
+
+
+@pytest.mark.parametrize("commit", COMMITS)
+def test_a_commit_of_the_driver_is_no_loss(
+    commit: Callable[[SqliteConnection], None], engine: Engine, witness: Witness
+) -> None:
+    """All is stored, and what comes after it is a transaction of its own."""
+    with engine.connect() as connection:
+        set_n(connection, 1)
+        commit(driver(connection))
+        assert not driver(connection).has_lost
+        assert witness.ask("SELECT n FROM t") == [1]
+        set_n(connection, 2)
+        connection.rollback()
+        set_n(connection, 3)
+        commit(driver(connection))
+        connection.commit()
+        in_thread(lambda: insert_two(engine))
+    assert witness.ask("SELECT n FROM t") == [3, 2]
+
+
+def lose(connection: Connection) -> None:
+    """A constraint that rolls everything back, on a cursor whose error is swallowed."""
+    with pytest.raises(sqlite3.IntegrityError):
+        driver(connection).cursor().execute("INSERT OR ROLLBACK INTO t VALUES (1, 1)")
+
+
+def test_a_loss_that_only_a_cursor_of_the_driver_has_seen(engine: Engine, witness: Witness) -> None:
+    """P3: whatever comes next is refused, so that nothing is stored in halves."""
+    with engine.connect() as connection:
+        set_n(connection, 1)
+        lose(connection)
+        with pytest.raises(TransactionLost):
+            set_n(connection, 2)
+        with pytest.raises(TransactionLost):
+            connection.commit()
+        connection.rollback()
+        set_n(connection, 3)
+        lose(connection)
+        driver(connection).cursor().execute("UPDATE t SET n = 4")
+        with pytest.raises(TransactionLost):
+            n(connection)
+        with pytest.raises(TransactionLost):
+            connection.commit()
+        connection.rollback()
+        set_n(connection, 5)
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [5]
+
+
+def test_a_rollback_of_the_driver_is_a_loss(engine: Engine, witness: Witness) -> None:
+    """P3: SQLAlchemy would commit what is not there, or what comes after it. Its own is none."""
+    with engine.connect() as connection:
+        set_n(connection, 1)
+        driver(connection).rollback()
+        with pytest.raises(TransactionLost):
+            set_n(connection, 2)
+        with pytest.raises(TransactionLost):
+            connection.commit()
+        connection.rollback()
+        n(connection)
+        driver(connection).rollback()
+        set_n(connection, 3)
+        connection.commit()
+    with engine.connect() as connection:
+        set_n(connection, 4)
+        driver(connection).rollback()
+    with engine.connect() as connection:
+        set_n(connection, 5)
+        connection.commit()
+    assert witness.ask("SELECT n FROM t") == [5]
 
 
 def test_the_cursors_of_the_driver_take_part(engine: Engine, witness: Witness) -> None:
@@ -599,6 +729,90 @@ def test_a_nested_unit_goes_first_if_the_outer_has_not_written(
             inner.commit()
         assert n(outer) == 1
         set_n(outer, 2)
+        outer.commit()
+    assert witness.ask("SELECT n FROM t") == [2]
+
+
+def test_nobody_writes_between_a_nested_unit_and_the_outer_one(
+    make_engine: MakeEngine, witness: Witness
+) -> None:
+    """The turn is lent, and comes back: what the outer one has read is not overtaken."""
+    engine = make_engine(busy_timeout=0.1)
+    with writing(engine) as outer:
+        found = n(outer)
+        for number in range(2):
+            with engine.begin() as inner:
+                run(inner, f"INSERT INTO t VALUES ({10 + number}, 0)")
+            with pytest.raises(OperationalError, match="was held by the thread"):
+                in_thread(lambda: write_in_time(engine))
+        set_n(outer, found + 1)
+        outer.commit()
+        in_thread(lambda: write_in_time(engine))
+    assert witness.ask("SELECT n FROM t WHERE id < 10") == [5]
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close", "invalidate"])
+def test_an_outer_unit_that_ends_without_another_statement_leaves_the_queue(
+    end: str, engine: Engine
+) -> None:
+    """It has nothing to commit, and only its place to give back."""
+    with writing(engine) as outer:
+        n(outer)
+        with engine.begin() as inner:
+            set_n(inner, 1)
+        getattr(outer, end)()
+        in_thread(lambda: write_in_time(engine))
+
+
+def test_the_outer_unit_may_go_on_before_a_nested_one_that_only_reads(
+    engine: Engine, witness: Witness
+) -> None:
+    """Each lends to the other, as long as the other has no work."""
+    with writing(engine) as outer, writing(engine) as inner:
+        n(outer)
+        n(inner)
+        set_n(outer, 1)
+        outer.commit()
+        set_n(inner, n(inner) + 1)
+        inner.commit()
+        in_thread(lambda: insert_two(engine))
+    assert witness.ask("SELECT n FROM t") == [2, 2]
+
+
+def insert_two(engine: Engine) -> None:
+    with engine.begin() as connection:
+        run(connection, "INSERT INTO t VALUES (2, 2)")
+
+
+def test_two_requests_that_share_a_thread_are_not_nested(
+    make_engine: MakeEngine, witness: Witness
+) -> None:
+    """An executor with one thread, in which each does a part of its work."""
+    engine = make_engine(busy_timeout=0.1)
+    one, two = copy_context(), copy_context()
+    with writing(engine) as first, writing(engine) as second:
+        found = one.run(n, first)
+        with pytest.raises(OperationalError, match="was held by this very thread, for somebody el"):
+            two.run(n, second)
+        second.rollback()
+        in_thread(lambda: one.run(set_n, first, found + 1))
+        first.commit()
+        two.run(set_n, second, two.run(n, second) + 10)
+        second.commit()
+    assert witness.ask("SELECT n FROM t") == [11]
+
+
+def test_a_nested_unit_in_a_thread_of_the_same_flow(engine: Engine, witness: Witness) -> None:
+    """A view that awaits another thread, which has inherited its context variables."""
+
+    def nested() -> None:
+        with engine.begin() as inner:
+            set_n(inner, n(inner) + 1)
+
+    with writing(engine) as outer:
+        n(outer)
+        in_thread(partial(copy_context().run, nested))
+        set_n(outer, n(outer) + 1)
         outer.commit()
     assert witness.ask("SELECT n FROM t") == [2]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from itertools import chain
 from typing import Any
 
@@ -39,7 +41,7 @@ class Site:
         self.app, self.db = app, db
         self.errors: list[Exception] = []
         self.inside, self.leave = threading.Event(), threading.Event()
-        for view in (self.count, self.look, self.visit, self.dwell, self.nest):
+        for view in (self.count, self.look, self.visit, self.dwell, self.nest, self.audit):
             app.add_url_rule(f"/{view.__name__}", view_func=view, methods=["GET", "POST"])
         app.register_error_handler(OperationalError, self._note)
         with app.app_context():
@@ -81,6 +83,14 @@ class Site:
         self.db.session.add(User(name="stored"))
         return ""
 
+    def audit(self) -> str:
+        """Count, and store a row in a session of its own in the middle of it."""
+        post = self.db.session.get_one(Post, 1)
+        with self.db.independent() as session:
+            session.add(User(name=f"auditor of {post.title}"))
+        post.title = str(int(post.title) + 1)
+        return post.title
+
     @contextmanager
     def dwelling(self) -> Iterator[None]:
         """While another thread is in the middle of a POST."""
@@ -109,6 +119,12 @@ POOL = {"pool_size": 16}
 @pytest.fixture
 def memory_site(make_app: MakeApp, db: Database) -> Site:
     return Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30), db)
+
+
+@pytest.fixture
+def lonely_site(make_app: MakeApp, db: Database) -> Site:
+    """On a database in memory that has one connection, which no second one keeps alive."""
+    return Site(make_app(url="sqlite://"), db)
 
 
 def in_processes(work: Callable[[], Counter[int]], times: int) -> Counter[int]:
@@ -303,6 +319,39 @@ def test_a_unit_inside_another_one_may_write_first(make_app: MakeApp, db: Databa
 
 
 @on("sqlite-file", "sqlite-memory")
+def test_no_update_is_lost_around_a_unit_inside_another_one(
+    make_app: MakeApp, db: Database
+) -> None:
+    """Nobody else writes before the outer one has: its turn is lent, not given up."""
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30), db)
+    answers = in_threads(lambda: [site.ask("POST", "audit") for _ in range(5)], times=4)
+    assert Counter(chain.from_iterable(answers)) == {200: 20}
+    with site.app.app_context():
+        assert db.session.scalars(text("SELECT title FROM posts")).all() == ["20"]
+        assert len(db.session.scalars(text("SELECT name FROM users")).all()) == 20
+
+
+@in_a_file
+def test_requests_that_share_a_worker_thread_are_not_inside_each_other(
+    site: Site, witness: Witness
+) -> None:
+    """Each lends its reading to one executor, with its context variables, as asgiref does."""
+    with ThreadPoolExecutor(1) as worker:
+
+        def count_on_both() -> str:
+            title = worker.submit(copy_context().run, site.look).result()
+            time.sleep(0.002)
+            site.db.session.get_one(Post, 1).title = str(int(title) + 1)
+            return ""
+
+        site.app.add_url_rule("/shared", view_func=count_on_both, methods=["POST"])
+        # The second waits inside the one worker, which the first has no need of any more.
+        answers = in_threads(lambda: site.ask("POST", "shared"), times=2)
+    assert answers == [200, 200]
+    assert witness.titles() == ["2"]
+
+
+@on("sqlite-file", "sqlite-memory")
 def test_a_unit_that_would_wait_for_its_own_thread_is_refused(
     make_app: MakeApp, db: Database
 ) -> None:
@@ -381,3 +430,51 @@ def test_the_files_beside_the_database(site: Site, database: TestDatabase, tmp_p
         "test.db-shm",
         "test.db-queue",
     }
+
+
+# In memory ------------------------------------------------------------------------------------
+
+
+@on("sqlite-memory")
+def test_a_get_whose_reading_is_out_of_date_stores_nothing_in_memory(memory_site: Site) -> None:
+    """As with a file: 503 here, and what others have stored stays."""
+    assert memory_site.ask("GET", "visit") == 503
+    assert "what it has read is out of date" in str(memory_site.errors[0])
+    with memory_site.app.app_context():
+        assert memory_site.look() == "1"
+
+
+@on("sqlite-memory")
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+def test_an_interrupted_request_does_not_take_the_database_along(
+    kind: type[BaseException], lonely_site: Site
+) -> None:
+    """Its connection is dropped elsewhere, and here it is the database."""
+
+    def interrupted() -> str:
+        lonely_site.count()
+        lonely_site.db.session.flush()
+        raise kind
+
+    lonely_site.app.add_url_rule("/interrupted", view_func=interrupted, methods=["GET", "POST"])
+    assert lonely_site.ask("POST", "count") == 200
+    for method in ("GET", "POST"):
+        with pytest.raises(kind):
+            lonely_site.ask(method, "interrupted")
+    with lonely_site.app.app_context():
+        assert lonely_site.look() == "1"
+        lonely_site.db.session.invalidate()
+        assert lonely_site.look() == "1"
+
+
+@on("sqlite-memory")
+def test_a_command_that_fails_does_not_take_the_database_along(lonely_site: Site) -> None:
+    """``sys.exit(1)`` is an exception that drops the connection of its unit."""
+
+    @lonely_site.app.cli.command("fail")
+    def fail() -> None:
+        lonely_site.look()
+        raise SystemExit(1)
+
+    assert lonely_site.app.test_cli_runner().invoke(args=["fail"]).exit_code == 1
+    assert lonely_site.ask("POST", "count") == 200
