@@ -10,8 +10,9 @@ Nothing here knows Flask or sessions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, RootTransaction, event
 
 from ._effects import Effect
 
@@ -22,9 +23,9 @@ class Activity:
     """What has happened so far in one transaction.
 
     :ivar effect: the strongest effect of the statements so far.
-    :ivar error: the last error that a statement raised.
-    :ivar lost: the server has thrown the transaction away, because of ``error``.
-    :ivar watched: the connection is looked at before it commits.
+    :ivar floor: the least that it can be, whatever a savepoint undoes.
+    :ivar error: the last error that a statement raised; perhaps in an earlier transaction of the
+        same connection, see :attr:`present_error`.
     :ivar will_write: it is expected to write, so it may take its locks with its first statement.
     :ivar read_only: what writes is refused.
     :ivar flushed: the class and kind of each object that the ORM has written, for messages.
@@ -33,26 +34,56 @@ class Activity:
 
     # Of the class until something happens: every transaction has an Activity.
     effect = Effect.READ
+    floor = Effect.READ
     error: BaseException | None = None
-    lost = False
     will_write = False
     read_only = False
-    watched = False
-    savepoints: dict[object, tuple[Effect, int]] | None = None
+    _failed: RootTransaction | None = None
+    _is_lost = False
+    savepoints: WeakKeyDictionary[object, tuple[Effect, int]] | None = None
 
     def __init__(self) -> None:
         self.flushed: list[tuple[str, str]] = []
 
+    def note_error(self, error: BaseException, transaction: RootTransaction, *, lost: bool) -> None:
+        """Remember what went wrong.
+
+        :param lost: the server has thrown *transaction* away because of it.
+        """
+        self._is_lost = lost or self.lost
+        self.error, self._failed = error, transaction
+
+    def forget_error(self) -> None:
+        """The error has been undone, with a part of the transaction."""
+        self.error, self._failed, self._is_lost = None, None, False
+
+    @property
+    def present_error(self) -> BaseException | None:
+        """The last error, unless its transaction has been committed or rolled back since."""
+        return self.error if self._failed is not None and self._failed.is_active else None
+
+    @property
+    def lost(self) -> bool:
+        """Has the server thrown the transaction away, because of an error?"""
+        return self._is_lost and self.present_error is not None
+
+    def may_do_anything(self) -> None:
+        """Note that somebody has the connection itself, and can write unseen."""
+        self.floor = Effect.UNKNOWN
+        self.effect = max(self.effect, Effect.UNKNOWN)
+
     def set_savepoint(self, savepoint: object) -> None:
         """Remember how far things are."""
         if self.savepoints is None:
-            self.savepoints = {}
+            # Weak: of those that were released nobody tells.
+            self.savepoints = WeakKeyDictionary()
         self.savepoints[savepoint] = self.effect, len(self.flushed)
 
     def undo_to(self, savepoint: object) -> None:
         """Forget what *savepoint* has undone, if it is one."""
         if self.savepoints and savepoint in self.savepoints:
-            self.effect, length = self.savepoints.pop(savepoint)
+            effect, length = self.savepoints.pop(savepoint)
+            self.effect = max(effect, self.floor)
             del self.flushed[length:]
 
 

@@ -24,8 +24,8 @@ from ._effects import Effect
 from ._options import UnitOptions
 from ._scope import Scope, current_context, is_running
 from ._session import UnitSession, pending
-from ._unit import Block, UnitOfWork
-from .errors import BlockRefused, ConfigError, Rollback, shown
+from ._unit import Block, UnitOfWork, has_begun_by_hand
+from .errors import BlockRefused, ConfigError, Rollback, RollbackOnly, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -66,7 +66,8 @@ class Atomic:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
+        # Not 'bool': type checkers would ask what a function returns behind a block that returns.
         return self._exit(error)
 
     def __call__(self, function: F) -> F:
@@ -181,8 +182,11 @@ def _refuse_generator(function: Callable[..., Any]) -> None:
 def _why_not_nested(names: list[str], unit: UnitOfWork) -> str:
     what = " and ".join(f"'{name}'" for name in names)
     around = "another 'db.atomic()' block" if unit.blocks else "a request, whose unit is running"
+    for_view = " and ".join(f"'{name}'" for name in names if name != "durable")
     instead = (
-        "" if unit.blocks else " For a view, write '@db.unit(...)' with the same options above it."
+        f" For a view, write '@db.unit(...)' with {for_view} above it."
+        if for_view and not unit.blocks
+        else ""
     )
     return (
         f"'db.atomic()' was given {what}, which belongs to a whole transaction, inside {around}."
@@ -192,8 +196,19 @@ def _why_not_nested(names: list[str], unit: UnitOfWork) -> str:
 
 def _refuse_earlier_work(unit: UnitOfWork) -> None:
     session = unit.session
+    if session.rollback_only:
+        raise RollbackOnly(
+            "'db.atomic()' is refused: 'db.set_rollback_only()' was called for this unit of work,"
+            " so nothing of it will be stored. Nothing was done. To undo one block, call it inside."
+        )
     if not session.in_transaction():
         return
+    if has_begun_by_hand(session):
+        raise BlockRefused(
+            "'db.atomic()' was written inside 'with db.session.begin():' or 'begin_nested()', which"
+            " it would have to end. Nothing was done. Write 'with db.atomic():' for the outer one,"
+            " too; inside another, it is a savepoint."
+        )
     work = [*session.activity.flushed, *pending(session)]
     if work or session.activity.effect is Effect.WRITE:
         what = ", ".join(f"{name} ({kind})" for name, kind in work[:5]) or "SQL statements"
@@ -252,7 +267,7 @@ class Independent:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> bool:
+    ) -> bool | None:
         unit, self._unit = cast(UnitOfWork, self._unit), None
         ours = isinstance(error, Rollback) and (error.block is None or error.block is self)
         try:

@@ -185,7 +185,13 @@ def descriptor_of(connection: Any) -> Callable[[], int] | None:
     found: Any = getattr(connection, "fileno", None)
     if found is None:
         found = getattr(getattr(connection, "_sock", None), "fileno", None)  # PyMySQL
-    return cast("Callable[[], int]", found) if callable(found) else None
+    if not callable(found):
+        return None
+    try:
+        found()
+    except Exception:  # pg8000 has the method of a file that is none
+        return None
+    return cast("Callable[[], int]", found)
 
 
 @contextlib.contextmanager

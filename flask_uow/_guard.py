@@ -7,10 +7,10 @@ or only what came after the error (a deadlock victim on MariaDB, a full disk on 
 returns as if all were well. Here such a transaction is *lost*: each later statement and the commit
 raise :class:`~flask_uow.errors.TransactionLost` until it is rolled back (P3).
 
-The listeners are those of the dialect (``do_execute``, ``handle_error``). The better known
-``before_cursor_execute`` and ``commit`` would do as well, but a listener of that kind on an
-engine makes SQLAlchemy prepare all events of a connection anew for each checkout: 22 us for a
-unit that reads one row in 160. A single connection gets them after its first error.
+The listeners are those of the dialect (``do_execute``, ``handle_error``), and its ``do_commit`` is
+wrapped. The better known ``before_cursor_execute`` and ``commit`` would do as well, but a listener
+of that kind on an engine makes SQLAlchemy prepare all events of a connection anew for each
+checkout: 22 us for a unit that reads one row in 160.
 
 Nothing here knows Flask or sessions.
 """
@@ -18,25 +18,39 @@ Nothing here knows Flask or sessions.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import Dialect, ExceptionContext
+from sqlalchemy.pool import PoolProxiedConnection
 
 from . import _outcomes
 from ._activity import Activity, activity_of, before_statements, observe
 from ._effects import Effect, effect_of
 from .errors import ReadOnly, TransactionLost, UowError
 
-_BEGUN = "_flask_uow_begun"
+_Proxy: TypeAlias = PoolProxiedConnection
+
+INSTALLED = "_flask_uow_guard"
+"""The attribute of a dialect whose engines are guarded."""
+
+_FAILED = "_flask_uow_failed"  # of a pool's proxy: the activity in which there was an error
+_DOOMED = "_flask_uow_doomed"  # of PyMySQL's connection: the error that a cursor has raised
 
 
 def install(engine: Engine) -> None:
-    """Add the listeners to *engine*, behind those that begin a transaction."""
-    before_statements(engine, _on_statement)
-    if engine.dialect.name == "sqlite":
-        before_statements(engine, _note_begun)
-    event.listen(engine, "handle_error", _on_error)
+    """Add the listeners to *engine*, behind those that begin a transaction; once."""
+    dialect = engine.dialect
+    if INSTALLED not in vars(dialect):
+        setattr(dialect, INSTALLED, True)
+        before_statements(engine, _on_statement)
+        event.listen(engine, "handle_error", _on_error)
+        if dialect.driver == "pymysql":
+            _note_errors_of_cursors(engine)
+        # Also what passes by the events comes here, such as an error on a cursor of the driver.
+        setattr(dialect, "do_commit", _checking(dialect, dialect.do_commit))  # noqa: B010
 
 
 def _on_statement(_cursor: Any, statement: str, *others: Any) -> None:
@@ -59,17 +73,18 @@ _READ_ONLY = (
 
 
 def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) -> None:
-    if not (activity.lost or _has_lost(connection, activity.error)):
+    error = activity.present_error
+    if error is None:
         return
-    # ROLLBACK TO SAVEPOINT heals the transaction on PostgreSQL. After a lock wait timeout on
-    # MariaDB, which may have ended the transaction or not, it is how to find out.
-    error = activity.error
-    in_doubt = not activity.lost or (
-        error is not None and _outcomes.code_of(error) == _LOCK_WAIT_TIMEOUT
-    )
-    if not (in_doubt and _undoes_a_part(statement)):
-        raise TransactionLost(activity.error)
-    activity.lost = False
+    undoes = _undoes_a_part(statement)
+    if activity.lost or _is_gone(connection.dialect, connection.connection, error):
+        # ROLLBACK TO SAVEPOINT heals the transaction on PostgreSQL. After a lock wait timeout on
+        # MariaDB, which may have ended the transaction or not, it is how to find out.
+        in_doubt = not activity.lost or _outcomes.code_of(error) == _LOCK_WAIT_TIMEOUT
+        if not (in_doubt and undoes):
+            raise TransactionLost(error)
+    if undoes:
+        activity.forget_error()
 
 
 def _undoes_a_part(statement: str | None) -> bool:
@@ -120,26 +135,35 @@ _ABOUT_VALUES = (
 
 
 def _note_error(connection: Connection, error: BaseException, statement: str | None) -> None:
+    transaction = connection.get_transaction()
+    if transaction is None:  # SQLAlchemy itself asks a new connection what it is
+        return
     activity = activity_of(connection)
     if activity is None:  # a connection that belongs to no unit
         observe(connection, activity := Activity())
-    activity.error = error
-    driver: Any = connection.connection.dbapi_connection
-    if connection.dialect.name == "sqlite":
-        activity.lost = activity.lost or _has_lost(connection, error)
-    elif _outcomes.dooms(error, connection.dialect.name) or _undoes_a_part(statement):
+    proxy, dialect = connection.connection, connection.dialect
+    if dialect.name == "sqlite":
+        lost = _is_gone(dialect, proxy, error)
+    else:
+        lost = _outcomes.dooms(error, dialect.name) or _undoes_a_part(statement)
         # In the driver's autocommit mode there was none to lose.
-        activity.lost = not getattr(driver, "get_autocommit", lambda: False)()
-    watch(connection)
+        lost = lost and not getattr(proxy.dbapi_connection, "get_autocommit", lambda: False)()
+    activity.note_error(error, transaction, lost=lost)
+    setattr(proxy, _FAILED, activity)
 
 
-def watch(connection: Connection) -> None:
-    """Look at the transaction of *connection* before it is committed."""
-    activity = activity_of(connection)
-    if activity is not None and not activity.watched:
-        activity.watched = True
-        event.listen(connection, "commit", check)
-        event.listen(connection, "rollback", _on_rollback)
+# At the commit --------------------------------------------------------------------------------
+
+
+def _checking(dialect: Dialect, do_commit: Callable[[_Proxy], None]) -> Callable[[_Proxy], None]:
+    looks_lost = _SIGNS.get(dialect.driver, _no_sign)
+
+    def commit(proxy: _Proxy) -> None:
+        if looks_lost(proxy.dbapi_connection) or _FAILED in proxy.__dict__:
+            _refuse_commit_if_lost(dialect, proxy)
+        do_commit(proxy)
+
+    return commit
 
 
 def check(connection: Connection) -> None:
@@ -147,40 +171,82 @@ def check(connection: Connection) -> None:
     :raises TransactionLost: the transaction of *connection* cannot be committed any more. It is
         rolled back.
     """
-    activity = activity_of(connection)
-    if activity is None or connection.invalidated:
-        return
-    if activity.lost or _has_lost(connection, activity.error):
+    if not connection.invalidated:
+        _refuse_commit_if_lost(connection.dialect, connection.connection)
+
+
+def _refuse_commit_if_lost(dialect: Dialect, proxy: _Proxy) -> None:
+    activity: Activity | None = vars(proxy).get(_FAILED)
+    error = None if activity is None else activity.present_error
+    if _is_gone(dialect, proxy, error) or (activity is not None and activity.lost):
+        error = error or getattr(proxy.dbapi_connection, _DOOMED, None)
         # First: an error raised at the commit leaves the driver's transaction open, for the next
         # user of the connection to commit.
-        connection.dialect.do_rollback(connection.connection)
-        raise TransactionLost(activity.error)
+        dialect.do_rollback(proxy)
+        raise TransactionLost(error)
 
 
-def _on_rollback(connection: Connection) -> None:
-    activity = activity_of(connection)
-    if activity is not None:
-        activity.lost = False
-        activity.error = None
+def _is_gone(dialect: Dialect, proxy: _Proxy, error: BaseException | None) -> bool:
+    """Is the transaction gone, or aborted, as far as the driver knows?
+
+    :param error: the last one in this transaction.
+    """
+    looks_lost = _SIGNS.get(dialect.driver)
+    if looks_lost is None:  # one of PostgreSQL's other drivers keeps it to itself
+        return dialect.name == "postgresql" and error is not None
+    return looks_lost(proxy.dbapi_connection)
 
 
-def _has_lost(connection: Connection, error: BaseException | None) -> bool:
-    """Is the transaction of *connection* gone, or aborted, as far as the driver knows?"""
-    driver: Any = connection.connection.dbapi_connection
-    backend = connection.dialect.name
-    if backend == "sqlite":  # a full disk, ON CONFLICT ROLLBACK
-        return getattr(connection, _BEGUN, False) and not getattr(driver, "in_transaction", True)
-    if backend != "postgresql":
-        return False
-    # Unlike an error, the status is healed by ROLLBACK TO SAVEPOINT.
-    status = getattr(getattr(driver, "info", None), "transaction_status", None)
-    if status is None:  # a driver other than psycopg and psycopg2 keeps it to itself
-        return error is not None and not connection.in_nested_transaction()
-    return bool(status == _IN_ERROR)
-
-
+# What the driver's connection itself tells. Unlike an error, the status that libpq keeps is healed
+# by ROLLBACK TO SAVEPOINT. SQLite rolls back by itself: a full disk, ON CONFLICT ROLLBACK.
+# (By getattr: what stands in for a connection may have less.)
 _IN_ERROR = 3
+_SIGNS: Mapping[str, Callable[[Any], bool]] = {
+    "psycopg": lambda driver: (
+        getattr(getattr(driver, "pgconn", None), "transaction_status", None) == _IN_ERROR
+    ),
+    "psycopg2": lambda driver: getattr(driver, "get_transaction_status", int)() == _IN_ERROR,
+    "pymysql": lambda driver: getattr(driver, _DOOMED, None) is not None,
+    "pysqlite": lambda driver: getattr(driver, "has_lost", False),
+}
 
 
-def _note_begun(cursor: Any, _statement: str, *others: Any) -> None:
-    setattr(others[-1].root_connection, _BEGUN, cursor.connection.in_transaction)
+def _no_sign(_driver: Any) -> bool:
+    return False
+
+
+# PyMySQL --------------------------------------------------------------------------------------
+
+
+def _note_errors_of_cursors(engine: Engine) -> None:
+    """Let PyMySQL's cursors tell of a deadlock, also those that SQLAlchemy knows nothing of.
+
+    The server does not: with the next statement it begins a new transaction, as if all were well.
+    """
+    do_rollback = engine.dialect.do_rollback
+
+    def on_connect(driver: Any, _entry: object) -> None:
+        driver.cursorclass = _telling(driver.cursorclass)
+
+    def rollback(proxy: _Proxy) -> None:
+        getattr(proxy.dbapi_connection, "__dict__", {}).pop(_DOOMED, None)
+        do_rollback(proxy)
+
+    event.listen(engine, "connect", on_connect)
+    setattr(engine.dialect, "do_rollback", rollback)  # noqa: B010
+
+
+@cache
+def _telling(cursor_class: Any) -> Any:
+    def _query(cursor: Any, sql: Any) -> Any:
+        try:
+            return cursor_class._query(cursor, sql)
+        except Exception as error:
+            # A savepoint may help against a lock wait timeout, and goes by unseen.
+            if _outcomes.dooms(error, "mysql") and _outcomes.code_of(error) != _LOCK_WAIT_TIMEOUT:
+                driver = cursor.connection
+                if not driver.get_autocommit():
+                    setattr(driver, _DOOMED, error)
+            raise
+
+    return type(cursor_class.__name__, (cursor_class,), {"_query": _query})

@@ -220,6 +220,9 @@ def _decide(unit: UnitOfWork, response: Response) -> None:
         unit.rollback()
     elif unit.rule == "explicit":
         pass  # the view has committed what it wanted; the rest is undone when the context ends
+    elif unit.failed and unit.session.in_transaction() and not unit.has_work:
+        # The view looked as if it had only read, but a SELECT can call a function that writes.
+        unit.session.end_keeping_objects()
     elif unit.failed or _is_success(unit, response):
         unit.commit()  # of a failed unit, only what the error handler wrote is left
     else:

@@ -182,9 +182,12 @@ def _severity(error: BaseException) -> str | None:
 
 def _tells_of_a_connection(error: BaseException) -> bool:
     """Of an error without SQLSTATE, so one of libpq or the driver: is it about the connection?"""
-    names = [class_.__name__ for class_ in type(error).__mro__]
+    names, text = [class_.__name__ for class_ in type(error).__mro__], str(error)
     if "InterfaceError" in names:  # most of them are misuse
-        return "connection" in str(error)
+        return "connection" in text
+    # libpq counts the parameters, in the language of the system, and has sent nothing then.
+    if text.startswith("sending ") and "65535" in text:
+        return False
     # psycopg2 raises a bare DatabaseError if libpq has lost the thread.
     return "OperationalError" in names or names[0] == "DatabaseError"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import io
 import time
 from functools import wraps
 from typing import Any, cast
@@ -23,9 +22,6 @@ from ._scope import Scope, current_app_context, current_request_context
 from ._unit import logger
 
 _REPLAY = "_flask_uow_replay"
-
-# What a request has read of its body, and what it has made of it.
-_PARSED = ("data", "files", "form", "json", "stream", "values")
 
 
 class Replay:
@@ -57,7 +53,10 @@ class Replay:
         if self.attempt > self._retries:
             _retry.note(error, self.attempt)
             return False
-        return self._possible and self._scope.on(self._context) is not None and self._can_read()
+        unit = self._scope.on(self._context)
+        # In another session, after 'db.session.remove()', it may have committed unheard.
+        same = unit is not None and unit.session is self._session
+        return self._possible and same and self._can_read()
 
     def _can_read(self) -> bool:
         """Can the body be read once more?"""
@@ -65,7 +64,9 @@ class Replay:
         seen = vars(request)
         if "stream" not in seen:  # nobody has read it
             return True
-        return seen.get("_cached_data") is not None or "form" in seen
+        if "form" in seen:
+            return not any(file.stream.closed for file in _files(seen))
+        return seen.get("_cached_data") is not None
 
     def again(self, app: Flask, arguments: tuple[Any, ...]) -> Any:
         """Run the view; its return value.
@@ -93,14 +94,16 @@ class Replay:
 
     def _rewind(self, request: Any) -> None:
         seen = vars(request)
-        data = seen.get("_cached_data")
-        if data is not None:
-            request.environ["wsgi.input"] = io.BytesIO(data)
-            for name in _PARSED:
-                seen.pop(name, None)
-        elif "form" in seen:
-            for file in seen["files"].values():
-                file.stream.seek(0)
+        seen.pop("_cached_json", None)  # the view may have changed it
+        for file in _files(seen):
+            file.stream.seek(0)
+
+
+def _files(seen: dict[str, Any]) -> list[Any]:
+    """The uploaded files of a request, if anybody has asked for them."""
+    if "files" not in seen:
+        return []
+    return [file for files in seen["files"].listvalues() for file in files]
 
 
 def of(context: Any) -> Replay | None:

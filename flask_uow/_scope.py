@@ -20,7 +20,7 @@ from ._holders import caller, place_of
 from ._options import NO_OPTIONS, of_request
 from ._session import S, UnitSession
 from ._state import EXTENSION, AppState
-from ._unit import UnitOfWork
+from ._unit import UnitOfWork, is_exit
 from .errors import OutsideContext, SetupError
 
 _cv_app: Any = flask.globals._cv_app
@@ -88,11 +88,6 @@ def _innermost(request: Any, app_context: Any) -> Any:
 def _is_pushed(context: Any) -> bool:
     """Has *context* not ended? A thread that copied the context variables still sees it then."""
     return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
-
-
-def _is_exit(error: BaseException) -> bool:
-    """Does a command leave with success, by way of an exception?"""
-    return isinstance(error, SystemExit) and not error.code
 
 
 def is_running(context: Any) -> bool:
@@ -191,7 +186,7 @@ class Scope(ScopedRegistry[S]):
         """End the unit of *context*, or only release it if its body is still to be streamed."""
         unit: UnitOfWork = context.__dict__[self.key]
         context.__dict__.pop(self._failed, None)  # it may be pushed again
-        warn = error is None or (_is_exit(error) and _request_of(context) is None)
+        warn = error is None or (is_exit(error) and _request_of(context) is None)
         if unit.streaming:
             unit.release(error, warn=warn)
         else:
@@ -221,9 +216,8 @@ class Scope(ScopedRegistry[S]):
         unit = self.on(context)
         if unit is None:
             return self.unit() if is_running(context) else None
-        session = unit.session
-        waits = session.in_transaction() or unit.blocks
-        return unit if waits or (is_running(context) and not unit.finished) else None
+        waits = unit.has_work or unit.blocks or (is_running(context) and not unit.finished)
+        return unit if waits else None
 
     def clear(self) -> None:
         """Undo what is not committed, end the unit; the next use opens a new one.

@@ -9,25 +9,22 @@ Nothing here knows Flask.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from functools import wraps
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
 from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
-from . import _binds, _fork
+from . import _binds, _fork, _guard
 from ._activity import Activity, observe
-from ._effects import Effect
-from ._guard import check, watch
+from ._commit_hooks import CommitHooks
+from ._door import alone, concurrent_use
 from ._holders import place_of_caller
 from .errors import (
     CommitRefused,
-    ConcurrentUse,
-    ForkedUnit,
     PartialCommit,
     ReadOnly,
     RollbackOnly,
@@ -39,58 +36,17 @@ from .errors import (
 )
 
 S = TypeVar("S", bound=Session)
-
-
-M = TypeVar("M", bound=Callable[..., Any])
-
-
-def _alone(method: M) -> M:
-    """Let a method of the session refuse a second thread while a first is in one of them."""
-
-    @wraps(method)
-    def alone(self: UnitSession, *args: Any, **kwargs: Any) -> Any:
-        # Asked through the module: gevent replaces the function when it patches.
-        me = threading.get_ident()
-        if self.generation != _fork.generation:
-            raise ForkedUnit(_FORKED)
-        if self.thread == me:  # inside already: a flush inside a commit
-            return method(self, *args, **kwargs)
-        if not self._door.acquire(False):
-            raise _concurrent_use()
-        self.thread = me
-        try:
-            return method(self, *args, **kwargs)
-        finally:
-            self.thread = None
-            self._door.release()
-
-    return cast(M, alone)
-
-
 _IN_BLOCK = (
     "{0}() is refused inside 'db.atomic()', which is all or nothing and ends by itself. {1} What is"
-    " to be stored whatever happens belongs into 'with db.independent() as session:'; code of"
-    " others that commits goes into 'with db.explicit_commit(\"flush\"):'."
+    " to be stored whatever happens belongs into 'with db.independent() as session:'."
 )
+_LET_IT_END = "Let the block end."
+_OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
     "commit() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
     " whole when it is answered. Leave the commit out, or set the key to 'flush' or 'allow', for"
     " one blueprint if need be."
 )
-_FORKED = (
-    "This unit of work was open when the process forked: its connection belongs to the parent"
-    " process, which goes on with it. Give the child a context of its own ('with"
-    " app.app_context():' in it), or fork before the first use of 'db.session'."
-)
-
-
-def _concurrent_use() -> ConcurrentUse:
-    return ConcurrentUse(
-        "This unit of work is in use by another thread: a statement of it is running there. A"
-        " session and its connection can do one thing at a time. Give the second thread a"
-        " context of its own ('with app.app_context():' in it, or 'copy_current_request_context'),"
-        " or wait for the first to finish."
-    )
 
 
 class UnitSession(Session):
@@ -98,6 +54,7 @@ class UnitSession(Session):
 
     :ivar engines: the engines of the app by name, in the order of their configuration.
     :ivar connections: the connections of the running transaction, by engine.
+    :ivar begun: what was begun on them; the user may have ended it since.
     :ivar activity: what the running transaction has done; a new one for each transaction.
     :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
@@ -105,6 +62,7 @@ class UnitSession(Session):
     :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
     :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
         (``"flush"``), or is refused (``"forbid"``).
+    :ivar hooks: what waits for the outcome; None until there is something.
     :ivar plain_commit: nothing of the user's has a say in how connections commit.
     :ivar ended: the unit of work is over, and any further use is refused.
     :ivar generation: of the process that made the session, see ``_fork``.
@@ -112,6 +70,7 @@ class UnitSession(Session):
 
     # Of the class until a session says otherwise. The first two are not written to.
     connections: Mapping[Engine, Connection] = MappingProxyType({})
+    begun: list[RootTransaction | None]
     activity = Activity()
     thread: int | None = None
     rollback_only = False
@@ -119,6 +78,7 @@ class UnitSession(Session):
     read_only = False
     blocks = 0
     explicit_commit = "allow"
+    hooks: CommitHooks | None = None
     ended = False
     plain_commit = True
 
@@ -133,7 +93,7 @@ class UnitSession(Session):
         self.engines = engines
         self._routes = {} if routes is None else routes
         self.generation = _fork.generation
-        self._door = threading.Lock()
+        self.door = threading.Lock()
 
     def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
         """From the next transaction on, find the engines among these."""
@@ -159,7 +119,7 @@ class UnitSession(Session):
         :raises ConcurrentUse: another thread is inside the database with this session.
         """
         if self.thread not in {None, threading.get_ident()}:
-            raise _concurrent_use()
+            raise concurrent_use()
 
     def get_bind(
         self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
@@ -192,15 +152,14 @@ class UnitSession(Session):
             self._routes[mapper] = engine
         return engine
 
-    @_alone
+    @alone
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
         """As it was. What is done with the driver's own cursors passes by unseen, so it counts."""
         given = (*args, *kwargs.values(), None)[0]
         if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
             self.plain_commit = False  # as in get_bind()
         connection = super().connection(*args, **kwargs)
-        self.activity.effect = max(self.activity.effect, Effect.UNKNOWN)
-        watch(connection)  # what fails on a cursor of the driver passes by unseen, too
+        self.activity.may_do_anything()
         return connection
 
     def commit(self) -> None:
@@ -214,9 +173,10 @@ class UnitSession(Session):
             self.flush()
         else:
             if self.blocks:
-                raise CommitRefused(_IN_BLOCK.format("commit", "Let the block end."))
+                raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
             if self.explicit_commit == "forbid":
                 raise CommitRefused(_FORBIDDEN.format(place_of_caller(2)))
+            self._settle_idle(committed=True)
             self.commit_now()
 
     def rollback(self) -> None:
@@ -226,7 +186,13 @@ class UnitSession(Session):
         """
         if self.blocks:
             raise CommitRefused(_IN_BLOCK.format("rollback", "Raise 'Rollback' to undo the block."))
+        self._settle_idle(committed=False)
         self.rollback_now()
+
+    def _settle_idle(self, *, committed: bool) -> None:
+        # Without a transaction, no end of one tells the hooks.
+        if self.hooks and not self.in_transaction():
+            self.hooks.settle(committed=committed)
 
     def close(self) -> None:
         """As it was.
@@ -234,20 +200,20 @@ class UnitSession(Session):
         :raises CommitRefused: inside a block.
         """
         if self.blocks and not self.ended:
-            raise CommitRefused(_IN_BLOCK.format("close", "Let the block end."))
+            raise CommitRefused(_IN_BLOCK.format("close", _LET_IT_END))
         self.close_now()
 
-    @_alone
+    @alone
     def rollback_now(self) -> None:
         """Roll back, whoever else has a say in it."""
         super().rollback()
 
-    @_alone
+    @alone
     def close_now(self) -> None:
         """Close, whoever else has a say in it."""
         super().close()
 
-    @_alone
+    @alone
     def commit_now(self) -> None:
         """:meth:`commit`, for those who decide."""
         if self.rollback_only:
@@ -262,9 +228,11 @@ class UnitSession(Session):
             if len(self.connections) > 1:
                 self._commit_in_order()
                 return
+        if len(self.connections) > 1 and self.in_transaction():
+            self._check_each()
         super().commit()
 
-    @_alone
+    @alone
     def commit_keeping_objects(self) -> None:
         """Commit, and leave the objects as they are: the automatic commit.
 
@@ -285,6 +253,18 @@ class UnitSession(Session):
             self.commit_now()
         finally:
             self.expire_on_commit = expire
+
+    @alone
+    def end_keeping_objects(self) -> None:
+        """Roll back where nothing was to be stored, and leave the objects as they are.
+
+        To those who listen it is a commit: what waits for one has nothing to wait for any more.
+        """
+        while (savepoint := self.get_nested_transaction()) is not None:
+            savepoint.commit()
+        if self.in_transaction():
+            self.dispatch.after_commit(self)
+            self._conclude()
 
     def _is_plain(self) -> bool:
         """May the connections be committed one by one, in place of the ORM's commit?
@@ -320,8 +300,9 @@ class UnitSession(Session):
             )
 
     def _commit_connections(self) -> None:
-        for connection in self.connections.values():
-            if not connection.in_transaction():  # it would commit nothing, and say nothing
+        for transaction in self.begun:
+            # It would commit nothing, or what came behind a rollback, and say nothing.
+            if not (transaction and transaction.is_active):
                 raise TransactionLost(None)
         if len(self.connections) > 1:
             self._commit_each()
@@ -330,9 +311,8 @@ class UnitSession(Session):
                 connection.commit()
 
     def _commit_each(self) -> None:
+        self._check_each()
         waiting = self._declared_order()
-        for _, connection in waiting:
-            check(connection)  # while none of them has committed
         committed: list[str] = []
         while waiting:
             name, connection = waiting.pop(0)
@@ -347,6 +327,10 @@ class UnitSession(Session):
                 self.expunge_all()
                 raise PartialCommit(committed, name, [rest for rest, _ in waiting]) from error
             committed.append(name)
+
+    def _check_each(self) -> None:
+        for connection in self.connections.values():
+            _guard.check(connection)  # while none of them has committed
 
     def _declared_order(self) -> list[tuple[str, Connection]]:
         declared = [
@@ -368,7 +352,7 @@ class UnitSession(Session):
 
 # What else reaches the database.
 _ALONE = {
-    name: _alone(getattr(Session, name))
+    name: alone(getattr(Session, name))
     for name in """
         execute scalar scalars flush begin_nested
         bulk_save_objects bulk_insert_mappings bulk_update_mappings
@@ -390,7 +374,7 @@ def unit_session_class(base: Any) -> type[UnitSession]:
         )
     if base is Session:
         return UnitSession
-    own = {name: _alone(getattr(base, name)) for name in _ALONE}
+    own = {name: alone(getattr(base, name)) for name in _ALONE}
     if base.get_bind is not Session.get_bind:
         own["get_bind"] = base.get_bind  # it chooses the engine itself
     if base.get_bind is not Session.get_bind or base.commit is not Session.commit:
@@ -418,6 +402,7 @@ def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> 
     if session.read_only:
         session.activity.read_only = True
     session.connections = {}
+    session.begun = []
 
 
 @event.listens_for(UnitSession, "after_begin")
@@ -426,7 +411,10 @@ def _note_connection(
 ) -> None:
     if not transaction.nested:
         session.connections = {**session.connections, connection.engine: connection}
+        session.begun.append(connection.get_transaction())
         observe(connection, session.activity)
+        if _guard.INSTALLED not in vars(connection.dialect):  # an engine that the app made itself
+            _guard.install(connection.engine)
 
 
 @event.listens_for(UnitSession, "after_flush")

@@ -38,7 +38,7 @@ from ._commit_hooks import CommitHooks, Hook
 from ._effects import Effect
 from ._options import CommitRule
 from ._session import UnitSession, pending
-from .errors import DiscardedWork, Rollback
+from .errors import BlockRefused, DiscardedWork, Rollback
 
 logger = logging.getLogger("flask_uow")
 
@@ -76,7 +76,6 @@ class UnitOfWork:
     :ivar finished: the request has been answered; nothing commits this unit any more.
     :ivar streaming: the body of the response is still to be sent when the context ends.
     :ivar blocks: the open ones, the outermost first.
-    :ivar hooks: what waits for the outcome; None until there is something.
     """
 
     place: tuple[Any, int | None] = (None, None)
@@ -84,12 +83,16 @@ class UnitOfWork:
     finished = False
     streaming = False
     blocks: Sequence[Block] = ()
-    hooks: CommitHooks | None = None
 
     def __init__(self, session: UnitSession, rule: CommitRule, home: object = None) -> None:
         self.session = session
         self.rule = rule
         self.home = home
+
+    @property
+    def hooks(self) -> CommitHooks | None:
+        """What waits for the outcome; None until there was something."""
+        return self.session.hooks
 
     @property
     def has_work(self) -> bool:
@@ -196,7 +199,8 @@ class UnitOfWork:
         """
         session = self.session
         # Without work there is nothing to go back to: the whole transaction will do.
-        savepoint = session.begin_nested() if not outermost and self.has_work else None
+        needed = not outermost and (self.has_work or has_begun_by_hand(session))
+        savepoint = session.begin_nested() if needed else None
         waiting = 0 if self.hooks is None else len(self.hooks)
         block = Block(savepoint, outermost=outermost, hooks_before=waiting)
         self.blocks = [*self.blocks, block]
@@ -209,6 +213,12 @@ class UnitOfWork:
         :raises Exception: the flush, the COMMIT or the rollback to the savepoint failed. If there
             was an *error*, that one is more important, and the other is logged.
         """
+        if block not in self.blocks:
+            raise BlockRefused(
+                "A 'db.atomic()' block ended after the one around it: two coroutines of one context"
+                " were in blocks at the same time ('asyncio.gather'). A unit of work does one thing"
+                " at a time. Await them one after the other, or give each a context of its own."
+            )
         # Also those inside it, which somebody has forgotten to end.
         self.blocks = self.blocks[: self.blocks.index(block)]
         self.session.blocks = len(self.blocks)
@@ -237,7 +247,7 @@ class UnitOfWork:
             self.hooks.floor = block.hooks_before
         try:
             if block.outermost:
-                self.release(error, warn=False)
+                self.release(error, warn=is_exit(error))
             else:
                 self.rollback()
         finally:
@@ -246,9 +256,10 @@ class UnitOfWork:
 
     def add_hook(self, hook: Hook) -> None:
         """Let *hook* wait for the outcome."""
-        if self.hooks is None:
-            self.hooks = CommitHooks(self.session)
-        self.hooks.add(hook)
+        session = self.session
+        if session.hooks is None:
+            session.hooks = CommitHooks(session)
+        session.hooks.add(hook)
 
     def _unsaved(self) -> Counter[tuple[str, str]]:
         """What is lost if the transaction is rolled back now."""
@@ -262,6 +273,18 @@ class UnitOfWork:
         if self.hooks:
             unsaved["hook of db.on_commit() or on_rollback()", "not run"] += len(self.hooks)
         return unsaved
+
+
+def is_exit(error: BaseException | None) -> bool:
+    """Does a command leave with success, by way of an exception?"""
+    return isinstance(error, SystemExit) and not error.code
+
+
+def has_begun_by_hand(session: UnitSession) -> bool:
+    """Is it inside ``with session.begin():`` or ``begin_nested()``, which are not ours to end?"""
+    # The name is SQLAlchemy's own; without it a savepoint is missing, and its error is less clear.
+    by_with = getattr(session, "_trans_context_manager", None) is not None
+    return by_with or session.in_nested_transaction()
 
 
 def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) -> None:
@@ -283,7 +306,8 @@ def _warn(unsaved: Counter[tuple[str, str]]) -> None:
     warnings.warn(
         f"A Flask context ended with work that nobody committed, and it was rolled back: {what}."
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
-        " worker, socket event, streamed body) say 'db.session.commit()' when the work is done.",
+        " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
+        " its end, or say 'db.session.commit()'.",
         DiscardedWork,
         stacklevel=2,  # whoever lost the work is not on the stack: it is Flask that ends contexts
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import sys
@@ -225,6 +226,11 @@ def all_at_once(jobs: list[Any]) -> list[float]:
 def test_a_driver_that_shows_no_socket_has_no_descriptor() -> None:
     """An object without ``fileno()`` and without PyMySQL's socket."""
     assert _drivers.descriptor_of(object()) is None
+
+
+def test_a_driver_whose_socket_has_no_number_has_no_descriptor() -> None:
+    """pg8000 has the method of a file, which says that it is none."""
+    assert _drivers.descriptor_of(io.BytesIO()) is None
 
 
 def test_borrowing_a_socket_leaves_it_as_it_is() -> None:

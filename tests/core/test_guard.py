@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.exc import OperationalError
+from types import SimpleNamespace
 
-from flask_uow import _guard
+import pytest
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from flask_uow import _engines, _guard, _settings
 from flask_uow._activity import Activity, observe
 from flask_uow._effects import Effect, effect_of
+from flask_uow.errors import TransactionLost
 
 READS = [
     "SELECT 1",
@@ -116,3 +119,87 @@ def test_a_connection_that_nobody_observes_is_left_alone() -> None:
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT * FROM nowhere"))
     engine.dispose()
+
+
+def test_an_error_while_the_engine_looks_at_its_database_is_told_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That connection is not one of the pool's, and has no transaction."""
+    engine = create_engine("sqlite://")
+    _guard.install(engine)
+
+    def look(connection: Connection) -> None:
+        connection.exec_driver_sql("SELECT * FROM nowhere")
+
+    monkeypatch.setattr(engine.dialect, "initialize", look)
+    with pytest.raises(OperationalError, match="nowhere"):
+        engine.connect()
+    engine.dispose()
+
+
+@pytest.fixture
+def memory() -> Engine:
+    """An engine in memory, with all that an app's has, and one row."""
+    engine = _engines.build(_settings.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE t (id INTEGER PRIMARY KEY)"))
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    return engine
+
+
+def test_an_error_ends_with_its_transaction(memory: Engine) -> None:
+    """What was handled, and committed, is no reason to refuse what comes later."""
+    with memory.connect() as connection:
+        connection.execute(text("INSERT INTO t VALUES (2)"))
+        with pytest.raises(IntegrityError):
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+        connection.commit()
+        connection.execute(text("PRAGMA user_version")).all()
+        assert inspect(connection).get_table_names() == ["t"]
+        connection.commit()
+    memory.dispose()
+
+
+def test_a_driver_that_keeps_its_state_to_itself_is_judged_by_the_errors(
+    memory: Engine,
+) -> None:
+    """PostgreSQL by pg8000: an error costs the transaction, unless its savepoint is undone."""
+    memory.dialect.name, memory.dialect.driver = "postgresql", "pg8000"
+
+    def fail(connection: Connection) -> None:
+        with pytest.raises(IntegrityError):
+            connection.execute(text("INSERT INTO t VALUES (1)"))
+
+    with memory.connect() as connection:
+        with connection.begin_nested() as savepoint:
+            fail(connection)
+            savepoint.rollback()
+        connection.execute(text("INSERT INTO t VALUES (2)"))
+        connection.commit()
+        fail(connection)
+        with pytest.raises(TransactionLost):
+            connection.execute(text("INSERT INTO t VALUES (3)"))
+        with pytest.raises(TransactionLost):
+            connection.commit()
+        connection.rollback()
+        assert connection.scalars(text("SELECT id FROM t ORDER BY id")).all() == [1, 2]
+    memory.dispose()
+
+
+@pytest.mark.parametrize(("autocommit", "dooms"), [(True, False), (False, True)])
+def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(autocommit: bool, dooms: bool) -> None:
+    """In autocommit mode there is none, and each statement stands for itself."""
+
+    class Deadlock(Exception):
+        __module__ = "pymysql.err"
+
+    class Cursor:
+        connection = SimpleNamespace(get_autocommit=lambda: autocommit)
+
+        def _query(self, sql: str) -> None:
+            raise Deadlock(1213, sql)
+
+    telling = _guard._telling(Cursor)()
+    with pytest.raises(Deadlock):
+        telling._query("UPDATE t SET id = id")
+    assert _guard._SIGNS["pymysql"](Cursor.connection) is dooms

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -193,10 +194,21 @@ def test_an_answer_of_the_server_is_definite(error: Exception) -> None:
     assert not is_transient(error)
 
 
+def too_many_values() -> Iterator[Exception]:
+    """psycopg's, around the words of libpq, which has them in many languages."""
+    for what in "query and params", "prepared query":
+        for why in (
+            "number of parameters must be between 0 and 65535",
+            "Anzahl der Parameter muss zwischen 0 und 65535 sein",
+        ):
+            yield made("psycopg", f"sending {what} failed: {why}", name="OperationalError")
+
+
 UNNAMED = [
     made("psycopg", "the query has 1 placeholder", sqlstate=None, name="ProgrammingError"),
     made("psycopg2", "cursor already closed", pgcode=None, name="InterfaceError"),
     made("pymysql.err", 1062, "Duplicate entry", name="IntegrityError"),
+    *too_many_values(),
     made("pymysql.err", 1026, "Error writing file"),
     made("pymysql.err", "not enough arguments", name="ProgrammingError"),
     made("pymysql.err"),

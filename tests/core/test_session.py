@@ -132,6 +132,30 @@ def test_an_engine_that_is_not_ours_commits_last(
     assert order == ["default", "audit", "stranger"]
 
 
+def test_an_engine_that_is_not_ours_is_looked_at(
+    two_engines: Flask, db: Database, tmp_path: Path
+) -> None:
+    """What a failed view has written there is undone before the error handler's work is stored."""
+    stranger = create_engine(f"sqlite:///{tmp_path}/stranger.db")
+    Base.metadata.create_all(stranger)
+    there = {"bind": stranger}
+
+    @two_engines.errorhandler(LookupError)
+    def answer(error: LookupError) -> str:
+        db.session.execute(insert(User).values(name="handler"), bind_arguments=there)
+        return "fine"
+
+    @two_engines.post("/")
+    def fail() -> str:
+        db.session.execute(insert(User).values(name="view"), bind_arguments=there)
+        raise LookupError
+
+    assert two_engines.test_client().post("/").text == "fine"
+    with stranger.connect() as connection:
+        assert connection.scalars(select(User.name)).all() == ["handler"]
+    stranger.dispose()
+
+
 @pytest.mark.parametrize("in_savepoint", [True, False])
 def test_a_listener_that_adds_while_others_are_flushed_is_heard(
     in_savepoint: bool, two_engines: Flask, db: Database
@@ -459,6 +483,27 @@ def test_own_commit_sees_what_is_new(tmp_path: Path) -> None:
     assert app.test_client().post("/").status_code == 200
     with app.app_context():
         assert database.session.scalars(select(User.name)).all() == ["stamped"]
+
+
+def test_own_commit_may_follow_a_commit_of_several_engines(tmp_path: Path) -> None:
+    """There is nothing to be looked at any more: its connections have gone back."""
+
+    class Own(Session):
+        def commit(self) -> None:
+            super().commit()
+
+    database = Database(Base, session_options={"class_": Own})
+    app = Flask("tests", instance_path=str(tmp_path))
+    app.config["SQLALCHEMY_DATABASE_URI"] = "sqlite:///default.db"
+    app.config["SQLALCHEMY_BINDS"] = {"audit": "sqlite:///audit.db"}
+    database.init_app(app)
+    with app.app_context():
+        database.create_all()
+        database.session.add_all([User(name="ada"), Audit(user_id=1)])
+        database.session.flush()
+        database.session.commit()
+        database.session.commit()
+        assert database.session.scalars(select(User.name)).all() == ["ada"]
 
 
 def test_endless_flushes_are_an_error(tmp_path: Path) -> None:

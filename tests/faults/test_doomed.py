@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
 from flask import Flask, got_request_exception
-from sqlalchemy import Connection, create_engine, text
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -500,6 +500,20 @@ def test_no_statement_runs_after_a_swallowed_error(fault: Fault, unit: Unit) -> 
         unit.assert_nothing_stayed()
 
 
+@cases(DOOMING)
+def test_mistake_behind_a_swallowed_error_does_not_hide_it(fault: Fault, unit: Unit) -> None:
+    """P3: what SQLAlchemy refuses has not reached the database, and heals nothing."""
+
+    def mistake(connection: SQL) -> None:
+        connection.execute(text("SELECT :value"), {"another": 1})
+
+    for way in (automatic, engine_begin):
+        assert unit.run(first, unit.breaks(fault), mistake, later, way=way) == 500
+        assert len(unit.swallowed) == 3
+        assert isinstance(unit.error, TransactionLost)
+        unit.assert_nothing_stayed()
+
+
 @cases(TYPICAL)
 def test_objects_are_not_stored_without_those_before_the_error(fault: Fault, unit: Unit) -> None:
     """P3: what was flushed before it and what is flushed after it is one unit."""
@@ -562,6 +576,128 @@ def test_error_on_a_cursor_of_the_driver_counts(unit: Unit) -> None:
         unit.assert_nothing_stayed()
 
 
+@on("pymysql")
+def test_deadlock_on_a_cursor_of_the_driver_counts(unit: Unit) -> None:
+    """P3: the server goes on with a new transaction, and no later answer tells of it."""
+
+    def lose(connection: SQL) -> None:
+        cursor = driver_connection(connection).cursor()
+        cursor.execute(touch(ONE))
+        unit.rival.lock(TWO)
+        unit.rival.wait_for(ONE)
+        cursor.execute(touch(TWO))
+
+    for way in WAYS:
+        assert unit.run(first, lose, later, way=way) == 500
+        assert unit.swallowed[0].args[0] == 1213
+        assert isinstance(unit.error, TransactionLost)
+        assert unit.error.__cause__ is unit.swallowed[0]
+        unit.assert_nothing_stayed()
+    again = [first, lose, lambda connection: connection.rollback(), first, later]
+    for way in (automatic, connection_commit):
+        unit.start_anew()
+        assert unit.run(*again, way=way) == 200
+        assert unit.witness.names() == ["first", "later"]
+
+
+@on("pymysql")
+def test_duplicate_key_on_a_cursor_of_the_driver_is_no_alarm(unit: Unit) -> None:
+    """It costs one statement there as well."""
+    sql = "INSERT INTO users (name) VALUES ('first')"
+    for way in WAYS:
+        unit.start_anew()
+        steps = first, lambda at: driver_connection(at).cursor().execute(sql), later
+        assert unit.run(*steps, way=way) == 200
+        assert len(unit.swallowed) == 1
+        assert unit.witness.names() == ["first", "later"]
+
+
+@on("psycopg", "psycopg2")
+def test_error_inside_of_an_event_counts(unit: Unit) -> None:
+    """P3: also where nobody has asked the session for its connection."""
+
+    def fail(_mapper: Any, connection: Connection, _post: Post) -> None:
+        with contextlib.suppress(Exception):
+            driver_connection(connection).cursor().execute("SELECT 1/0")
+
+    event.listen(Post, "after_insert", fail)
+    try:
+        for way in (automatic, commit):
+            assert unit.run(lambda session: add(session, "lost"), way=way) == 500
+            assert isinstance(unit.error, TransactionLost)
+            assert unit.witness.titles() == ["one", "two"]
+            unit.assert_nothing_stayed()
+    finally:
+        event.remove(Post, "after_insert", fail)
+
+
+@on("psycopg", "psycopg2")
+def test_error_that_a_listener_swallows_counts(unit: Unit) -> None:
+    """P3: of the statement that failed SQLAlchemy has seen nothing but its success."""
+
+    def swallow(cursor: Any, statement: str, *_: Any) -> bool:
+        if "1/0" in statement:
+            with contextlib.suppress(Exception):
+                cursor.execute(statement)
+        return "1/0" in statement
+
+    with unit.app.app_context():
+        engine = unit.db.engine
+    event.listen(engine, "do_execute", swallow)
+    try:
+        for way in WAYS:
+            assert unit.run(first, lambda at: at.execute(text("SELECT 1/0")), way=way) == 500
+            assert isinstance(unit.error, TransactionLost)
+            unit.assert_nothing_stayed()
+    finally:
+        event.remove(engine, "do_execute", swallow)
+
+
+@pytest.mark.fault(
+    "D11",
+    fault="The connection of a session is rolled back behind its back, and the view goes on",
+    then="The commit raises TransactionLost; what came later is not stored without the rest",
+)
+def test_rollback_of_the_connection_itself_leaves_no_half(unit: Unit) -> None:
+    """P3: ``session.connection().rollback()`` is none of the session, which would commit more."""
+
+    def roll_back(session: SQL) -> None:
+        assert isinstance(session, Session)
+        session.connection().rollback()
+
+    assert unit.run(first, roll_back, later, way=automatic) == 500
+    assert unit.swallowed == []
+    assert isinstance(unit.error, TransactionLost)
+    unit.assert_nothing_stayed()
+
+
+@pytest.fixture
+def strange_engine(unit: Unit) -> Iterator[Engine]:
+    """An engine that the app has made itself, for the database of the unit."""
+    engine = create_engine(unit.app.config["SQLALCHEMY_DATABASE_URI"])
+    yield engine
+    engine.dispose()
+
+
+@cases({driver: TYPICAL[driver] for driver in ("psycopg", "psycopg2", "pymysql")})
+def test_engine_of_the_app_s_own_is_looked_at_too(
+    fault: Fault, unit: Unit, strange_engine: Engine
+) -> None:
+    """P3: it takes part in the unit, by ``bind_arguments``."""
+
+    def there(step: Step) -> Step:
+        def run(session: SQL) -> None:
+            assert isinstance(session, Session)
+            step(session.connection(bind_arguments={"bind": strange_engine}))
+
+        return run
+
+    assert unit.run(there(first), there(unit.breaks(fault)), there(later), way=automatic) == 500
+    assert len(unit.swallowed) == 2
+    unit.assert_lost()
+    unit.assert_nothing_stayed()
+
+
 @pytest.mark.fault(
     "D1",
     fault="It swallows the loss of its connection",
@@ -611,6 +747,66 @@ def test_healthy_engine_stores_nothing_without_the_other(
     assert app.test_client().post("/").status_code == 500
     unit.rival.settle()
     assert Witness(healthy).names() == unit.witness.names() == []
+
+
+class Routed(Session):
+    """It chooses the engine itself."""
+
+    def get_bind(self, *_: Any, **__: Any) -> Engine:
+        engine: Engine = self.info["engine"]
+        return engine
+
+
+@cases({"psycopg": TYPICAL["psycopg"], "pymysql": TYPICAL["pymysql"]})
+def test_each_engine_of_a_routed_session_is_looked_at(fault: Fault, unit: Unit) -> None:
+    """P3, P8: an error on the first one does not hide that of the second, nor commit its half."""
+    app, db = Flask("routed"), Database(Base, session_options={"class_": Routed})
+    url = unit.app.config["SQLALCHEMY_DATABASE_URI"]
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    app.config["SQLALCHEMY_BINDS"] = {"second": url}
+    db.init_app(app)
+
+    @app.post("/")
+    def create() -> str:
+        for engine in db.engines.values():
+            db.session.info["engine"] = engine
+            with contextlib.suppress(DBAPIError), db.session.begin_nested():
+                db.session.execute(text("SELECT nothing FROM users"))
+            write(db.session(), f"on {id(engine)}")
+        swallowing(unit.breaks(fault))(db.session())
+        return "done"
+
+    assert app.test_client().post("/").status_code == 500
+    unit.rival.settle()
+    assert unit.witness.names() == []
+
+
+@pytest.mark.fault(
+    "D12",
+    fault="A view on MariaDB sends DDL or START TRANSACTION, and fails later",
+    then="What came before that stays: the server has committed it by itself",
+)
+@on("pymysql")
+@pytest.mark.parametrize(
+    "sql", ["CREATE TABLE other (id int)", "TRUNCATE TABLE other", "START TRANSACTION"]
+)
+def test_server_commits_by_itself(sql: str, unit: Unit) -> None:
+    """No client can undo it, so it is documented."""
+    with unit.witness.engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS other"))
+        if sql.startswith("TRUNCATE"):
+            connection.execute(text("CREATE TABLE other (id int)"))
+
+    def failing(unit: Unit) -> None:
+        unit.try_all(unit.db.session())
+        raise LookupError
+
+    steps = first, lambda connection: connection.execute(text(sql)), later
+    assert unit.run(*steps, way=failing) == 500
+    assert unit.swallowed == []
+    assert unit.witness.names() == ["first"]
+    with unit.witness.engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS other"))
 
 
 # No false alarm -------------------------------------------------------------------------------
@@ -685,6 +881,49 @@ def test_value_that_the_driver_cannot_send_is_no_alarm(unit: Unit) -> None:
         assert unit.witness.names() == ["first", "later"]
 
 
+def test_commit_of_the_driver_itself_is_no_alarm(unit: Unit) -> None:
+    """It has stored what was there; to say that nothing is stored would be a lie."""
+    for way in (automatic, connection_commit):
+        unit.start_anew()
+        assert unit.run(first, lambda at: driver_connection(at).commit(), way=way) == 200
+        assert (unit.swallowed, unit.witness.names()) == ([], ["first"])
+
+
+@on("sqlite")
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(sending("COMMIT"), id="COMMIT"),
+        pytest.param(
+            lambda at, _: driver_connection(at).execute("COMMIT"), id="COMMIT by the driver"
+        ),
+        pytest.param(lambda at, _: driver_connection(at).executescript("SELECT 1"), id="script"),
+    ],
+)
+def test_transaction_that_was_ended_on_purpose_is_no_alarm(end: Fault, unit: Unit) -> None:
+    """SQLite's driver commits before a script; a COMMIT may be typed; what follows is new."""
+    for way in (automatic, connection_commit):
+        for rest in ((), (later,)):
+            unit.start_anew()
+            duplicate = HARMLESS["sqlite"]["duplicate key"]
+            steps = first, unit.breaks(duplicate), unit.breaks(end), *rest
+            assert unit.run(*steps, way=way) == 200
+            assert len(unit.swallowed) == 1
+            assert unit.witness.names() == ["first", "later"][: 1 + len(rest)]
+
+
+@on("psycopg")
+def test_too_many_values_are_no_alarm(unit: Unit) -> None:
+    """libpq counts them and sends nothing; its error has no code, as that of a lost connection."""
+    names = text("SELECT name FROM users WHERE name IN :names")
+    many = names.bindparams(bindparam("names", [str(n) for n in range(70_000)], expanding=True))
+    for way in WAYS:
+        unit.start_anew()
+        assert unit.run(first, lambda at: at.execute(many), later, way=way) == 200
+        assert "65535" in str(unit.swallowed[0])
+        assert unit.witness.names() == ["first", "later"]
+
+
 @cases(INSTANT)
 def test_autocommit_has_no_transaction_to_lose(fault: Fault, unit: Unit) -> None:
     """Each statement stands for itself, so one that failed takes no other with it."""
@@ -720,6 +959,25 @@ def test_after_a_rollback_the_work_can_be_done_again(fault: Fault, unit: Unit) -
         assert len(unit.swallowed) == 1
         assert status == 200
         assert unit.witness.names() == ["first", "later"]
+
+
+@cases(DOOMING)
+def test_after_a_refused_commit_a_rollback_is_enough(fault: Fault, unit: Unit) -> None:
+    """What came before has been said once; the connection is as good as new."""
+
+    def commit_twice(unit: Unit) -> None:
+        with unit.db.engine.connect() as connection:
+            unit.try_all(connection)
+            with pytest.raises(TransactionLost):
+                connection.commit()
+            connection.rollback()
+            first(connection)
+            connection.commit()
+            later(connection)
+            connection.commit()
+
+    assert unit.run(first, unit.breaks(fault), way=commit_twice) == 200
+    assert unit.witness.names() == ["first", "later"]
 
 
 @pytest.mark.fault(

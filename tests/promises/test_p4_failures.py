@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, Response, abort, redirect, request
+from flask import Blueprint, Flask, Response, abort, redirect, request, stream_with_context
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
 from flask.views import MethodView, View
@@ -832,6 +832,90 @@ def test_what_a_driver_s_own_cursor_writes_is_rolled_back_too(
 
     assert client.post("/").status_code == 200
     assert witness.names() == []
+
+
+def test_what_a_cursor_writes_behind_an_undone_savepoint_is_rolled_back_too(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """Who has the connection has it still, whatever the savepoint has undone."""
+    app.register_error_handler(LookupError, lambda _: "fine")
+
+    @app.post("/")
+    def create() -> str:
+        savepoint = db.session.begin_nested()
+        connection = db.session.connection().connection
+        savepoint.rollback()
+        cursor = connection.cursor()
+        cursor.execute("INSERT INTO users (name) VALUES ('ada')")
+        cursor.close()
+        raise LookupError
+
+    assert client.post("/").status_code == 200
+    assert witness.names() == []
+
+
+_WRITES_UNSEEN = """
+    CREATE FUNCTION total(new text) RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO users (name) VALUES (new); RETURN 1; END $$
+"""
+
+
+@on("postgresql")
+@pytest.mark.parametrize("query", ["SELECT total('ada')", "SELECT total/**/('ada')"])
+def test_query_that_writes_unseen_is_not_stored_by_a_handler_that_writes_nothing(
+    query: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """Nobody can tell from its words; a handler that has nothing to store commits nothing."""
+    with witness.engine.begin() as connection:
+        connection.execute(text(_WRITES_UNSEEN))
+    ran: list[str] = []
+
+    @app.errorhandler(LookupError)
+    def answer(error: LookupError) -> str:
+        db.session.begin_nested()  # somebody has forgotten it
+        db.on_commit(ran.append, "hook")
+        return "fine"
+
+    @app.post("/")
+    def create() -> str:
+        db.session.execute(text(query)).all()
+        raise LookupError
+
+    try:
+        assert client.post("/").text == "fine"
+        assert witness.names() == []
+        assert ran == ["hook"]  # nothing was to be stored, so it has nothing to wait for
+    finally:
+        with witness.engine.begin() as connection:
+            connection.execute(text("DROP FUNCTION total"))
+
+
+def test_objects_stay_readable_behind_a_failure_that_stored_nothing(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, traffic: list[str]
+) -> None:
+    """P9: nothing expires; an error page that is streamed has its user, and can lazy-load."""
+    witness.store(User(name="ada", posts=[Post(title="first")]))
+
+    @app.errorhandler(LookupError)
+    def handle(error: Exception) -> Response:
+        user = db.session.get_one(User, 1)
+
+        def body() -> Iterator[str]:
+            traffic.append("body")
+            yield user.name
+            traffic.append("read")
+            yield f": {user.posts[0].title}"
+
+        return Response(stream_with_context(body()), 404)
+
+    @app.get("/")
+    def index() -> str:
+        db.session.get_one(User, 1)
+        raise LookupError
+
+    assert client.get("/").text == "ada: first"
+    assert traffic[traffic.index("body") + 1] == "read"
+    assert "COMMIT" not in traffic
 
 
 @on("postgresql")
