@@ -1,0 +1,287 @@
+"""What ``db.session.commit()`` does in the middle of a request: ``UOW_EXPLICIT_COMMIT``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Blueprint, Flask
+
+from flask_uow import CommitRefused, ConfigError, Database
+from tests.conftest import MakeApp
+from tests.support.databases import anywhere
+from tests.support.models import Post, User
+from tests.support.witness import Witness
+
+
+def code_of_others(db: Database, name: str = "ada") -> None:
+    """An extension that stores something and commits."""
+    db.session.add(User(name=name))
+    db.session.commit()
+
+
+def view_that_commits(db: Database, status: int) -> Callable[[], tuple[str, int]]:
+    def view() -> tuple[str, int]:
+        code_of_others(db)
+        return "", status
+
+    return view
+
+
+def stored(app: Flask, db: Database, witness: Witness, status: int = 400) -> list[str]:
+    """What is stored of a request that commits, and is refused all the same."""
+    app.add_url_rule("/", "view", view_that_commits(db, status), methods=["POST"])
+    assert app.test_client().post("/").status_code == status
+    return witness.names()
+
+
+def test_allowed_commit_stores_what_came_before(app: Flask, db: Database, witness: Witness) -> None:
+    """The default, and SQLAlchemy's meaning: it is stored though the request fails (P8)."""
+    assert stored(app, db, witness) == ["ada"]
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_flushing_commit_stores_with_the_request(
+    status: int, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """The request stays all or nothing; the row has its key, as after a commit."""
+    app = make_app(UOW_EXPLICIT_COMMIT="flush")
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        ada = User(name="ada")
+        db.session.add(ada)
+        db.session.commit()
+        assert ada.id == 1
+        db.session.add(Post(title="behind"))
+        return "", status
+
+    app.test_client().post("/")
+    expected = (["ada"], ["behind"]) if status == 200 else ([], [])
+    assert (witness.names(), witness.titles()) == expected
+
+
+@anywhere
+def test_flushing_commit_sends_no_commit(make_app: MakeApp, db: Database, witness: Witness) -> None:
+    """And none of the hooks runs; they wait for the request."""
+    app = make_app(UOW_EXPLICIT_COMMIT="flush")
+    ran: list[str] = []
+
+    @app.post("/")
+    def create() -> str:
+        db.on_commit(ran.append, "hook")
+        code_of_others(db)
+        assert ran == []
+        assert witness.names() == []
+        return ""
+
+    assert app.test_client().post("/").status_code == 200
+    assert (ran, witness.names()) == (["hook"], ["ada"])
+
+
+def test_forbidden_commit_is_refused_and_says_where(
+    make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """The file and the line of the call; the request fails, and nothing is stored."""
+    app = make_app(UOW_EXPLICIT_COMMIT="forbid")
+    app.register_error_handler(CommitRefused, lambda error: (str(error), 500))
+    app.add_url_rule("/", "view", view_that_commits(db, 200), methods=["POST"])
+    response = app.test_client().post("/")
+    line = code_of_others.__code__.co_firstlineno + 3
+    assert response.status_code == 500
+    assert f"test_explicit_commit.py:{line}" in response.text
+    assert "UOW_EXPLICIT_COMMIT is 'forbid'" in response.text
+    assert witness.names() == []
+
+
+@anywhere
+@pytest.mark.parametrize("mode", ["flush", "forbid"])
+def test_view_that_commits_by_itself_is_always_allowed(
+    mode: str, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """With the rule "explicit" nobody else would commit its work."""
+    app = make_app(UOW_EXPLICIT_COMMIT=mode)
+
+    @app.post("/")
+    @db.unit(commit="explicit")
+    def create() -> tuple[str, int]:
+        code_of_others(db)
+        return "", 400
+
+    app.test_client().post("/")
+    assert witness.names() == ["ada"]
+
+
+@anywhere
+@pytest.mark.parametrize("mode", ["flush", "forbid"])
+def test_commit_outside_of_a_request_is_always_allowed(
+    mode: str, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """In a command, and in a request context that nobody dispatches."""
+    app = make_app(UOW_EXPLICIT_COMMIT=mode)
+    with app.app_context():
+        code_of_others(db, "command")
+    with app.test_request_context("/"):
+        code_of_others(db, "test")
+    assert witness.names() == ["command", "test"]
+
+
+@anywhere
+@pytest.mark.parametrize("mode", ["flush", "forbid"])
+def test_block_inside_a_request_is_not_concerned(
+    mode: str, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """Savepoints are no commits."""
+    app = make_app(UOW_EXPLICIT_COMMIT=mode)
+
+    @app.post("/")
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        with db.atomic():
+            db.session.add(User(name="bob"))
+        with db.session.begin_nested():
+            db.session.add(User(name="cleo"))
+        return ""
+
+    assert app.test_client().post("/").status_code == 200
+    assert witness.names() == ["ada", "bob", "cleo"]
+
+
+# By blueprint ---------------------------------------------------------------------------------
+
+
+@anywhere
+def test_mode_of_a_blueprint(make_app: MakeApp, db: Database, witness: Witness) -> None:
+    """One that belongs to an extension may flush where the rest of the app is forbidden to."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"": "forbid", "admin": "flush", "legacy": "allow"})
+    for name in ("admin", "legacy", "other"):
+        blueprint = Blueprint(name, __name__, url_prefix=f"/{name}")
+
+        @blueprint.post("/")
+        def create(name: str = name) -> tuple[str, int]:
+            code_of_others(db, name)
+            return "", 400
+
+        app.register_blueprint(blueprint)
+    client = app.test_client()
+    assert [client.post(f"/{n}/").status_code for n in ("admin", "legacy", "other")] == [
+        400,
+        400,
+        500,
+    ]
+    assert witness.names() == ["legacy"]
+
+
+@anywhere
+def test_mode_of_a_nested_blueprint(make_app: MakeApp, db: Database, witness: Witness) -> None:
+    """The innermost one that is named speaks; others inherit from the one around them."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"outer": "forbid", "outer.inner": "allow"})
+    outer = Blueprint("outer", __name__, url_prefix="/outer")
+    for name in ("inner", "plain"):
+        nested = Blueprint(name, __name__, url_prefix=f"/{name}")
+
+        @nested.post("/")
+        def create(name: str = name) -> tuple[str, int]:
+            code_of_others(db, name)
+            return "", 400
+
+        outer.register_blueprint(nested)
+    app.register_blueprint(outer)
+    client = app.test_client()
+    assert client.post("/outer/inner/").status_code == 400
+    assert client.post("/outer/plain/").status_code == 500
+    assert witness.names() == ["inner"]
+
+
+# By block -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["allow", "flush", "forbid"])
+def test_mode_of_a_with_block(mode: str, app: Flask, db: Database, witness: Witness) -> None:
+    """For the lines inside; behind them it is as before."""
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        with db.explicit_commit(mode):
+            if mode == "forbid":
+                with pytest.raises(CommitRefused):
+                    code_of_others(db, "inside")
+                db.session.rollback()
+            else:
+                code_of_others(db, "inside")
+        if mode != "flush":
+            code_of_others(db, "behind")
+        return "", 400
+
+    assert app.test_client().post("/").status_code == 400
+    assert (
+        witness.names()
+        == {
+            "allow": ["behind", "inside"],
+            "flush": [],
+            "forbid": ["behind"],
+        }[mode]
+    )
+
+
+@anywhere
+def test_mode_of_a_with_block_is_put_back_after_an_error(
+    app: Flask, db: Database, witness: Witness
+) -> None:
+    """Also where blocks are nested, and where one object is used twice."""
+    mode = db.explicit_commit("flush")
+    with app.app_context():
+        with pytest.raises(LookupError), mode:  # noqa: PT012
+            with mode:
+                pass
+            with db.explicit_commit("forbid"):
+                raise LookupError
+        code_of_others(db)
+    assert witness.names() == ["ada"]
+
+
+def test_code_that_commits_may_run_in_a_block(app: Flask, db: Database, witness: Witness) -> None:
+    """With "flush" it does no harm to all or nothing."""
+    with app.app_context():
+        with pytest.raises(LookupError):  # noqa: PT012
+            with db.atomic(), db.explicit_commit("flush"):
+                code_of_others(db)
+                raise LookupError
+        with db.atomic(), db.explicit_commit("flush"):
+            code_of_others(db, "bob")
+    assert witness.names() == ["bob"]
+
+
+@anywhere
+def test_allow_does_not_break_a_block_open(app: Flask, db: Database, witness: Witness) -> None:
+    """Inside ``db.atomic()`` a commit stays refused."""
+    with app.app_context(), db.atomic(), db.explicit_commit("allow"):
+        with pytest.raises(CommitRefused, match=r"inside 'db\.atomic"):
+            code_of_others(db)
+    assert witness.names() == ["ada"]
+
+
+# Bad input ------------------------------------------------------------------------------------
+
+
+@anywhere
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ("always", "UOW_EXPLICIT_COMMIT is 'always'"),
+        (True, "UOW_EXPLICIT_COMMIT is True"),
+        (None, "UOW_EXPLICIT_COMMIT is None"),
+        ({"admin": "never"}, r"UOW_EXPLICIT_COMMIT\['admin'\] is 'never'"),
+    ],
+)
+def test_mode_that_does_not_exist_is_refused(value: Any, where: str, make_app: MakeApp) -> None:
+    """The three that do are named."""
+    with pytest.raises(ConfigError, match=f"{where}.*'allow', 'flush' or 'forbid'"):
+        make_app(UOW_EXPLICIT_COMMIT=value)
+
+
+def test_mode_of_a_with_block_that_does_not_exist_is_refused(db: Database) -> None:
+    """Where it is written, not where it is entered."""
+    with pytest.raises(ConfigError, match=r"The mode of 'db\.explicit_commit\(\.\.\.\)' is 'no'"):
+        db.explicit_commit("no")
