@@ -626,7 +626,8 @@ def test_view_that_has_used_up_the_body_is_not_run_again(
     meets_conflict: Meet,
     attempts: list[int],
 ) -> None:
-    """It came over the wire once."""
+    """It came over the wire once. The app's handler is given the conflict itself."""
+    app.register_error_handler(OperationalError, lambda error: ("", 503))
 
     @app.post("/")
     @db.unit(retries=3)
@@ -642,7 +643,7 @@ def test_view_that_has_used_up_the_body_is_not_run_again(
         return ""
 
     response = client.post("/", data={"file": (io.BytesIO(b"ada"), "a.txt")})
-    assert (response.status_code, attempts) == (500, [1])
+    assert (response.status_code, attempts) == (503, [1])
 
 
 @anywhere
