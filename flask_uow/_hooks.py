@@ -206,6 +206,7 @@ def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response:
     # A file that is passed through is not closed by way of the response.
     if response.is_streamed and not response.direct_passthrough:
         unit.streaming = True
+        unit.session.explicit_commit = "allow"  # nobody else commits what the body writes (P9)
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.response = Body(response.response, partial(_close, scope, context))

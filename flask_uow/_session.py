@@ -43,7 +43,7 @@ _IN_BLOCK = (
 _LET_IT_END = "Let the block end."
 _OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
-    "commit() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
+    "{}() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
     " whole when it is answered. Leave the commit out, or set the key to 'flush' or 'allow', for"
     " one blueprint if need be."
 )
@@ -175,9 +175,22 @@ class UnitSession(Session):
             if self.blocks:
                 raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
             if self.explicit_commit == "forbid":
-                raise CommitRefused(_FORBIDDEN.format(place_of_caller(2)))
+                raise CommitRefused(_FORBIDDEN.format("commit", place_of_caller(2)))
             self._settle_idle(committed=True)
             self.commit_now()
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """As it was. The end of ``with session.begin():`` is a commit; with "flush" a savepoint.
+
+        :raises CommitRefused: as :meth:`commit`.
+        """
+        if nested or self.explicit_commit == "flush":
+            return super().begin(nested=True)
+        if self.blocks:
+            raise CommitRefused(_IN_BLOCK.format("begin", "It has begun already." + _OF_OTHERS))
+        if self.explicit_commit == "forbid":
+            raise CommitRefused(_FORBIDDEN.format("begin", place_of_caller(2)))
+        return super().begin()
 
     def rollback(self) -> None:
         """As it was.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, Response, stream_with_context
 
 from flask_uow import CommitRefused, ConfigError, Database
 from tests.conftest import MakeApp
-from tests.support.databases import anywhere
+from tests.support.databases import anywhere, concurrently
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -148,6 +148,24 @@ def test_block_inside_a_request_is_not_concerned(
     assert witness.names() == ["ada", "bob", "cleo"]
 
 
+@anywhere
+@pytest.mark.parametrize("mode", ["allow", "flush", "forbid"])
+def test_transaction_of_a_with_block_ends_as_the_mode_says(
+    mode: str, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """The end of ``with db.session.begin():`` is a commit; with "flush" it is a savepoint."""
+    app = make_app(UOW_EXPLICIT_COMMIT=mode)
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        with db.session.begin():
+            db.session.add(User(name="ada"))
+        return "", 400
+
+    assert app.test_client().post("/").status_code == (500 if mode == "forbid" else 400)
+    assert witness.names() == (["ada"] if mode == "allow" else [])
+
+
 # By blueprint ---------------------------------------------------------------------------------
 
 
@@ -260,6 +278,31 @@ def test_allow_does_not_break_a_block_open(app: Flask, db: Database, witness: Wi
         with pytest.raises(CommitRefused, match=r"inside 'db\.atomic"):
             code_of_others(db)
     assert witness.names() == ["ada"]
+
+
+# The body of a stream -------------------------------------------------------------------------
+
+
+@concurrently
+@pytest.mark.parametrize("mode", ["flush", "forbid"])
+def test_streamed_body_commits_as_ever(
+    mode: str, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """The request is over when the body is sent, and nobody else would commit (P9)."""
+    app = make_app(UOW_EXPLICIT_COMMIT=mode)
+
+    @app.post("/")
+    def create() -> Response:
+        db.session.add(User(name="view"))
+
+        def body() -> Iterator[str]:
+            code_of_others(db, "body")
+            yield "done"
+
+        return Response(stream_with_context(body()))
+
+    assert app.test_client().post("/").text == "done"
+    assert witness.names() == ["body", "view"]
 
 
 # Bad input ------------------------------------------------------------------------------------

@@ -797,6 +797,30 @@ def test_what_would_end_the_block_from_inside_is_refused(
 
 
 @anywhere
+@pytest.mark.parametrize("around", ["command", "request"])
+def test_begin_is_refused_inside(
+    around: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """The end of ``with db.session.begin():`` would be a commit."""
+
+    @app.post("/")
+    def attempt() -> str:
+        with db.atomic():
+            with pytest.raises(CommitRefused, match=r"begin\(\) is refused inside 'db\.atomic"):
+                with db.session.begin():
+                    write(db, "never")
+            write(db)
+        return ""
+
+    if around == "request":
+        assert client.post("/").status_code == 200
+    else:
+        with app.app_context():
+            attempt()
+    assert witness.names() == ["ada"]
+
+
+@anywhere
 def test_begin_nested_by_hand_is_fine_inside(app: Flask, db: Database, witness: Witness) -> None:
     """SQLAlchemy's own savepoints end where they say, and so do our blocks in them."""
     with app.app_context(), db.atomic() as session:
