@@ -61,6 +61,7 @@ _FORKED = (
 
 
 def concurrent_use() -> ConcurrentUse:
+    """The error for the second thread."""
     return ConcurrentUse(
         "This unit of work is in use by another thread: a statement of it is running there. A"
         " session and its connection can do one thing at a time. Give the second thread a"

@@ -36,7 +36,8 @@ generation = 0
 
 _process = os.getpid()
 _lock = threading.Lock()
-_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+# Not a WeakSet: its keyrefs() are safe while other threads build engines.
+_engines: weakref.WeakKeyDictionary[Engine, None] = weakref.WeakKeyDictionary()
 _entries: weakref.WeakKeyDictionary[ConnectionPoolEntry, weakref.ref[Engine]] = (
     weakref.WeakKeyDictionary()
 )
@@ -50,7 +51,7 @@ def install(engine: Engine) -> None:
     """Let a child of this process begin with an empty pool for *engine*."""
     if isinstance(engine.pool, StaticPool) or (_is_sqlite(engine) and is_memory(engine.url)):
         return  # a database in memory: the child has a copy of its own, and nothing but this one
-    _engines.add(engine)
+    _engines[engine] = None
     reference = weakref.ref(engine)
     event.listen(engine, "connect", partial(_note_connection, reference))
     if _is_sqlite(engine):
@@ -136,6 +137,8 @@ class _OfTheParent:
     def cursor(self, *_: object, **__: object) -> _OfTheParent:
         return self
 
+    pgconn = None  # where the guard looks for the state of a transaction
+
     def rollback(self) -> None:
         """Nothing: to give the connection back, or drop it, is all that is left to do."""
 
@@ -153,8 +156,9 @@ class _OfTheParent:
 def _before_fork() -> None:
     _opening.pop(threading.get_ident(), None)  # has failed
     used = [reference() for reference in _pools.keyrefs()]  # others may add to it meanwhile
-    for engine in list(_engines):
-        if _is_sqlite(engine):
+    for reference in _engines.keyrefs():
+        engine = reference()
+        if engine is not None and _is_sqlite(engine):
             engine.dispose()
     # A connection that was in use when its pool was replaced has gone back to that since.
     for pool in used:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any, TypeAlias
+from weakref import ref
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext
-from sqlalchemy.pool import PoolProxiedConnection
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, StaticPool
 
 from . import _outcomes
 from ._activity import Activity, activity_of, before_statements, observe
@@ -44,6 +45,8 @@ def install(engine: Engine) -> None:
     """Add the listeners to *engine*, behind those that begin a transaction; once."""
     dialect = engine.dialect
     if INSTALLED not in vars(dialect):
+        if not isinstance(engine.pool, StaticPool):  # there it may be somebody else's
+            event.listen(engine, "checkin", partial(_end_open, dialect))
         setattr(dialect, INSTALLED, True)
         before_statements(engine, _on_statement)
         event.listen(engine, "handle_error", _on_error)
@@ -110,8 +113,8 @@ def _on_error(context: ExceptionContext) -> None:
         return
     _note_error(connection, error, context.statement)
     if context.execution_context is None and not (context.statement or context.is_disconnect):
-        # A COMMIT has failed. If nobody calls rollback(), SQLAlchemy gives the connection back as
-        # it is, and the next user of it would commit what could not be committed here.
+        # BEGIN, COMMIT or ROLLBACK has failed. If nobody calls rollback(), SQLAlchemy gives the
+        # connection back as it is, and the next user of it would commit what was refused here.
         with contextlib.suppress(Exception):
             connection.dialect.do_rollback(connection.connection)
 
@@ -217,6 +220,34 @@ def _no_sign(_driver: Any) -> bool:
     return False
 
 
+# At the return to the pool --------------------------------------------------------------------
+
+
+def _end_open(dialect: Dialect, driver: Any, entry: ConnectionPoolEntry) -> None:
+    """Roll back what is still open.
+
+    If a listener of the app's own raises at the commit, SQLAlchemy takes the transaction for ended,
+    and spares the pool its rollback: the next user of the connection would commit it.
+    """
+    is_open = _OPEN.get(dialect.driver)
+    if driver is not None and is_open is not None and is_open(driver):
+        try:
+            getattr(driver, "undo", driver.rollback)()  # SQLite's takes a rollback() for the app's
+        except Exception as error:
+            entry.invalidate(error)
+
+
+_IS_OPEN: frozenset[int] = frozenset([_IN_ERROR, 2])  # in error, and in good order
+_OPEN: Mapping[str, Callable[[Any], bool]] = {
+    "psycopg": lambda driver: (
+        getattr(getattr(driver, "pgconn", None), "transaction_status", None) in _IS_OPEN
+    ),
+    "psycopg2": lambda driver: getattr(driver, "get_transaction_status", int)() in _IS_OPEN,
+    "pymysql": lambda driver: bool(getattr(driver, "server_status", 0) & 1),
+    "pysqlite": lambda driver: bool(getattr(driver, "in_transaction", False)),
+}
+
+
 # psycopg --------------------------------------------------------------------------------------
 
 
@@ -250,6 +281,7 @@ def _note_errors_of_cursors(engine: Engine) -> None:
 
     def on_connect(driver: Any, _entry: object) -> None:
         driver.cursorclass = _telling(driver.cursorclass)
+        driver.cursor = partial(_telling_cursor, ref(driver))
 
     def rollback(proxy: _Proxy) -> None:
         getattr(proxy.dbapi_connection, "__dict__", {}).pop(_DOOMED, None)
@@ -257,6 +289,12 @@ def _note_errors_of_cursors(engine: Engine) -> None:
 
     event.listen(engine, "connect", on_connect)
     setattr(engine.dialect, "do_rollback", rollback)  # noqa: B010
+
+
+def _telling_cursor(driver: ref[Any], cursor: Any = None) -> Any:
+    """The driver's method, for cursors of a class of one's own."""
+    connection: Any = driver()
+    return _telling(cursor or connection.cursorclass)(connection)
 
 
 @cache
@@ -272,4 +310,7 @@ def _telling(cursor_class: Any) -> Any:
                     setattr(driver, _DOOMED, error)
             raise
 
-    return type(cursor_class.__name__, (cursor_class,), {"_query": _query})
+    if getattr(cursor_class, "_flask_uow_tells", False):
+        return cursor_class
+    own = {"_query": _query, "_flask_uow_tells": True}
+    return type(cursor_class.__name__, (cursor_class,), own)

@@ -169,9 +169,13 @@ class ConnectionPool(QueuePool):
         try:
             return super().connect()
         except exc.TimeoutError as error:
-            if not (self._collect_garbage() or self._replace_lost()):
-                raise PoolExhausted(self._explanation()) from error
-        return self.connect()
+            timeout = error
+        if self._collect_garbage() or self._replace_lost():
+            try:  # once more, and no more: somebody else may have been quicker
+                return super().connect()
+            except exc.TimeoutError as error:
+                timeout = error
+        raise PoolExhausted(self._explanation()) from timeout
 
     def _collect_garbage(self) -> bool:
         """Let the connections go that only garbage holds; is one to be had now?

@@ -26,6 +26,7 @@ Nothing here knows SQLAlchemy or SQLite.
 from __future__ import annotations
 
 import contextlib
+import logging
 import mmap
 import os
 import stat
@@ -42,6 +43,8 @@ try:
 except ImportError:  # pragma: no cover  # Windows
     _fcntl = None  # type: ignore[assignment]
 fcntl: Any = _fcntl
+
+logger = logging.getLogger("flask_uow")
 
 # Seconds. The first in line tries at short intervals, which grow to a tenth of what it has waited
 # as the first: a long transaction is not hurried by thousands of tries.
@@ -150,7 +153,7 @@ class _Line:
                 return  # it was lent, and has come back
             if self._file is not None:
                 self._file.lock(started, timeout)
-            self._since = started
+            self._since = time.monotonic()
             self._thread = threading.current_thread()
         except BaseException:
             # Also an interruption from outside, between any two steps.
@@ -267,6 +270,8 @@ def _for_how_long(since: float) -> str:
 
 # Between processes ----------------------------------------------------------------------------
 
+_OPENING_PERIOD = 10.0  # seconds between two attempts to open the file
+
 _HEAD = b"flask_uow queue\n"
 _PID, _SINCE, _FIRST, _SEEN = range(4)
 _SIZE = len(_HEAD) + 4 * 8
@@ -291,6 +296,7 @@ class _SharedFile:
         self.process = os.getpid()
         self._number: int | None = None
         self._is_open = False
+        self._next_opening = 0.0
         self._card: Any = array("q", [0, 0, 0, 0])  # nobody else sees this one
         _files.add(self)
 
@@ -352,16 +358,25 @@ class _SharedFile:
         except BlockingIOError:
             return False
         except OSError:  # a file system without locks
-            self._number = None
+            self.close()
         return True
 
     def _open(self) -> None:
         """Open the file; if that is impossible, SQLite alone will see to the other processes."""
-        self._is_open = True
+        if time.monotonic() < self._next_opening:
+            return
         try:
             self._number = self._open_or_create()
-        except OSError:
+        except OSError as error:
+            if not self._next_opening:
+                logger.warning(
+                    "The queue of those who write cannot be opened (%s), so the processes of this"
+                    " app are not served in order. It is tried again from time to time.",
+                    error,
+                )
+            self._next_opening = time.monotonic() + _OPENING_PERIOD
             return
+        self._is_open = True
         with contextlib.suppress(OSError, ValueError):
             self._read_card()
 

@@ -1,7 +1,8 @@
 """The session of a unit of work: a SQLAlchemy ``Session`` that knows its engines and its end.
 
-It adds four things: an engine is found by its bind key, several engines commit in the order in
-which they were configured, two threads at once are refused, and so is any use after the end.
+What it adds: an engine is found by its bind key; several engines commit in the order in which they
+were configured; who else decides over a commit is asked (blocks, ``UOW_EXPLICIT_COMMIT``); what
+only reads is kept from writing; two threads at once are refused, and so is any use after the end.
 
 Nothing here knows Flask.
 """
@@ -9,7 +10,7 @@ Nothing here knows Flask.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -58,6 +59,8 @@ class UnitSession(Session):
     :ivar activity: what the running transaction has done; a new one for each transaction.
     :ivar thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
+    :ivar door: locked while that thread is inside.
+    :ivar read_only: what writes is refused.
     :ivar will_write: its transactions are expected to write.
     :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
     :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
@@ -68,9 +71,9 @@ class UnitSession(Session):
     :ivar generation: of the process that made the session, see ``_fork``.
     """
 
-    # Of the class until a session says otherwise. The first two are not written to.
+    # Of the class until a session says otherwise; the first three are not written to.
     connections: Mapping[Engine, Connection] = MappingProxyType({})
-    begun: list[RootTransaction | None]
+    begun: Sequence[RootTransaction | None] = ()
     activity = Activity()
     thread: int | None = None
     rollback_only = False
@@ -415,7 +418,7 @@ def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> 
     if session.read_only:
         session.activity.read_only = True
     session.connections = {}
-    session.begun = []
+    session.begun = ()
 
 
 @event.listens_for(UnitSession, "after_begin")
@@ -424,7 +427,7 @@ def _note_connection(
 ) -> None:
     if not transaction.nested:
         session.connections = {**session.connections, connection.engine: connection}
-        session.begun.append(connection.get_transaction())
+        session.begun = [*session.begun, connection.get_transaction()]
         observe(connection, session.activity)
         if _guard.INSTALLED not in vars(connection.dialect):  # an engine that the app made itself
             _guard.install(connection.engine)

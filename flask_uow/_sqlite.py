@@ -6,6 +6,7 @@ Nothing here knows Flask, sessions or connections.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -144,15 +145,18 @@ def file_system_of(path: str) -> str:
             inside = place == mount or place.startswith(mount.rstrip("/") + "/")
             if inside and len(mount) >= len(best):  # the last one covers the others
                 best, found = mount, kind
-    except OSError:
+    except (OSError, IndexError):  # unreadable, or of another form than we know
         return ""
     return found
+
+
+_OCTAL = re.compile(r"\\(\d{3})")  # a blank is written as \040
 
 
 def _mounts() -> Iterator[tuple[str, str]]:
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         left, _, right = line.partition(" - ")
-        mount = left.split()[4].encode().decode("unicode_escape")  # a blank is written as \040
+        mount = _OCTAL.sub(lambda found: chr(int(found[1], 8)), left.split()[4])
         yield mount, right.split()[0]
 
 

@@ -76,8 +76,8 @@ OUT_OF_DATE = (
     "this transaction began by reading, and what it has read is out of date: somebody else has"
     " written since, or is writing now. Nothing of it is stored. Call 'rollback()' and do the"
     " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
-    " has it; elsewhere write before you read, or set UOW_SQLITE_BEGIN = 'immediate' (readers"
-    " wait for writers then)"
+    " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
+    " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
 )
 
 
@@ -111,23 +111,19 @@ class SqliteCursor(sqlite3.Cursor):
     """
 
     def execute(self, *arguments: Any) -> SqliteCursor:
+        return self._tell(super().execute, arguments)
+
+    def executemany(self, *arguments: Any) -> SqliteCursor:
+        return self._tell(super().executemany, arguments)
+
+    def _tell(self, method: Callable[..., object], arguments: tuple[Any, ...]) -> SqliteCursor:
         connection: Any = self.connection
         try:
-            super().execute(*arguments)
+            method(*arguments)
         except BaseException:
             connection.note_loss()
             raise
         # What succeeds, and leaves no transaction, is a COMMIT or a ROLLBACK.
-        connection.began = connection.in_transaction
-        return self
-
-    def executemany(self, *arguments: Any) -> SqliteCursor:
-        connection: Any = self.connection
-        try:
-            super().executemany(*arguments)
-        except BaseException:
-            connection.note_loss()
-            raise
         connection.began = connection.in_transaction
         return self
 
@@ -191,7 +187,7 @@ class SqliteConnection(sqlite3.Connection):
         self.lost = self.has_lost
 
     def cursor(self, factory: Any = None) -> Any:
-        return super().cursor(factory or self.cursor_class)
+        return super().cursor(_telling(factory, self.cursor_class))
 
     # The driver's own pass by cursor().
 
@@ -359,6 +355,16 @@ def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
     do_rollback(proxy)
     if isinstance(proxy.dbapi_connection, SqliteConnection):
         proxy.dbapi_connection.lost = False
+
+
+@lru_cache(maxsize=64)
+def _telling(factory: Any, own: type[sqlite3.Cursor]) -> Any:
+    """The class of cursors that somebody asks for, with ours in front of it."""
+    if factory is None or factory is sqlite3.Cursor:
+        return own
+    if not isinstance(factory, type) or issubclass(factory, SqliteCursor):
+        return factory
+    return type(factory.__name__, (SqliteCursor, factory), {})
 
 
 class Place:

@@ -362,6 +362,12 @@ class _Listener:
                 f"the COMMIT waited for those who read from {self.path!r}, and they did not end"
                 f" {limit}. In WAL mode (UOW_SQLITE_JOURNAL_MODE = 'wal') it would not wait"
             )
+        if self.queue is None:
+            return (
+                f"somebody else holds the lock of {self.path!r} and did not let go {limit}. There"
+                " is no queue (UOW_SQLITE_QUEUE), so it may be another request of this app. A unit"
+                " that writes keeps it from its first statement to its commit"
+            )
         return (
             f"another program holds the lock of {self.path!r}, one that does not wait in the queue"
             f" of this app, and it did not let go {limit}. A command line ('sqlite3'), a database"

@@ -7,10 +7,12 @@ witness tells what was stored.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import cache, cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -576,12 +578,37 @@ def test_error_on_a_cursor_of_the_driver_counts(unit: Unit) -> None:
         unit.assert_nothing_stayed()
 
 
+class OwnCursor(sqlite3.Cursor):
+    """As an app may have one."""
+
+
+@on("sqlite")
+@pytest.mark.parametrize("cursor_class", [sqlite3.Cursor, OwnCursor])
+def test_error_on_a_cursor_of_a_class_of_its_own_counts(
+    unit: Unit, cursor_class: type[sqlite3.Cursor]
+) -> None:
+    """P3: the driver begins anew with the next INSERT, which would be all that is stored."""
+
+    def lose(connection: SQL) -> None:
+        cursor = driver_connection(connection).cursor(cursor_class)
+        with contextlib.suppress(sqlite3.IntegrityError):
+            cursor.execute("INSERT OR ROLLBACK INTO users (name) VALUES ('first')")
+        cursor.execute("INSERT INTO users (name) VALUES ('later')")
+
+    for way in (automatic, commit):
+        assert unit.run(first, lose, way=way) == 500
+        assert isinstance(unit.error, TransactionLost)
+        unit.assert_nothing_stayed()
+
+
 @on("pymysql")
-def test_deadlock_on_a_cursor_of_the_driver_counts(unit: Unit) -> None:
+@pytest.mark.parametrize("cursor_class", [None, "DictCursor"])
+def test_deadlock_on_a_cursor_of_the_driver_counts(unit: Unit, cursor_class: str | None) -> None:
     """P3: the server goes on with a new transaction, and no later answer tells of it."""
 
     def lose(connection: SQL) -> None:
-        cursor = driver_connection(connection).cursor()
+        own = getattr(import_module("pymysql.cursors"), cursor_class) if cursor_class else None
+        cursor = driver_connection(connection).cursor(own)
         cursor.execute(touch(ONE))
         unit.rival.lock(TWO)
         unit.rival.wait_for(ONE)

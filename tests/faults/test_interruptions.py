@@ -36,17 +36,7 @@ _WAYS = [
     pytest.param("signal", 800, marks=_STRESS),
     pytest.param("greenlet", 12),
     pytest.param("greenlet", 800, marks=_STRESS),
-    pytest.param(
-        "line",
-        800,
-        marks=[
-            _STRESS,
-            pytest.mark.xfail(
-                strict=False,
-                reason="psycopg: a struck connection was used again, cause not found yet",
-            ),
-        ],
-    ),
+    pytest.param("line", 800, marks=_STRESS),
 ]
 
 

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
-from sqlalchemy import event, text
+from sqlalchemy import event, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -179,6 +179,42 @@ def test_failed_commit_gives_the_connection_back_clean(
     faults.fail("commit")
     assert client.post("/lost").status_code == 500
     assert checked_out() == 0
+    assert client.post("/kept").status_code == 200
+    assert witness.names() == ["kept"]
+
+
+@pytest.mark.fault(
+    "C13",
+    fault="A listener of the app's own raises at the COMMIT",
+    then="The transaction is rolled back: the next user of the connection does not commit it",
+)
+@pytest.mark.parametrize("way", ["session", "connection"])
+def test_commit_that_a_listener_refuses_is_not_stored_by_the_next_request(
+    way: str,
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    database: TestDatabase,
+    witness: Witness,
+) -> None:
+    """SQLAlchemy takes it for ended, and spares the pool its rollback."""
+    if database.name != "sqlite-memory":
+        app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {"pool_size": 1}
+    app.testing = False
+
+    @app.post("/<name>")
+    def create(name: str) -> str:
+        if way == "session":
+            db.session.add(User(name=name))
+        else:
+            with db.engine.connect() as connection:
+                connection.execute(insert(User).values(name=name))
+                connection.commit()
+        return ""
+
+    with app.app_context():
+        event.listen(db.engine, "commit", mock.Mock(side_effect=[RuntimeError("no"), None]))
+    assert client.post("/refused").status_code == 500
     assert client.post("/kept").status_code == 200
     assert witness.names() == ["kept"]
 
