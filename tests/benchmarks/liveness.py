@@ -105,7 +105,12 @@ def _microseconds(times: Times, name: str) -> str:
 
 def _options() -> Any:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("url", nargs="+", help="of a server; nothing is written there")
+    parser.add_argument(
+        "--url",
+        action="append",
+        required=True,
+        help="of a server; may be repeated; nothing is written there",
+    )
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--repeat", type=int, default=500, help="checkouts in a round")
     return parser.parse_args()
