@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session
 from . import _retry, _settings
 from ._effects import Effect
 from ._options import UnitOptions
+from ._pending import pending
 from ._scope import Scope, current_context, is_running
-from ._session import UnitSession, pending
+from ._session import UnitSession
 from ._unit import Block, UnitOfWork, has_begun_by_hand
 from .errors import BlockRefused, ConfigError, Rollback, RollbackOnly, shown
 
@@ -53,7 +54,7 @@ class Atomic:
         }
         # What only a whole transaction can have.
         self._outermost_only = [name for name, is_wanted in wanted.items() if is_wanted]
-        self._entered: tuple[UnitOfWork, Block, Callable[[], None]] | None = None
+        self._entered: tuple[UnitOfWork, Block] | None = None
 
     def __enter__(self) -> Session:
         if self._retries:
@@ -77,13 +78,13 @@ class Atomic:
 
         @wraps(function)
         def atomic(*args: Any, **kwargs: Any) -> Any:
-            attempt = 1
+            attempt, before = 1, self._commits()
             while True:
                 try:
                     with self._another():
-                        return function(*args, **kwargs)
+                        return _completed(function(*args, **kwargs), function)
                 except Exception as error:
-                    if not self._is_repeated(error, attempt):
+                    if not self._is_repeated(error, attempt, before):
                         raise
                 else:
                     return None  # undone by 'Rollback'
@@ -97,13 +98,13 @@ class Atomic:
 
         @wraps(function)
         async def atomic(*args: Any, **kwargs: Any) -> Any:
-            attempt = 1
+            attempt, before = 1, self._commits()
             while True:
                 try:
                     with self._another():
                         return await function(*args, **kwargs)
                 except Exception as error:
-                    if not self._is_repeated(error, attempt):
+                    if not self._is_repeated(error, attempt, before):
                         raise
                 else:
                     return None
@@ -118,13 +119,17 @@ class Atomic:
         block._options, block._outermost_only = self._options, self._outermost_only
         return block
 
-    def _is_repeated(self, error: Exception, attempt: int) -> bool:
-        if not self._retries or not _retry.is_worthwhile(error):
+    def _is_repeated(self, error: Exception, attempt: int, before: int) -> bool:
+        if not self._retries or not _retry.is_worthwhile(error) or self._commits() != before:
             return False
         if attempt > self._retries:
             _retry.note(error, attempt)
             return False
         return True
+
+    def _commits(self) -> int:
+        """How often this unit has committed, by whatever way; asked by those who try again."""
+        return len(self._scope.unit().session.count_commits()) if self._retries else 0
 
     def _pause(self, attempt: int) -> float:
         return _retry.pause_before(attempt + 1, self._scope.state().settings.retry_pause)
@@ -139,30 +144,25 @@ class Atomic:
         outermost = not (unit.blocks or is_running(current_context()))
         if outermost:
             _refuse_earlier_work(unit)
-            restore = _prepare(unit.session, self._scope, self._options)
+            _prepare(unit.session, self._scope, self._options)
         elif self._outermost_only:
             raise BlockRefused(_why_not_nested(self._outermost_only, unit))
-        else:
-            restore = _nothing
-        self._entered = unit, unit.begin_block(outermost=outermost), restore
+        self._entered = unit, unit.begin_block(outermost=outermost)
         return unit.session
 
     def _exit(self, error: BaseException | None) -> bool:
         if self._entered is None:
             raise BlockRefused("This 'db.atomic()' block was left before it was entered.")
-        (unit, block, restore), self._entered = self._entered, None
+        (unit, block), self._entered = self._entered, None
         ours = isinstance(error, Rollback) and (error.block is None or error.block is self)
         if ours:
             block.rollback_only = True
         try:
             unit.end_block(block, None if ours else error)
         finally:
-            restore()
+            if block.outermost:
+                unit.session.restore()
         return ours
-
-
-def _nothing() -> None:
-    pass
 
 
 def _refuse_generator(function: Callable[..., Any]) -> None:
@@ -171,12 +171,33 @@ def _refuse_generator(function: Callable[..., Any]) -> None:
             f"'@db.atomic' was put on {shown(function)}, which is not a function. Write"
             " '@db.atomic' or '@db.atomic(...)' above a 'def', or 'with db.atomic():'."
         )
+    if isinstance(function, (staticmethod, classmethod)):
+        raise ConfigError(
+            "'@db.atomic' was put above '@staticmethod' or '@classmethod'. Write it below, directly"
+            " above the 'def'."
+        )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError(
             f"'@db.atomic' was put on the generator function {function.__qualname__!r}, whose lines"
             " run when its caller asks for them, perhaps never to the end. Write 'with"
             " db.atomic():' around the loop that uses it, or return a list."
         )
+
+
+def _completed(result: Any, function: Callable[..., Any]) -> Any:
+    """
+    :raises ConfigError: *result* is still to be run, behind the block.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        name = getattr(function, "__qualname__", repr(function))
+        what = "generator" if inspect.isgenerator(result) else "coroutine"
+        result.close()
+        raise ConfigError(
+            f"{name!r} under '@db.atomic' returned a {what}, whose lines would run when the block"
+            " is over. Put '@db.atomic' directly above the 'async def', below other decorators;"
+            " around a generator, write 'with db.atomic():' where it is used."
+        )
+    return result
 
 
 def _why_not_nested(names: list[str], unit: UnitOfWork) -> str:
@@ -219,8 +240,8 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
         )
 
 
-def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> Callable[[], None]:
-    """Let the next transaction of *session* be as *options* want it; how to undo that."""
+def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> None:
+    """Let the next transaction of *session* be as *options* want it, and no other."""
     if session.in_transaction() and session.activity.effect is Effect.READ:
         # So that it begins anew: what was read before may be out of date, and is read again.
         session.rollback_now()
@@ -244,7 +265,7 @@ def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> C
         if options.read_only:
             session.read_and_write()
 
-    return restore
+    session.restore_by(restore)
 
 
 class Independent:

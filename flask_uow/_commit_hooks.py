@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import sqlalchemy
 from sqlalchemy import event
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
@@ -44,7 +43,7 @@ class CommitHooks:
 
     floor = 0
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Any) -> None:
         self._session = session
         self._waiting: list[Hook] = []
         # How many there were when a savepoint was set; what has none was set before the first.
@@ -84,6 +83,7 @@ class CommitHooks:
         kept = self._kept is transaction
         self._kept = None if kept else self._kept
         if transaction.parent is None:
+            self._session.restore()  # what a hook does is not the block's any more
             self.settle(committed=kept)
         elif transaction.nested:
             mark = self._marks.pop(transaction, self.floor)
@@ -93,7 +93,7 @@ class CommitHooks:
 
 def run(hooks: list[Hook]) -> None:
     """Run *hooks* in their order. One that fails is logged, and the rest run."""
-    for hook in hooks:
+    for number, hook in enumerate(hooks, 1):
         try:
             hook.function(*hook.args, **hook.kwargs)
         except Exception:  # noqa: PERF203  # each by itself
@@ -102,6 +102,9 @@ def run(hooks: list[Hook]) -> None:
                 _name(hook.function),
                 _adder(hook.on_commit),
             )
+        except BaseException:  # the process may be about to end; what is stored stays stored
+            run(hooks[number:])
+            raise
 
 
 def checked(
@@ -125,7 +128,7 @@ def checked(
             " queue."
         )
     for argument in (*args, *kwargs.values()):
-        if isinstance(sqlalchemy.inspect(argument, raiseerr=False), InstanceState):
+        if isinstance(getattr(argument, "_sa_instance_state", None), InstanceState):
             raise HookRefused(
                 f"'db.{name}({_name(function)}, ...)' was given an object of the model"
                 f" {type(argument).__name__!r}. When the function runs, the transaction is over,"

@@ -36,7 +36,8 @@ _HARMLESS = frozenset(
     string_agg substr substring sum to_char total trim typeof unixepoch upper
     """.split()
 )
-_FIRST_WORD = re.compile(r"[\s(]*(\w+)")
+# MySQL runs what stands in /*! ... */.
+_FIRST_WORD = re.compile(r"(?:[\s(]|--[^\n]*|/\*(?!!).*?\*/)*(\w+)", re.DOTALL)
 _READS = frozenset(["select", "with", "values", "show", "savepoint", "release"])
 _WRITES = frozenset(
     """

@@ -38,6 +38,7 @@ INSTALLED = "_flask_uow_guard"
 """The attribute of a dialect whose engines are guarded."""
 
 _FAILED = "_flask_uow_failed"  # of a pool's proxy: the activity in which there was an error
+_TOLD = "_flask_uow_told"  # of a pool's proxy: a list that grows with its commits
 _DOOMED = "_flask_uow_doomed"  # of PyMySQL's connection: the error that a cursor has raised
 
 
@@ -167,8 +168,15 @@ def _checking(dialect: Dialect, do_commit: Callable[[_Proxy], None]) -> Callable
         if looks_lost(proxy.dbapi_connection) or _FAILED in proxy.__dict__:
             _refuse_commit_if_lost(dialect, proxy)
         do_commit(proxy)
+        if _TOLD in proxy.__dict__:
+            proxy.__dict__[_TOLD].append(True)
 
     return commit
+
+
+def tell_of_commits(connection: Connection, committed: list[bool]) -> None:
+    """Let *committed* grow with each COMMIT on *connection*."""
+    vars(connection.connection)[_TOLD] = committed
 
 
 def check(connection: Connection) -> None:

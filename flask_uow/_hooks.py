@@ -195,18 +195,24 @@ def _drop(response: Response) -> None:
         logger.exception("An answer whose commit failed could not be closed.")
 
 
+_LATE_ROUNDS = 10
+"""So often, hooks may have added work and hooks of their own."""
+
+
 def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response: Response) -> None:
     try:
-        if unit.has_work or unit.hooks:
+        for _ in range(_LATE_ROUNDS):
+            if not (unit.has_work or unit.hooks):
+                break
             _decide(unit, response)
     except Exception:
         _drop(response)
         raise
     unit.finished = True
+    unit.session.explicit_commit = "allow"  # nobody else commits from here on
     # A file that is passed through is not closed by way of the response.
     if response.is_streamed and not response.direct_passthrough:
         unit.streaming = True
-        unit.session.explicit_commit = "allow"  # nobody else commits what the body writes (P9)
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.response = Body(response.response, partial(_close, scope, context))

@@ -68,7 +68,18 @@ def mark(view: F, options: UnitOptions) -> F:
             f"'@db.unit(...)' was put on {shown(view)}, which is not a view function. Write it"
             " directly above the 'def', below '@app.route(...)'."
         )
-    setattr(view, _MARK, options)
+    if hasattr(view, _MARK):
+        raise ConfigError(
+            f"{_name(view)} has two '@db.unit(...)', and one of them would be lost. Write one, with"
+            " all its options."
+        )
+    try:
+        setattr(view, _MARK, options)
+    except AttributeError:
+        raise ConfigError(
+            f"'@db.unit(...)' was put on {shown(view)}, which cannot keep it. Write it above the"
+            " 'def' of the method."
+        ) from None
     if type(view) is FunctionType:
         global _is_used  # noqa: PLW0603  # most apps never say '@db.unit', and shall not pay for it
         _is_used = True
@@ -137,6 +148,8 @@ def _marked_inside(function: FunctionType, depth: int) -> FunctionType | None:
             continue
         if content in _marked:
             return content
+        if hasattr(content, _MARK):  # wraps has kept it: another view, which this one calls
+            continue
         found = _marked_inside(content, depth - 1) if depth else None
         if found is not None:
             return found

@@ -14,14 +14,17 @@ from functools import wraps
 from typing import Any, cast
 
 from flask import Flask
-from sqlalchemy import event
 
 from . import _retry
-from ._options import F, UnitOptions
+from ._options import F, UnitOptions, of_request
 from ._scope import Scope, current_app_context, current_request_context
 from ._unit import logger
 
 _REPLAY = "_flask_uow_replay"
+
+
+# Of other bodies, Flask leaves the form empty and the stream unread.
+_FORMS = frozenset(["application/x-www-form-urlencoded", "multipart/form-data"])
 
 
 class Replay:
@@ -36,15 +39,12 @@ class Replay:
         # They would be lost with the attempt, and nobody would do them again.
         self._possible = not unit.has_work and not unit.hooks
         self._session = unit.session
-        # Whoever commits: the view, an extension, a 'with db.session.begin()'.
-        event.listen(unit.session, "after_commit", self._note_commit)
+        self._committed = unit.session.count_commits()  # since the unit was opened
+        self._rollback_only = unit.session.rollback_only
         self._g = dict(vars(current_app_context(None).g))
         self._cookie = _copy_of(context.session)
+        self._flashes = context.flashes
         self._after = len(context._after_request_functions)
-
-    def _note_commit(self, session: Any) -> None:
-        if not session.in_nested_transaction():
-            self._possible = False
 
     def is_wanted(self, error: BaseException) -> bool:
         """Shall the view be run again? Asked before anything is rolled back."""
@@ -56,7 +56,7 @@ class Replay:
         unit = self._scope.on(self._context)
         # In another session, after 'db.session.remove()', it may have committed unheard.
         same = unit is not None and unit.session is self._session
-        return self._possible and same and self._can_read()
+        return self._possible and same and not self._committed and self._can_read()
 
     def _can_read(self) -> bool:
         """Can the body be read once more?"""
@@ -64,7 +64,7 @@ class Replay:
         seen = vars(request)
         if "stream" not in seen:  # nobody has read it
             return True
-        if "form" in seen:
+        if "form" in seen and request.mimetype in _FORMS:
             return not any(file.stream.closed for file in _files(seen))
         return seen.get("_cached_data") is not None
 
@@ -79,6 +79,7 @@ class Replay:
         logger.info("A conflict: %s is run again, in %.3f s.", self._context.request, pause)
         time.sleep(pause)
         self._scope.forgive(self._context)
+        self._session.rollback_only = self._rollback_only
         self._restore()
         return app.dispatch_request(*arguments)
 
@@ -89,7 +90,7 @@ class Replay:
         g.update(self._g)
         _set_back(context.session, self._cookie)
         del context._after_request_functions[self._after :]
-        context.flashes = None
+        context.flashes = self._flashes
         self._rewind(context.request)
 
     def _rewind(self, request: Any) -> None:
@@ -122,7 +123,9 @@ def starting(view: F, scope: Scope[Any], options: UnitOptions) -> F:
 
     def note() -> None:
         context = current_request_context(None)
-        if context is not None and of(context) is None:  # the first attempt
+        # The first attempt, and of the view that the request was routed to.
+        routed = context is not None and of_request(context.app, context.request) is options
+        if routed and of(context) is None:
             setattr(context, _REPLAY, Replay(scope, context, options.retries))
 
     @wraps(view)

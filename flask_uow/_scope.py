@@ -333,6 +333,8 @@ class SessionProxy(scoped_session[S]):
         """
         unit = self._scope.peek()
         if unit is not None:
+            if unit.blocks:
+                unit.session.invalidate()  # which is refused
             unit.invalidate()
             self._scope.clear()
 

@@ -10,7 +10,7 @@ Nothing here knows Flask.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -24,10 +24,10 @@ from ._activity import Activity, observe
 from ._commit_hooks import CommitHooks
 from ._door import alone, concurrent_use
 from ._holders import place_of_caller
+from ._pending import refuse_flush
 from .errors import (
     CommitRefused,
     PartialCommit,
-    ReadOnly,
     RollbackOnly,
     SetupError,
     TransactionLost,
@@ -65,6 +65,7 @@ class UnitSession(Session):
     :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
     :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
         (``"flush"``), or is refused (``"forbid"``).
+    :ivar committed: grows with each COMMIT, if somebody has asked: see :meth:`count_commits`.
     :ivar hooks: what waits for the outcome; None until there is something.
     :ivar plain_commit: nothing of the user's has a say in how connections commit.
     :ivar ended: the unit of work is over, and any further use is refused.
@@ -82,6 +83,8 @@ class UnitSession(Session):
     blocks = 0
     explicit_commit = "allow"
     hooks: CommitHooks | None = None
+    committed: list[bool] | None = None
+    _restore: Callable[[], None] | None = None
     ended = False
     plain_commit = True
 
@@ -98,6 +101,24 @@ class UnitSession(Session):
         self.generation = _fork.generation
         self.door = threading.Lock()
 
+    def count_commits(self) -> list[bool]:
+        """What grows with each COMMIT on its connections from now on, whoever says it."""
+        if self.committed is None:
+            self.committed = []
+            for connection in self.connections.values():
+                _guard.tell_of_commits(connection, self.committed)
+        return self.committed
+
+    def restore_by(self, restore: Callable[[], None]) -> None:
+        """Call *restore* when the next transaction has ended, or :meth:`restore` is called."""
+        self._restore = restore
+
+    def restore(self) -> None:
+        """Become what it was before a block."""
+        restore, self._restore = self._restore, None
+        if restore is not None:
+            restore()
+
     def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
         """From the next transaction on, find the engines among these."""
         self.engines, self._routes = engines, routes
@@ -105,12 +126,12 @@ class UnitSession(Session):
     def read_only_from_now_on(self) -> None:
         """Refuse what writes."""
         self.read_only = True
-        event.listen(self, "before_flush", _refuse_flush)
+        event.listen(self, "before_flush", refuse_flush)
 
     def read_and_write(self) -> None:
         """Undo :meth:`read_only_from_now_on`."""
         self.read_only = False
-        event.remove(self, "before_flush", _refuse_flush)
+        event.remove(self, "before_flush", refuse_flush)
 
     @property
     def is_inherited(self) -> bool:
@@ -215,9 +236,32 @@ class UnitSession(Session):
 
         :raises CommitRefused: inside a block.
         """
-        if self.blocks and not self.ended:
-            raise CommitRefused(_IN_BLOCK.format("close", _LET_IT_END))
+        self._refuse_in_block("close")
         self.close_now()
+
+    def reset(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("reset")
+        super().reset()
+
+    def invalidate(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("invalidate")
+        self.invalidate_now()
+
+    def _refuse_in_block(self, method: str) -> None:
+        if self.blocks and not self.ended:
+            raise CommitRefused(_IN_BLOCK.format(method, _LET_IT_END))
+
+    def invalidate_now(self) -> None:
+        """Drop the connections, whoever else has a say in it."""
+        super().invalidate()
 
     @alone
     def rollback_now(self) -> None:
@@ -429,6 +473,8 @@ def _note_connection(
         session.connections = {**session.connections, connection.engine: connection}
         session.begun = [*session.begun, connection.get_transaction()]
         observe(connection, session.activity)
+        if session.committed is not None:
+            _guard.tell_of_commits(connection, session.committed)
         if _guard.INSTALLED not in vars(connection.dialect):  # an engine that the app made itself
             _guard.install(connection.engine)
 
@@ -448,36 +494,3 @@ def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
 def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> None:
     if session.activity.savepoints:
         session.activity.undo_to(transaction)
-
-
-def _refuse_flush(session: UnitSession, *_: Any) -> None:
-    what = [
-        f"{type(instance).__name__} ({', '.join(_changes(instance)) or kind})"
-        for kind, instances in _instances(session)
-        for instance in instances
-    ]
-    if what:
-        raise ReadOnly(
-            f"This unit of work only reads (read_only=True), and it would write: {'; '.join(what)}."
-            " Nothing was sent. Leave 'read_only' out where something is to be stored."
-        )
-
-
-def _changes(instance: object) -> list[str]:
-    state: Any = inspect(instance)
-    if not state.persistent:
-        return []
-    return [one.key for one in state.attrs if one.history.has_changes()]
-
-
-def pending(session: Session) -> list[tuple[str, str]]:
-    """What the next flush would write: pairs of a class name and new, changed or deleted."""
-    return [
-        (type(instance).__name__, kind)
-        for kind, instances in _instances(session)
-        for instance in instances
-    ]
-
-
-def _instances(session: Session) -> list[tuple[str, Any]]:
-    return [("new", session.new), ("changed", session.dirty), ("deleted", session.deleted)]

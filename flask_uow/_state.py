@@ -105,6 +105,8 @@ class AppState:
         if options.read_only:
             session.read_only_from_now_on()
             session.will_write = False
+        if options.retries:
+            session.count_commits()
 
     def variant(self, options: UnitOptions) -> Variant:
         """The engines for transactions as *options* want them, and what is kept for sessions.

@@ -37,7 +37,8 @@ from sqlalchemy.orm import SessionTransaction
 from ._commit_hooks import CommitHooks, Hook
 from ._effects import Effect
 from ._options import CommitRule
-from ._session import UnitSession, pending
+from ._pending import pending
+from ._session import UnitSession
 from .errors import BlockRefused, DiscardedWork, Rollback
 
 logger = logging.getLogger("flask_uow")
@@ -110,6 +111,8 @@ class UnitOfWork:
         :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: who
             calls decides what the failure means, then calls :meth:`fail`.
         """
+        if self.blocks:
+            raise BlockRefused(_OVERLAP)
         if self.session.in_transaction():
             self.session.commit_keeping_objects()  # which runs the hooks
         elif self.hooks:
@@ -135,6 +138,7 @@ class UnitOfWork:
         A unit that has only read is left alone: the error page still has its loaded user.
         """
         self.failed = True
+        self.blocks, self.session.blocks = (), 0  # if one was never left
         self.session.rollback_only = False  # spoken of the work that is undone here
         if self.has_work or self.session.activity.error or isinstance(error, SQLAlchemyError):
             self.rollback()
@@ -157,6 +161,8 @@ class UnitOfWork:
         else:
             # It may have struck in the middle of a reply: the protocol state is unknown.
             self.invalidate()
+            if self.hooks:  # without a transaction, nobody has told them
+                self.hooks.settle(committed=False)
         if unsaved:
             _warn(unsaved)
 
@@ -179,7 +185,7 @@ class UnitOfWork:
         """Drop the connections of this unit instead of giving them back to the pool."""
         connections = self.session.connections.values()
         try:
-            self.session.invalidate()
+            self.session.invalidate_now()
         except Exception:
             logger.exception("A session failed to drop its connections; now one by one.")
         for connection in connections:
@@ -198,8 +204,10 @@ class UnitOfWork:
         :param outermost: nobody else commits this unit, so the end of the block does.
         """
         session = self.session
-        # Without work there is nothing to go back to: the whole transaction will do.
-        needed = not outermost and (self.has_work or has_begun_by_hand(session))
+        # Before the first statement there is nothing to go back to: the whole transaction will do.
+        # Behind a mere read it will not: its locks, and its snapshot, protect what was read.
+        begun = session.connections if session.in_transaction() else ()
+        needed = not outermost and (begun or self.has_work or has_begun_by_hand(session))
         savepoint = session.begin_nested() if needed else None
         waiting = 0 if self.hooks is None else len(self.hooks)
         block = Block(savepoint, outermost=outermost, hooks_before=waiting)
@@ -214,14 +222,16 @@ class UnitOfWork:
             was an *error*, that one is more important, and the other is logged.
         """
         if block not in self.blocks:
-            raise BlockRefused(
-                "A 'db.atomic()' block ended after the one around it: two coroutines of one context"
-                " were in blocks at the same time ('asyncio.gather'). A unit of work does one thing"
-                " at a time. Await them one after the other, or give each a context of its own."
-            )
-        # Also those inside it, which somebody has forgotten to end.
+            if error is None:
+                raise BlockRefused(_OVERLAP)
+            return  # undone with the one around it
+        is_last = self.blocks[-1] is block
         self.blocks = self.blocks[: self.blocks.index(block)]
         self.session.blocks = len(self.blocks)
+        if error is None and not is_last:
+            error = BlockRefused(_OVERLAP)
+            self._undo(block, error)
+            raise error
         if error is not None or block.rollback_only:
             self._undo(block, error)
             return
@@ -273,6 +283,14 @@ class UnitOfWork:
         if self.hooks:
             unsaved["hook of db.on_commit() or on_rollback()", "not run"] += len(self.hooks)
         return unsaved
+
+
+_OVERLAP = (
+    "Two 'db.atomic()' blocks overlap, or one was never left: coroutines of one context that were"
+    " in blocks at the same time ('asyncio.gather'), threads, or a generator that nobody ran to its"
+    " end. What they have done cannot be told apart, so it is undone. A unit of work does one thing"
+    " at a time: do one after the other, or give each a context of its own."
+)
 
 
 def is_exit(error: BaseException | None) -> bool:

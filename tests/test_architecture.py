@@ -23,6 +23,7 @@ FLOORS = [
         "_commit_hooks",
         "_drivers",
         "_options",
+        "_pending",
         "_retry",
         "_sqlite",
         "_sqlite_connection",
@@ -79,9 +80,9 @@ def test_only_the_upper_floors_know_flask(module: str) -> None:
 
 
 def test_the_heart_is_read_in_one_sitting() -> None:
-    """What decides over a unit is some 850 lines with its docstrings, and no file is long."""
+    """What decides over a unit is some 900 lines with its docstrings, and no file is long."""
     lines = {name: len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in MODULES}
-    assert sum(lines[name] for name in HEART) <= 880
+    assert sum(lines[name] for name in HEART) <= 920
     assert max(lines.values()) <= 500
 
 

@@ -42,7 +42,7 @@ UNKNOWN = [
     "SELECT 1; DELETE FROM users",
     "SELECT 1;\nUPDATE users SET name = 'b'",
     "SELECT app.rank(1)",
-    "-- a comment first\nSELECT 1",
+    "/*! SELECT */ 1",
     "",
 ]
 WRITES = [

@@ -107,10 +107,10 @@ read                     | [                  | -                        | -    
 [ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -
 [ sent ]                 | commit             | COMMIT                   | +1       | -      | -
 hook [ sent              | ]error             | ROLLBACK                 | -2       | -      | -
-read [ sent              | ]error             | ROLLBACK                 | -1       | -      | -
 
-A block behind other work: a savepoint.
+A block behind another statement: a savepoint.
 
+read [ sent              | ]error             | BACK-TO                  | -1       | -      | open
 sent                     | [                  | -                        | -        | -      | work
 added                    | [                  | BEGIN INSERT             | -        | -      | work
 sent [                   | ]                  | -                        | -        | -      | work

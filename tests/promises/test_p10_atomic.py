@@ -351,18 +351,37 @@ def test_outermost_block_sends_begin_and_commit(
 def test_block_that_is_the_first_work_sends_no_savepoint(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str]
 ) -> None:
-    """What was read before needs none either."""
+    """Nor one that is the first work of another block."""
 
     @app.post("/")
     def create() -> str:
-        db.session.scalars(select(User)).all()
         with db.atomic():
             with db.atomic():
                 write(db)
         return ""
 
     client.post("/")
-    assert sql(traffic) == ["BEGIN", "SELECT", "INSERT", "COMMIT"]
+    assert sql(traffic) == ["BEGIN", "INSERT", "COMMIT"]
+
+
+@anywhere
+def test_failed_block_keeps_the_transaction_of_what_was_read_before_it(
+    app: Flask, db: Database, client: FlaskClient, traffic: list[str]
+) -> None:
+    """Its locks and its snapshot protect what was read, and what is written because of it."""
+
+    @app.post("/")
+    def create() -> str:
+        db.session.scalars(select(User)).all()
+        with db.atomic():
+            write(db, "undone")
+            raise Rollback
+        return ""
+
+    client.post("/")
+    assert [one.split()[0] for one in sql(traffic)] == [
+        "BEGIN", "SELECT", "SAVEPOINT", "INSERT", "ROLLBACK", "COMMIT"
+    ]  # fmt: skip
 
 
 @anywhere
@@ -1124,7 +1143,7 @@ def test_blocks_of_two_coroutines_at_once_are_refused_in_words(
         await asyncio.gather(helper("ada", 1), helper("bob", 5))
         return ""
 
-    assert "ended after the one around it" in client.post("/").text
+    assert "blocks overlap" in client.post("/").text
     assert witness.names() == []
 
 
@@ -1186,3 +1205,60 @@ def test_block_of_a_session_class_of_the_users_own(make_app: MakeApp, witness: W
             assert Own.commits == 0
         assert db.session.scalar(select(func.count()).select_from(User)) == 2
     assert Own.commits == 1
+
+
+@pytest.mark.parametrize("method", ["reset", "invalidate"])
+def test_session_is_not_taken_away_from_a_block(
+    method: str, app: Flask, db: Database, witness: Witness
+) -> None:
+    """As ``close()`` is not: the block would end as if all were stored."""
+
+    @db.atomic
+    def create() -> None:
+        write(db)
+        getattr(db.session(), method)()
+
+    with app.app_context():
+        with pytest.raises(CommitRefused, match=method):
+            create()
+        with pytest.raises(CommitRefused), db.atomic():
+            db.session.invalidate()
+    assert witness.names() == []
+
+
+def test_decorated_function_that_returns_what_is_still_to_run_is_refused(
+    app: Flask, db: Database
+) -> None:
+    """A decorator between hides the coroutine; the block would end before its first line."""
+
+    async def create() -> None:
+        write(db)
+
+    @db.atomic
+    def hidden() -> Any:
+        return create()
+
+    with app.app_context(), pytest.raises(ConfigError, match="returned a coroutine"):
+        hidden()
+    with pytest.raises(ConfigError, match="@staticmethod"):
+        db.atomic(staticmethod(write))
+
+
+def test_request_does_not_commit_with_a_block_still_open(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """Nobody knows whether the rest of it would have failed."""
+
+    def half() -> Iterator[None]:
+        with db.atomic():
+            write(db)
+            yield
+
+    @app.post("/")
+    def create() -> str:
+        app.config["kept"] = half()
+        next(app.config["kept"])
+        return ""
+
+    assert client.post("/").status_code == 500
+    assert witness.names() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -760,3 +761,86 @@ def test_hook_is_not_run_where_the_server_threw_the_transaction_away(
 
     assert client.post("/").status_code == 500
     assert (ran, witness.titles()) == ([], [])
+
+
+# The small print ------------------------------------------------------------------------------
+
+
+def test_hook_that_ends_the_process_does_not_take_the_others_along(
+    app: Flask, db: Database, witness: Witness, ran: list[str]
+) -> None:
+    """The work is stored, so what waits for that runs; then the exception goes on."""
+
+    @db.atomic
+    def create() -> None:
+        db.session.add(User(name="ada"))
+        db.on_commit(sys.exit)
+        db.on_commit(ran.append, "behind it")
+
+    with app.app_context(), pytest.raises(SystemExit):
+        create()
+    assert (witness.names(), ran) == (["ada"], ["behind it"])
+
+
+def test_hook_of_a_block_that_was_interrupted_before_its_first_statement_is_dropped(
+    app: Flask, db: Database, ran: list[str]
+) -> None:
+    """The next block does not run it."""
+
+    @db.atomic
+    def interrupted() -> None:
+        db.on_commit(ran.append, "of the interrupted")
+        raise KeyboardInterrupt
+
+    with app.app_context():
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        with db.atomic():
+            db.session.add(User(name="ada"))
+    assert ran == []
+
+
+def test_hooks_that_hooks_add_run_as_well_and_what_they_write_is_stored(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, ran: list[str]
+) -> None:
+    """P5: late work is not lost, however late."""
+
+    def again(left: int) -> None:
+        ran.append(f"{left} left")
+        db.session.add(User(name=f"{left} left"))
+        if left:
+            db.on_commit(again, left - 1)
+
+    @app.post("/")
+    def create() -> str:
+        db.on_commit(again, 2)
+        return ""
+
+    assert client.post("/").status_code == 200
+    assert ran == ["2 left", "1 left", "0 left"]
+    assert witness.names() == sorted(ran)
+
+
+def test_hook_is_not_bound_by_the_options_of_its_block(
+    app: Flask, db: Database, witness: Witness
+) -> None:
+    """A block that only reads may have something written when it is over."""
+
+    def note() -> None:
+        with db.atomic():
+            db.session.add(User(name="report sent"))
+
+    with app.app_context(), db.atomic(read_only=True):
+        db.session.scalars(select(User)).all()
+        db.on_commit(note)
+    assert witness.names() == ["report sent"]
+
+
+def test_engine_as_an_argument_is_not_connected(
+    app: Flask, db: Database, ran: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether an argument is an ORM object is seen without asking the database."""
+    with app.app_context():
+        monkeypatch.setattr(db.engine.pool, "connect", None)
+        db.on_commit(ran.append, db.engine)
+    assert len(ran) == 1

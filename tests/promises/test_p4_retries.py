@@ -27,7 +27,7 @@ from flask import (
 )
 from flask.testing import FlaskClient
 from flask.views import MethodView, View
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from flask_uow import ConfigError, Database, ReadOnly, _retry
@@ -1220,3 +1220,96 @@ def test_unit_without_its_options_is_refused(db: Database) -> None:
 
     with pytest.raises(ConfigError, match=r"without its options.*leave it out"):
         db.unit(view)
+
+
+# The small print ------------------------------------------------------------------------------
+
+
+def test_mark_set_before_the_view_is_there_in_the_next_attempt(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, meets_conflict: Meet
+) -> None:
+    """``set_rollback_only()`` of a ``before_request`` function speaks for the whole request."""
+    app.before_request(lambda: db.set_rollback_only())
+
+    @app.post("/")
+    @db.unit(retries=3)
+    def create() -> str:
+        meets_conflict("statement")
+        db.session.add(User(name="ada"))
+        db.session.flush()
+        return ""
+
+    assert client.post("/").status_code == 200
+    assert witness.names() == []
+
+
+def test_body_that_is_no_form_is_not_run_again_when_it_was_read(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, meets_conflict: Meet
+) -> None:
+    """Who asks for ``request.form`` meanwhile, as checks of a CSRF token do, has not kept it."""
+    app.before_request(lambda: request.form.get("csrf") and None)
+
+    @app.post("/")
+    @db.unit(retries=3)
+    def create() -> str:
+        name = request.stream.read().decode()
+        meets_conflict()
+        db.session.add(User(name=name))
+        return ""
+
+    assert client.post("/", data="ada", content_type="text/plain").status_code == 500
+    assert witness.names() == []
+
+
+def test_view_whose_listener_raises_behind_the_commit_is_not_run_again(
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    database: TestDatabase,
+    witness: Witness,
+    attempts: list[Any],
+) -> None:
+    """The COMMIT is what counts, not who has heard of it first."""
+
+    def fail(_: object) -> None:
+        raise OperationalError("", {}, conflict(database))
+
+    @app.post("/")
+    @db.unit(retries=3)
+    def create() -> str:
+        attempts.append(1)
+        event.listen(db.session(), "after_commit", fail, insert=True)
+        db.session.add(User(name=f"ada {len(attempts)}"))
+        return ""
+
+    assert client.post("/").status_code == 500
+    assert witness.names() == ["ada 1"]
+
+
+def test_view_that_calls_a_marked_view_has_not_asked_for_retries(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, meets_conflict: Meet
+) -> None:
+    """And it is no view that has lost its options."""
+
+    @db.unit(retries=3)
+    def marked() -> str:
+        meets_conflict()
+        db.session.add(User(name="ada"))
+        return ""
+
+    @functools.wraps(marked)
+    def decorated() -> str:
+        return marked()
+
+    app.add_url_rule("/marked", view_func=decorated, endpoint="marked", methods=["POST"])
+    app.add_url_rule("/other", view_func=lambda: decorated(), endpoint="other", methods=["POST"])
+    assert client.post("/other").status_code == 500
+    assert witness.names() == []
+    assert client.post("/marked").status_code == 200
+    assert witness.names() == ["ada"]
+
+
+def test_a_view_has_one_mark(db: Database) -> None:
+    """Of two, one would be lost in silence."""
+    with pytest.raises(ConfigError, match="has two"):
+        db.unit(commit="always")(db.unit(retries=2)(lambda: ""))
