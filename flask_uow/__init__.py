@@ -10,9 +10,14 @@ from .errors import CommitRefused as CommitRefused
 from .errors import ConcurrentUse as ConcurrentUse
 from .errors import ConfigError as ConfigError
 from .errors import ConfigNotice as ConfigNotice
+from .errors import DatabaseUnreachable as DatabaseUnreachable
 from .errors import DiscardedWork as DiscardedWork
 from .errors import ForkedUnit as ForkedUnit
 from .errors import HookRefused as HookRefused
+from .errors import MigrationError as MigrationError
+from .errors import MigrationFailed as MigrationFailed
+from .errors import MigrationLocked as MigrationLocked
+from .errors import MigrationsPending as MigrationsPending
 from .errors import OutsideContext as OutsideContext
 from .errors import PartialCommit as PartialCommit
 from .errors import PoolExhausted as PoolExhausted

@@ -71,6 +71,10 @@ class Engines(Mapping["str | None", Engine]):
     def __len__(self) -> int:
         return len(self.named)
 
+    def copy(self) -> dict[str, Engine]:
+        """A dict of them, as Flask-Alembic wants one."""
+        return dict(self.named)
+
 
 def build(
     settings: Settings,

@@ -9,7 +9,7 @@ from flask import Flask
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import DeclarativeBase, Session, registry, sessionmaker
 
-from . import _binds, _commit_hooks, _hooks, _replay, _retry, _settings
+from . import _binds, _commit_hooks, _hooks, _replay, _retry, _settings, migrations
 from ._atomic import Atomic, ExplicitCommit, Independent
 from ._engines import Engines
 from ._options import CommitRule, F, UnitOptions, commit_rule, mark
@@ -101,6 +101,7 @@ class Database:
         app.extensions.setdefault("sqlalchemy", self)  # where other extensions look
         _hooks.install(app, self._scope)
         app.shell_context_processor(self._shell_names)
+        migrations.install(app, self)
 
     @property
     def engine(self) -> Engine:

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, make_url
@@ -37,6 +38,9 @@ _KNOWN = {
     "UOW_COMMIT",
     "UOW_EXPLICIT_COMMIT",
     "UOW_RETRY_PAUSE",
+    "UOW_CLI_GROUP",
+    "UOW_MIGRATIONS",
+    "UOW_CHECK_MIGRATIONS",
     # Switches of Flask-SQLAlchemy whose default is what happens here anyway.
     "SQLALCHEMY_TRACK_MODIFICATIONS",
     "SQLALCHEMY_RECORD_QUERIES",
@@ -92,6 +96,21 @@ class Settings:
         return next((self.explicit_commit[n] for n in names if n in self.explicit_commit), "allow")
 
 
+@dataclass(frozen=True)
+class MigrationSettings:
+    """Where the migrations are and how they are run.
+
+    :ivar group: the name of the commands, for messages.
+    :ivar engines: names of those that are migrated, in order; None for all.
+    :ivar options: for Alembic's ``context.configure()``.
+    """
+
+    directory: str = "migrations"
+    group: str = "db"
+    engines: tuple[str, ...] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
 def read(config: Mapping[str, Any]) -> Settings:
     """Read and check the settings of one app.
 
@@ -113,6 +132,47 @@ def read_commit_rule(config: Mapping[str, Any]) -> CommitRule:
     :raises ConfigError: ``UOW_COMMIT`` is no rule.
     """
     return commit_rule(config.get("UOW_COMMIT", "on_success"), "UOW_COMMIT")
+
+
+def read_migration_names(config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """The name of the group of commands, empty for none; and what pending revisions lead to.
+
+    :raises ConfigError: one of them is neither.
+    """
+    group = config.get("UOW_CLI_GROUP", "db") or ""
+    if not isinstance(group, str):
+        raise ConfigError(f"UOW_CLI_GROUP is {shown(group)}, and it must be a name, such as 'db'.")
+    check = config.get("UOW_CHECK_MIGRATIONS", "warn")
+    if check not in {"warn", "error", False, None}:
+        raise ConfigError(
+            f"UOW_CHECK_MIGRATIONS is {shown(check)}, and it must be 'warn', 'error' or False:"
+            " what the first request does in debug mode if the database is behind."
+        )
+    return group, check or None
+
+
+def read_migrations(config: Mapping[str, Any]) -> MigrationSettings:
+    """
+    :raises ConfigError: ``UOW_MIGRATIONS`` is neither a folder nor a dict.
+    """
+    given: Any = config.get("UOW_MIGRATIONS") or {}
+    if isinstance(given, (str, Path)):
+        given = {"directory": given}
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f"UOW_MIGRATIONS is {shown(given)}, and it must be the name of a folder, or a dict:"
+            " {'directory': 'migrations', 'engines': ['default'], 'include_schemas': True}, where"
+            " all other keys are options of Alembic's 'context.configure()'."
+        )
+    options = dict(given)
+    directory = str(options.pop("directory", "migrations"))
+    engines = options.pop("engines", None)
+    return MigrationSettings(
+        directory=directory,
+        group=read_migration_names(config)[0] or "db",
+        engines=None if engines is None else tuple(name or DEFAULT for name in engines),
+        options=options,
+    )
 
 
 def _read_explicit_commit(config: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,12 @@
          ├─ Rollback (RuntimeError)       raise it to leave ``db.atomic()`` undone
          ├─ PartialCommit (RuntimeError)  several engines, and not all of them committed
          ├─ TransactionLost (RuntimeError) the database threw the work away, with an earlier error
-         └─ PoolExhausted (RuntimeError)  every connection of the pool is held by somebody else
+         ├─ PoolExhausted (RuntimeError)  every connection of the pool is held by somebody else
+         └─ MigrationError (RuntimeError) a command of ``flask db`` cannot do what it was told
+             ├─ MigrationFailed           a revision raised an error while it ran
+             ├─ MigrationLocked           somebody else is migrating the same database
+             ├─ MigrationsPending         the database is behind the folder of migrations
+             └─ DatabaseUnreachable       no connection, so nothing is known and nothing done
 
     UserWarning
      └─ UowWarning
@@ -42,9 +47,14 @@ __all__ = [
     "ConcurrentUse",
     "ConfigError",
     "ConfigNotice",
+    "DatabaseUnreachable",
     "DiscardedWork",
     "ForkedUnit",
     "HookRefused",
+    "MigrationError",
+    "MigrationFailed",
+    "MigrationLocked",
+    "MigrationsPending",
     "OutsideContext",
     "PartialCommit",
     "PoolExhausted",
@@ -183,6 +193,35 @@ class PoolExhausted(UowError, PoolTimeout, RuntimeError):
 
     The message names the holders. A ``sqlalchemy.exc.TimeoutError`` too.
     """
+
+
+class MigrationError(UowError, RuntimeError):
+    """A command of ``flask db``, or its function, cannot do what it was told."""
+
+
+class MigrationFailed(MigrationError):
+    """A revision raised an error while it ran; the error is the ``__cause__``.
+
+    :ivar engine: the name of the engine.
+    :ivar revision: the identifier of the revision.
+    """
+
+    def __init__(self, text: str, engine: str, revision: str) -> None:
+        self.engine = engine
+        self.revision = revision
+        super().__init__(text)
+
+
+class MigrationLocked(MigrationError):
+    """Another process was migrating the same database for longer than one wanted to wait."""
+
+
+class MigrationsPending(MigrationError):
+    """The folder has revisions that the database does not have."""
+
+
+class DatabaseUnreachable(MigrationError):
+    """No connection to a database could be made."""
 
 
 class UowWarning(UserWarning):

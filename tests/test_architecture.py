@@ -88,7 +88,7 @@ def test_the_heart_is_read_in_one_sitting() -> None:
 
 def test_public_names() -> None:
     """What ``flask_uow`` offers, and nothing else without an underscore."""
-    modules = {"errors"}
+    modules = {"errors", "migrations"}
     public = {name for name in vars(flask_uow) if not name.startswith("_")} - modules
     own = {"CommitRule", "Database", "Flask", "SessionProxy"}
     assert public == own | set(errors.__all__)
@@ -112,3 +112,21 @@ def test_import_is_light() -> None:
     loaded = set(run.stdout.split())
     assert "flask_uow" in loaded
     assert not loaded & {"alembic", "sqlalchemy.ext.asyncio", "pytest", "psycopg", "pymysql"}
+
+
+def test_the_tower_does_not_know_the_migrations() -> None:
+    """But for the one line in which ``Database`` hands an app over."""
+    assert {module for module in MODULES if "migrations" in imports_of(module)} == {"_extension"}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "migrations").glob("*.py")), ids=lambda path: path.stem
+)
+def test_migrations_import_alembic_only_when_they_run(path: Path) -> None:
+    """An app that has the commands pays for their names; and only the commands print."""
+    body = ast.parse(path.read_text()).body
+    imported = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in body if isinstance(node, ast.ImportFrom)}
+    assert not {name.partition(".")[0] for name in imported} & {"alembic", "mako"}
+    assert path.stem in {"cli", "_group"} or "click" not in imported
+    assert len(path.read_text().splitlines()) <= 500

@@ -84,6 +84,8 @@ def test_configuration_tells_the_defaults() -> None:
     }
     read |= {key: getattr(settings.pool, name) for key, name in _settings._POOL_KEYS.items()}
     read |= {key: getattr(settings.sqlite, name) for key, name in _settings._SQLITE_KEYS.items()}
+    read["UOW_CLI_GROUP"], read["UOW_CHECK_MIGRATIONS"] = _settings.read_migration_names({})
+    read["UOW_MIGRATIONS"] = _settings.read_migrations({}).directory
     assert {key: ast.literal_eval(value) for key, value in shown.items()} == read
     assert settings.commit == "on_success"
 

@@ -16,6 +16,7 @@ def _note_checkout(_dbapi: Any, record: Any, _proxy: Any) -> None:
     _checked_out.add(record)
 
 
+@event.listens_for(Pool, "detach")  # it belongs to no pool any more
 @event.listens_for(Pool, "checkin")
 def _note_checkin(_dbapi: Any, record: Any) -> None:
     _checked_out.discard(record)

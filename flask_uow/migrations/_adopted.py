@@ -1,0 +1,88 @@
+"""Folders that Flask-Migrate has written: what their ``env.py`` looks for.
+
+It reads ``current_app.extensions["migrate"]``: ``.db.get_engine()``, ``.db.engines``,
+``.db.metadatas[bind_key]`` and ``.configure_args``; its ``script.py.mako`` asks ``.db`` for
+``bind_names()`` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+from sqlalchemy import Engine, MetaData
+
+from .. import _settings
+from .._binds import DEFAULT
+from . import _models
+
+if TYPE_CHECKING:
+    from .._extension import Database
+
+
+class FlaskMigrateView:
+    """``app.extensions["migrate"]``, if nobody else is there.
+
+    :param given: the arguments that the app has given to Flask-Migrate, if it is there.
+    :ivar overrides: what the command that is running adds to the arguments.
+    """
+
+    def __init__(self, app: Flask, db: Database, given: Mapping[str, Any] | None = None) -> None:
+        self._app = app
+        self._given = given or {}
+        self.db = FlaskSQLAlchemyView(db)
+        self.overrides: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+    @property
+    def directory(self) -> str:
+        return _settings.read_migrations(self._app.config).directory
+
+    @property
+    def configure_args(self) -> dict[str, Any]:
+        """For ``context.configure()``; a new dict each time, because ``env.py`` adds to it."""
+        settings = _settings.read_migrations(self._app.config)
+        defaults = {
+            "compare_type": True,
+            "render_as_batch": True,
+            "transaction_per_migration": True,
+        }
+        return self.overrides({**defaults, **self._given, **settings.options})
+
+    @property
+    def metadata(self) -> MetaData:
+        return self.db.metadata
+
+
+class FlaskSQLAlchemyView:
+    """A ``Database`` under the names of Flask-SQLAlchemy."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def get_engine(self, bind: str | None = None) -> Engine:
+        return self._db.engines[bind]
+
+    @property
+    def engine(self) -> Engine:
+        return self._db.engine
+
+    @property
+    def engines(self) -> dict[str | None, Engine]:
+        engines: dict[str | None, Engine] = dict(self._db.engines)
+        return {None: engines[DEFAULT], **engines} if DEFAULT in engines else engines
+
+    @property
+    def metadata(self) -> MetaData:
+        return self._db.metadata
+
+    @property
+    def metadatas(self) -> dict[str | None, list[MetaData]]:
+        """By bind key, ``None`` for the default."""
+        engines = self._db.engines
+        found = {name: _models.of_engine(self._db, name or DEFAULT, engines) for name in engines}
+        return {None if name == DEFAULT else name: one for name, one in found.items()}
+
+    def bind_names(self) -> list[str]:
+        """Named engines; asked for where there is no ``SQLALCHEMY_BINDS``."""
+        return [name for name in self._db.engines.named if name != DEFAULT]

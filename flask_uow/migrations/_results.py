@@ -1,0 +1,82 @@
+"""What the functions return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from alembic.script import Script
+
+
+@dataclass(frozen=True)
+class EngineStatus:
+    """Where one database is.
+
+    :ivar url: without password and query.
+    :ivar error: why it cannot be reached; None if it can.
+    :ivar current: the revisions that it is at; empty before the first one.
+    :ivar pending: those that ``upgrade`` would run, in order.
+    :ivar unknown: those of ``current`` that the folder does not have.
+    """
+
+    name: str
+    url: str
+    error: str | None = None
+    current: tuple[str, ...] = ()
+    pending: tuple[Script, ...] = ()
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> str:
+        """``"up to date"``, ``"pending"``, ``"unknown revision"`` or ``"unreachable"``."""
+        if self.error is not None:
+            return "unreachable"
+        if self.unknown:
+            return "unknown revision"
+        return "pending" if self.pending else "up to date"
+
+
+@dataclass(frozen=True)
+class Created:
+    """What ``init`` has made.
+
+    :ivar convention: constraints of the models have names.
+    """
+
+    folder: Path
+    files: list[Path]
+    convention: bool
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What ``migrate`` has found, and written.
+
+    :ivar script: the new revision; None if there was nothing to do, and no file was written.
+    :ivar tables: the number of tables that the models have, by engine.
+    :ivar modules: those that define the models.
+    :ivar unknown: by engine, tables that are only in the database, and were left alone.
+    :ivar drops: what the revision drops, or what may be a rename, in words.
+    """
+
+    script: Script | None
+    tables: dict[str, int]
+    modules: list[str]
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+    drops: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What ``check`` has found.
+
+    :ivar behind: engines with pending revisions; the models are not compared then.
+    :ivar differences: of models and databases, in words.
+    :ivar unknown: as in :class:`Generated`.
+    """
+
+    behind: list[EngineStatus]
+    differences: list[str]
+    unknown: dict[str, list[str]] = field(default_factory=dict)

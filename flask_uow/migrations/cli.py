@@ -1,0 +1,491 @@
+"""The commands of ``flask db``: the one place that prints and chooses exit codes.
+
+====  =========================================================================================
+0     done, up to date, the models are what the databases are
+1     refused, or failed; ``status``, ``check``, ``wait``: revisions are pending
+2     a database cannot be reached; or the command line is wrong
+3     ``check``: the databases are up to date, and the models differ from them
+====  =========================================================================================
+
+An error is one sentence; in debug mode its traceback comes before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+from flask import current_app
+from flask.cli import with_appcontext
+
+from ..errors import DatabaseUnreachable, UowError
+from ._commands import Migrations
+from ._models import NAMING_CONVENTION
+from ._results import EngineStatus
+from ._steps import Step
+
+if TYPE_CHECKING:
+    from alembic.script import Script
+
+F = TypeVar("F", bound=Callable[..., object])
+
+BEHIND, UNREACHABLE, DIFFERENT = 1, 2, 3
+
+commands: dict[str, click.Command] = {}
+
+
+def _command(name: str) -> Callable[[Callable[..., object]], click.Command]:
+    """A command of the group; its function is given a :class:`Migrations` first."""
+
+    def decorate(function: Callable[..., object]) -> click.Command:
+        @click.pass_context
+        @functools.wraps(function)
+        def called(ctx: click.Context, /, directory: str | None, **options: Any) -> None:
+            group: Mapping[str, Any] = ctx.meta.get("flask_uow.migrations", {})
+            x_arg = options.pop("x_arg", ()) or group.get("x_arg", ())
+            try:
+                migrations = Migrations(directory or group.get("directory"), x_arg=x_arg)
+                function(migrations, **options)
+            except UowError as error:
+                _fail(error)
+
+        directory = click.option("-d", "--directory", help="The folder of the migrations.")
+        made = click.command(name)(directory(with_appcontext(called)))
+        commands[name] = made
+        return made
+
+    return decorate
+
+
+def _fail(error: UowError) -> NoReturn:
+    if current_app.debug:
+        traceback.print_exception(error)
+    click.echo(f"Error: {error}", err=True)
+    sys.exit(UNREACHABLE if isinstance(error, DatabaseUnreachable) else 1)
+
+
+# Options that several commands share -----------------------------------------------------------
+
+_message = click.option("-m", "--message", help="What the revision is for.")
+_sql = click.option("--sql", is_flag=True, help="Print the SQL, and send nothing.")
+_tag = click.option("--tag", help="Any text, for 'env.py'.")
+_x_arg = click.option("-x", "--x-arg", multiple=True, help="For 'env.py'; may be repeated.")
+_verbose = click.option("-v", "--verbose", is_flag=True, help="Say more.")
+_branch_label = click.option("--branch-label", help="A label for the branch of the revision.")
+_rev_id = click.option("--rev-id", help="The identifier of the revision, instead of a random one.")
+_lock_timeout = click.option(
+    "--lock-timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="How long to wait for somebody else who is migrating (600), and for locks of tables.",
+)
+_statement_timeout = click.option(
+    "--statement-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="How long a statement may take (PostgreSQL, MariaDB).",
+)
+
+
+def _place(function: F) -> F:
+    """Where a new revision belongs."""
+    for option in (
+        _rev_id,
+        click.option("--version-path", help="The folder for the file, if there are several."),
+        _branch_label,
+        click.option("--splice", is_flag=True, help="Allow a '--head' that is no head."),
+        click.option("--head", default="head", help="The revision that it follows."),
+    ):
+        function = option(function)
+    return function
+
+
+# Files -----------------------------------------------------------------------------------------
+
+
+@_command("list-templates")
+def list_templates(migrations: Migrations) -> None:
+    """List the templates of 'init'."""
+    click.echo("Available templates:\n")
+    for name, synopsis in migrations.list_templates().items():
+        click.echo(f"{name} - {synopsis}")
+
+
+@_command("init")
+@click.option("--multidb", is_flag=True, help="Not needed: the template is for several engines.")
+@click.option("-t", "--template", help="One of 'list-templates', or the path of a folder.")
+@click.option("--package", is_flag=True, help="Write empty '__init__.py' files.")
+def init(migrations: Migrations, multidb: bool, template: str | None, package: bool) -> None:
+    """Make the folder of the migrations."""
+    created = migrations.init(template=template, package=package)
+    for path in created.files:
+        click.echo(f"Created {_short(path)}")
+    if not created.convention:
+        lines = "".join(
+            f'        "{key}": "{value}",\n' for key, value in NAMING_CONVENTION.items()
+        )
+        click.echo(
+            "\nConstraints of your models have no names, and one without a name cannot be changed"
+            " later (SQLite, MariaDB). Before the first revision, give your base this metadata:\n\n"
+            "    metadata = MetaData(naming_convention={\n"
+            f"{lines}    }})\n\n"
+            "or 'naming_convention=flask_uow.migrations.NAMING_CONVENTION', which is the same."
+        )
+    click.echo(f"\nNext: flask {migrations.group} migrate -m MESSAGE")
+
+
+@_command("revision")
+@_message
+@click.option("--autogenerate", is_flag=True, help="As 'migrate'.")
+@_sql
+@_place
+def revision(migrations: Migrations, autogenerate: bool, **options: Any) -> None:
+    """Write an empty revision."""
+    if autogenerate:
+        _migrate(migrations, **options)
+    else:
+        _say_written(migrations.revision(options.pop("message"), **options))
+
+
+@_command("migrate")
+@_message
+@_sql
+@_place
+@_x_arg
+@click.option("--drop-unknown", is_flag=True, help="Drop tables that the models do not know.")
+def migrate(migrations: Migrations, **options: Any) -> None:
+    """Write a revision of what has changed in the models."""
+    _migrate(migrations, **options)
+
+
+def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **options: Any) -> None:
+    if sql:
+        raise click.UsageError(
+            "'--sql' does not go with a comparison, which asks the database. Write the revision,"
+            f" then 'flask {migrations.group} upgrade --sql'."
+        )
+    generated = migrations.migrate(message, **options)
+    for engine, count in generated.tables.items():
+        address = migrations.engines[engine].dialect.name
+        click.echo(f"Models: {_count(count, 'table')} for the engine {engine!r} ({address})")
+    if generated.modules:
+        click.echo(f"        from {', '.join(generated.modules)}")
+    _say_unknown(generated.unknown, migrations.group)
+    for drop in generated.drops:
+        click.secho(f"Attention: {drop}", fg="yellow")
+    if generated.script is None:
+        click.echo("No changes: the databases are what the models say. No file was written.")
+        if not migrations.heads():
+            click.echo(
+                "There is no revision at all, so 'db.create_all()' has made the tables. For a first"
+                " revision compare with an empty database (SQLALCHEMY_DATABASE_URI), and here write"
+                f" 'flask {migrations.group} stamp' afterwards."
+            )
+    else:
+        _say_written(generated.script)
+        click.echo(f"Read it, then: flask {migrations.group} upgrade")
+
+
+def _say_unknown(unknown: Mapping[str, Sequence[str]], group: str) -> None:
+    for engine, tables in unknown.items():
+        of = f" of the engine {engine!r}" if engine else ""
+        click.echo(
+            f"Left alone, because the models do not know them ({_count(len(tables), 'table')}{of},"
+            f" 'flask {group} migrate --drop-unknown' drops them): {', '.join(tables)}"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _say_written(script: Script) -> None:
+    click.echo(f"Written: {_short(Path(script.path))}")
+
+
+@_command("edit")
+@click.argument("revision", default="head")
+def edit(migrations: Migrations, revision: str) -> None:
+    """Open a revision in your editor."""
+    for script in migrations.show(revision):
+        click.edit(filename=script.path)
+
+
+@_command("merge")
+@_message
+@_branch_label
+@_rev_id
+@click.argument("revisions", nargs=-1)
+def merge(migrations: Migrations, revisions: Sequence[str], **options: Any) -> None:
+    """Join several heads with a revision that follows all of them."""
+    _say_written(migrations.merge(revisions, **options))
+
+
+@_command("show")
+@click.argument("revision", default="head")
+def show(migrations: Migrations, revision: str) -> None:
+    """Show a revision."""
+    for script in migrations.show(revision):
+        click.echo(script.log_entry)
+
+
+@_command("history")
+@click.option("-r", "--rev-range", help="[start]:[end]")
+@_verbose
+@click.option("-i", "--indicate-current", is_flag=True, help="Mark where the databases are.")
+def history(
+    migrations: Migrations, rev_range: str | None, verbose: bool, indicate_current: bool
+) -> None:
+    """List the revisions, the newest first."""
+    for script in migrations.history(rev_range, current=indicate_current):
+        click.echo(
+            script.cmd_format(
+                verbose=verbose, include_branches=True, include_doc=True, include_parents=True
+            )
+        )
+
+
+@_command("heads")
+@_verbose
+@click.option(
+    "--resolve-dependencies", is_flag=True, help="Treat dependencies as revisions before."
+)
+def heads(migrations: Migrations, verbose: bool, resolve_dependencies: bool) -> None:
+    """List the newest revision of each branch."""
+    for script in migrations.heads(resolve_dependencies=resolve_dependencies):
+        click.echo(script.cmd_format(verbose, include_branches=True, tree_indicators=False))
+
+
+@_command("branches")
+@_verbose
+def branches(migrations: Migrations, verbose: bool) -> None:
+    """List the revisions that several others follow."""
+    for script, following in migrations.branches().items():
+        click.echo(script.cmd_format(verbose, include_branches=True))
+        for one in following:
+            text = one.cmd_format(False, include_branches=True, include_doc=verbose)
+            click.echo(f"{' ' * len(script.revision)} -> {text}")
+
+
+# Databases -------------------------------------------------------------------------------------
+
+
+@_command("current")
+@_verbose
+def current(migrations: Migrations, verbose: bool) -> None:
+    """Say at which revision each database is."""
+    found = migrations.current()
+    for engine, scripts in found.items():
+        if verbose or len(found) > 1:
+            click.echo(f"{engine}:")
+        for script in scripts:
+            click.echo(script.cmd_format(verbose))
+
+
+@_command("upgrade")
+@_sql
+@_tag
+@_x_arg
+@_lock_timeout
+@_statement_timeout
+@click.argument("revision", default="head")
+def upgrade(migrations: Migrations, sql: bool, **options: Any) -> None:
+    """Run the revisions that are missing."""
+    if sql:
+        _print_sql(migrations, "upgrade", **options)
+        return
+    with _Progress(migrations) as report:
+        steps = migrations.upgrade(options.pop("revision"), report=report, tell=_tell, **options)
+    if not steps:
+        click.echo("Nothing to do: the databases are up to date.")
+
+
+@_command("downgrade")
+@_sql
+@_tag
+@_x_arg
+@_lock_timeout
+@_statement_timeout
+@click.argument("revision", default="-1")
+def downgrade(migrations: Migrations, sql: bool, **options: Any) -> None:
+    """Undo revisions, by default the last one."""
+    if sql:
+        if options["revision"] == "-1":
+            options["revision"] = "head:-1"
+        _print_sql(migrations, "downgrade", **options)
+        return
+    with _Progress(migrations) as report:
+        steps = migrations.downgrade(options.pop("revision"), report=report, tell=_tell, **options)
+    if not steps:
+        click.echo("Nothing to do.")
+
+
+@_command("stamp")
+@_sql
+@_tag
+@click.option("--purge", is_flag=True, help="Forget first what is noted, whatever it is.")
+@_lock_timeout
+@click.argument("revision", default="head")
+def stamp(migrations: Migrations, sql: bool, **options: Any) -> None:
+    """Note a revision as the current one, and run nothing."""
+    if sql:
+        options.pop("purge")
+        _print_sql(migrations, "stamp", **options)
+        return
+    with _Progress(migrations) as report:
+        migrations.stamp(options.pop("revision"), report=report, tell=_tell, **options)
+
+
+def _print_sql(
+    migrations: Migrations, command: str, revision: str, tag: str | None, **_: object
+) -> None:
+    scripts = migrations.as_sql(command, revision, tag=tag)
+    if len(scripts) == 1:
+        click.echo(next(iter(scripts.values())), nl=False)
+        return
+    for engine, script in scripts.items():
+        path = Path(f"{engine}.sql")
+        path.write_text(script, encoding="utf-8")
+        click.echo(f"Written: {path}", err=True)
+
+
+def _tell(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+class _Progress:
+    """A line for each revision, begun when it starts."""
+
+    def __init__(self, migrations: Migrations) -> None:
+        self._several = len(migrations.engines) > 1
+        self._begun = False
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._begun:  # and it has failed
+            click.echo()
+
+    def __call__(self, step: Step) -> None:
+        self._begun = step.seconds is None
+        if step.seconds is not None:
+            click.echo(f" {step.seconds:.2f} s")
+            return
+        engine = f"{step.engine}: " if self._several else ""
+        message = f" {step.message}" if step.message else ""
+        click.echo(f"{engine}{step.direction} {step.revision}{message} ...", nl=False)
+
+
+@_command("check")
+def check(migrations: Migrations) -> None:
+    """Are the databases up to date, and the models what they are?
+
+    Exit code 1: revisions are pending; 3: the models differ.
+    """
+    checked = migrations.check()
+    _say_unknown(checked.unknown, migrations.group)
+    if checked.behind:
+        for status in checked.behind:
+            click.echo(_line(status))
+        click.echo(f"Write 'flask {migrations.group} upgrade'.")
+        sys.exit(BEHIND)
+    if checked.differences:
+        click.echo(
+            f"The models differ from the databases. 'flask {migrations.group} migrate' would:"
+        )
+        for line in checked.differences:
+            click.echo(f"  {line}")
+        sys.exit(DIFFERENT)
+    click.echo("The databases are up to date, and are what the models say.")
+
+
+@_command("status")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def status(migrations: Migrations, as_json: bool) -> None:
+    """Where every database is, and what is pending.
+
+    Exit code 0: up to date; 1: pending; 2: one cannot be reached.
+    """
+    found = migrations.status()
+    if as_json:
+        click.echo(json.dumps({"engines": [_as_dict(one) for one in found]}, indent=2))
+        _exit_of(found)
+    _say_status(found)
+
+
+def _say_status(found: Sequence[EngineStatus]) -> NoReturn:
+    for one in found:
+        click.echo(_line(one))
+    _exit_of(found)
+
+
+def _exit_of(found: Sequence[EngineStatus]) -> NoReturn:
+    states = {one.state for one in found}
+    if "unreachable" in states:
+        sys.exit(UNREACHABLE)
+    sys.exit(0 if states == {"up to date"} else BEHIND)
+
+
+def _as_dict(status: EngineStatus) -> dict[str, Any]:
+    return {
+        "name": status.name,
+        "url": status.url,
+        "state": status.state,
+        "reachable": status.error is None,
+        "error": status.error,
+        "current": list(status.current),
+        "unknown": list(status.unknown),
+        "pending": [{"revision": one.revision, "message": one.doc} for one in status.pending],
+    }
+
+
+def _line(status: EngineStatus) -> str:
+    text = f"{status.name} ({status.url}): {status.state}"
+    if status.error is not None:
+        return f"{text}: {status.error}"
+    text += f", at {', '.join(status.current) or 'no revision'}"
+    if status.unknown:
+        text += f" (the folder does not have {', '.join(status.unknown)})"
+    for script in status.pending:
+        text += f"\n  pending: {script.revision} {script.doc or ''}".rstrip()
+    return text
+
+
+@_command("ping")
+def ping(migrations: Migrations) -> None:
+    """Does every database answer? Exit code 2 if one does not."""
+    _say_answers(migrations.ping())
+
+
+@_command("wait")
+@click.option(
+    "--timeout", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS", show_default=True
+)
+@click.option("--upgraded", is_flag=True, help="Wait until somebody else has upgraded, too.")
+def wait(migrations: Migrations, timeout: float, upgraded: bool) -> None:
+    """Wait until every database answers.
+
+    Exit code 2 if one does not in time; 1 if revisions are still pending.
+    """
+    if upgraded:
+        _say_status(migrations.wait_for_upgrade(timeout))
+    else:
+        _say_answers(migrations.wait(timeout))
+
+
+def _say_answers(answers: Mapping[str, str | None]) -> None:
+    for name, error in answers.items():
+        click.echo(f"{name}: {'reachable' if error is None else f'unreachable: {error}'}")
+    if any(answers.values()):
+        sys.exit(UNREACHABLE)
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,0 +1,39 @@
+"""The fixtures of the tests of migrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.migrations.projects import Project
+from tests.support.databases import TestDatabase
+
+
+@pytest.fixture
+def project(
+    database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Project]:
+    """An empty folder with an empty database."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    project = Project(folder, database.url)
+    yield project
+    project.end()
+
+
+@pytest.fixture
+def started(project: Project) -> Project:
+    """A project in which ``flask db init`` has been run."""
+    project.do("db", "init")
+    return project
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Processes take seconds; on a server they are started where there is time for it."""
+    for item in items:
+        if item.path.name == "test_processes.py" and "sqlite" not in item.name:
+            item.add_marker(pytest.mark.stress)

@@ -1,0 +1,177 @@
+"""What needs processes: ten that start at once, one that is killed, and the whole program."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.migrations.projects import Project
+from tests.support.databases import anywhere, concurrently, on
+
+SLOWLY = """
+    op.create_table("slow", sa.Column("id", sa.Integer, primary_key=True))
+    op.execute("INSERT INTO slow (id) VALUES (1)")
+    open("begun", "a").write("x")
+    time.sleep(1.5)
+"""
+
+
+@pytest.fixture
+def slow(started: Project) -> Project:
+    """A project whose one revision takes a second, and would fail if it ran twice."""
+    started.write_app()
+    started.write_revision("slow", None, SLOWLY)
+    return started
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@concurrently
+def test_of_ten_that_start_at_once_one_migrates(slow: Project) -> None:
+    """The others wait, find nothing to do, and succeed."""
+    processes = [slow.start("db", "upgrade") for _ in range(10)]
+    results = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 10, results
+    assert Path("begun").read_text() == "x"
+    assert sum("upgrade slow" in out for out, _ in results) == 1
+    assert slow.query("SELECT id FROM slow") == [(1,)]
+
+
+@concurrently
+def test_who_waits_longer_than_the_timeout_gives_up(slow: Project) -> None:
+    """Exit code 1, and nothing was done."""
+    first = slow.start("db", "upgrade")
+    wait_for(Path("begun"))
+    result = slow.flask("db", "upgrade", "--lock-timeout", "0.7")
+    assert result.exit_code == 1
+    assert "Waiting for" in result.output
+    assert "for longer than 0.7 s" in result.output
+    first.communicate(timeout=60)
+    assert first.returncode == 0
+
+
+@concurrently
+def test_lock_of_a_killed_process_is_free(slow: Project) -> None:
+    """It is the database, or the kernel, that holds the lock for a process."""
+    first = slow.start("db", "upgrade")
+    wait_for(Path("begun"))
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    Path("begun").unlink()
+    if slow.url.startswith("mariadb"):
+        slow.query("DROP TABLE slow")  # MariaDB cannot roll back DDL
+    code, out, err = slow.run("db", "upgrade", "--lock-timeout", "20")
+    assert (code, slow.revision()) == (0, "slow"), out + err
+
+
+@anywhere
+def test_group_costs_next_to_nothing_at_the_start(started: Project) -> None:
+    """``flask --help`` and an app import no Alembic."""
+    started.write_app()
+    code = "import sys, app; app.app.cli.commands; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd()
+    )
+    loaded = set(run.stdout.split())
+    assert "flask_uow.migrations" in loaded
+    assert not loaded & {"alembic", "mako", "flask_uow.migrations.cli"}
+    assert "Migrate the databases." in started.run("--help")[1]
+
+
+@anywhere
+def test_status_in_json_and_exit_codes(started: Project) -> None:
+    """0 up to date, 1 pending, 2 unreachable; the JSON is all that is printed."""
+    started.write_app()
+    started.write_revision("one", None, "pass")
+    code, out, _ = started.run("db", "status", "--json")
+    (engine,) = json.loads(out)["engines"]
+    assert code == 1
+    assert (engine["state"], engine["current"]) == ("pending", [])
+    assert engine["pending"] == [{"revision": "one", "message": "one"}]
+    assert started.run("db", "upgrade")[0] == 0
+    code, out, _ = started.run("db", "status", "--json")
+    assert (code, json.loads(out)["engines"][0]["state"]) == (0, "up to date")
+
+
+@anywhere
+def test_errors_are_one_sentence_and_debug_shows_the_traceback(started: Project) -> None:
+    started.write_app()
+    started.write_revision("one", None, "1 / 0")
+    code, _, err = started.run("db", "upgrade")
+    assert code == 1
+    assert "ZeroDivisionError: division by zero" in err
+    assert "Traceback" not in err
+    code, _, err = started.run("--debug", "db", "upgrade")
+    assert code == 1
+    assert "Traceback" in err
+    assert "1 / 0" in err
+
+
+@concurrently
+def test_sql_that_is_replayed_makes_the_same_schema(started: Project) -> None:
+    """By ``psql``, ``mariadb`` and ``sqlite3``, or what stands for them here."""
+    started.do("db", "migrate", "-m", "people")
+    script = started.do("db", "upgrade", "--sql")
+    assert started.tables() == set()
+    _replay(script, started.url)
+    assert started.tables() == {"people"}
+    started.do("db", "check")
+    _replay(started.do("db", "downgrade", "--sql", "head:base"), started.url)
+    assert started.tables() == set()
+
+
+def _replay(script: str, url: str) -> None:
+    parsed = make_url(url)
+    connection: Any
+    if parsed.get_backend_name() == "sqlite":
+        connection = sqlite3.connect(str(parsed.database), isolation_level=None)
+        connection.executescript(script)
+    elif parsed.get_backend_name() == "postgresql":
+        psycopg = pytest.importorskip("psycopg")
+        plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
+        connection = psycopg.connect(plain, autocommit=True)
+        connection.execute(script)
+    else:
+        pymysql = pytest.importorskip("pymysql")
+        connection = pymysql.connect(
+            user=parsed.username or "",
+            password=parsed.password or "",
+            unix_socket=str(parsed.query.get("unix_socket", "")) or None,
+            host=parsed.host or "localhost",
+            port=parsed.port or 3306,
+            database=parsed.database,
+            autocommit=True,
+        )
+        with connection.cursor() as cursor:
+            for statement in script.split(";\n"):
+                if statement.strip():
+                    cursor.execute(statement)
+    connection.close()
+
+
+@on("postgresql")
+def test_server_that_goes_away_in_the_middle(started: Project) -> None:
+    """Nothing is claimed of a database that does not answer; the next command goes on."""
+    started.write_revision(
+        "cut",
+        None,
+        'op.execute("SELECT pg_terminate_backend(pg_backend_pid())")',
+    )
+    result = started.flask("db", "upgrade")
+    assert result.exit_code == 1
+    assert "The revision cut (cut) failed" in result.output
+    assert started.revision() is None

@@ -1,0 +1,256 @@
+"""Where settings of migrations may be, and what an app is told at its first request."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import alembic
+import pytest
+from packaging.version import Version
+from sqlalchemy import Column, Integer, MetaData
+
+from flask_uow import ConfigError, Flask
+from flask_uow.errors import MigrationsPending
+from tests.migrations.projects import Project, people
+from tests.support.databases import anywhere, concurrently, on
+
+# The first request ---------------------------------------------------------------------------
+
+
+def served(project: Project, mode: object, *, debug: bool = True) -> Flask:
+    app = project.app(UOW_CHECK_MIGRATIONS=mode, DEBUG=debug, PROPAGATE_EXCEPTIONS=False)
+    app.add_url_rule("/", "index", lambda: "ok")
+    return app
+
+
+def dispose(app: Flask) -> None:
+    for engine in app.extensions["uow"].engines.values():
+        engine.dispose()
+
+
+@anywhere
+def test_pending_revisions_are_logged_once(
+    started: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With their names and the command to run; the request is served."""
+    started.do("db", "migrate", "-m", "people")
+    app = served(started, "warn")
+    for _ in range(2):
+        assert app.test_client().get("/").status_code == 200
+    (record,) = [one for one in caplog.records if one.name == "flask_uow"]
+    assert "(people)" in record.getMessage()
+    assert "flask db upgrade" in record.getMessage()
+    dispose(app)
+
+
+@anywhere
+def test_pending_revisions_are_an_error_until_they_are_run(started: Project) -> None:
+    started.do("db", "migrate", "-m", "people")
+    app = served(started, "error")
+    app.config["PROPAGATE_EXCEPTIONS"] = True
+    for _ in range(2):
+        with pytest.raises(MigrationsPending, match=r"\(people\).*flask db upgrade"):
+            app.test_client().get("/")
+    started.do("db", "upgrade")
+    assert app.test_client().get("/").status_code == 200
+    dispose(app)
+
+
+@anywhere
+@pytest.mark.parametrize(("mode", "debug"), [(False, True), ("error", False)])
+def test_nothing_is_asked_if_nobody_wants_to_know(
+    started: Project, mode: object, debug: bool
+) -> None:
+    """Switched off, or not in debug mode."""
+    started.do("db", "migrate", "-m", "people")
+    app = served(started, mode, debug=debug)
+    assert app.test_client().get("/").status_code == 200
+    assert app.extensions["uow"]._engines is None
+
+
+@anywhere
+def test_app_without_a_folder_is_not_bothered(project: Project) -> None:
+    app = served(project, "error")
+    assert app.test_client().get("/").status_code == 200
+    assert app.extensions["uow"]._engines is None
+
+
+@anywhere
+def test_unreachable_database_does_not_stop_requests(
+    started: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    started.url = "postgresql://somebody:secret@127.0.0.1:9/nothing"
+    app = served(started, "error")
+    assert app.test_client().get("/").status_code == 200
+    assert "secret" not in caplog.text
+
+
+# Settings ------------------------------------------------------------------------------------
+
+
+@anywhere
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("UOW_CHECK_MIGRATIONS", "yes"), ("UOW_CLI_GROUP", 5), ("UOW_MIGRATIONS", 5)],
+)
+def test_setting_that_is_none_is_refused_in_words(
+    project: Project, key: str, value: object
+) -> None:
+    config: dict[str, Any] = {key: value}
+    with pytest.raises(ConfigError, match=key):
+        project.app(**config)
+
+
+@anywhere
+def test_group_may_be_left_out(project: Project) -> None:
+    app = project.app(UOW_CLI_GROUP=None)
+    assert "db" not in app.cli.commands
+
+
+@anywhere
+def test_folder_may_have_another_name(project: Project) -> None:
+    """In ``UOW_MIGRATIONS``, in ``-d`` of the group, and in ``-d`` of the command."""
+    app = project.app(UOW_MIGRATIONS="elsewhere")
+    assert project.flask("db", "init", app=app).exit_code == 0
+    assert Path("elsewhere/env.py").exists()
+    project.do("db", "-d", "there", "init")
+    project.do("db", "init", "-d", "here", "--package")
+    assert Path("here/versions/__init__.py").exists()
+    project.do("db", "migrate", "-d", "here")
+    assert list(Path("here/versions").glob("*.py"))
+    assert project.do("db", "-d", "here", "heads")
+
+
+@anywhere
+def test_folder_is_found_from_elsewhere(
+    started: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the app, for servers that start in another folder."""
+    monkeypatch.chdir(tmp_path)
+    assert "up to date" in started.do("db", "status")
+
+
+@anywhere
+def test_alembic_reads_pyproject(started: Project) -> None:
+    """``[tool.alembic]``; no other file is needed."""
+    Path("pyproject.toml").write_text("[tool.alembic]\nfile_template = 'r_%%(rev)s'\n")
+    if Version(alembic.__version__) < Version("1.16"):
+        assert "from version 1.16 on" in started.flask("db", "revision").output
+        return
+    started.do("db", "revision", "--rev-id", "abc")
+    assert [path.name for path in started.versions] == ["r_abc.py"]
+
+
+@anywhere
+def test_env_gets_the_arguments_of_the_command_line(started: Project) -> None:
+    """``-x`` of the group or of the command, and ``--tag``."""
+    env = Path("migrations/env.py")
+    env.write_text(
+        "from alembic import context\n"
+        "print(context.get_x_argument(), context.get_tag_argument())\n" + env.read_text()
+    )
+    started.write_revision("one", None, "pass")
+    assert "['a=1'] mark" in started.do("db", "upgrade", "-x", "a=1", "--tag", "mark")
+    assert "['b=2'] None" in started.do("db", "-x", "b=2", "downgrade")
+
+
+@anywhere
+def test_template_may_be_a_folder_of_ones_own(project: Project) -> None:
+    own = Path("own")
+    own.mkdir()
+    for name in ("env.py", "script.py.mako", "README"):
+        (own / name).write_text(name)
+    (own / "alembic.ini.mako").write_text("[alembic]\nscript_location = ${script_location}\n")
+    project.do("db", "init", "-t", "./own")
+    assert Path("migrations/env.py").read_text() == "env.py"
+    assert str(Path("migrations").absolute()) in Path("migrations/alembic.ini").read_text()
+
+
+@anywhere
+def test_logging_of_an_app_works_after_an_upgrade_in_its_process(
+    started: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    started.write_revision("one", None, "pass")
+    app = started.app()
+    app.logger.warning("before")
+    assert started.flask("db", "upgrade", app=app).exit_code == 0
+    app.logger.warning("after")
+    assert [one.getMessage() for one in caplog.records if one.name == "project"] == [
+        "before",
+        "after",
+    ]
+    assert not logging.getLogger("project").disabled
+
+
+@anywhere
+def test_edit_opens_the_file(started: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    started.write_revision("one", None, "pass")
+    monkeypatch.setenv("VISUAL", "touch edited")
+    started.do("db", "edit")
+    assert Path("edited").exists()
+
+
+@on("sqlite-memory")
+def test_database_in_memory_is_migrated_without_a_lock(started: Project) -> None:
+    started.migrate(people)
+    assert started.tables() == {"people"}
+
+
+# Timeouts ------------------------------------------------------------------------------------
+
+
+@on("postgresql", "mariadb")
+def test_statement_timeout_ends_a_slow_statement(started: Project) -> None:
+    """And the connection forgets it afterwards."""
+    sleep = "pg_sleep(5)" if started.url.startswith("postgresql") else "sleep(5)"
+    started.write_revision("slow", None, f'op.execute("SELECT {sleep}")')
+    app = started.app()
+    result = app.test_cli_runner().invoke(args=["db", "upgrade", "--statement-timeout", "0.3"])
+    if started.url.startswith("postgresql"):
+        assert result.exit_code == 1
+        assert "statement timeout" in result.output
+        setting = "SHOW statement_timeout"
+    else:
+        setting = "SELECT @@max_statement_time"
+    with app.app_context():
+        engine = app.extensions["uow"].engines["default"]
+        with engine.connect() as connection:
+            assert float(connection.exec_driver_sql(setting).scalar() or 0) == 0
+    dispose(app)
+
+
+def with_age(metadata: MetaData) -> None:
+    people(metadata, Column("age", Integer))
+
+
+@on("postgresql", "mariadb")
+def test_lock_timeout_ends_the_wait_for_a_table(started: Project) -> None:
+    """An ``ALTER TABLE`` that waits lets everybody else wait behind it."""
+    from sqlalchemy import NullPool, create_engine
+
+    started.migrate(people)
+    started.do("db", "migrate", "-m", "age", models=with_age)
+    engine = create_engine(started.url, poolclass=NullPool)
+    with engine.connect() as reader:
+        reader.exec_driver_sql("SELECT * FROM people")
+        result = started.flask("db", "upgrade", "--lock-timeout", "1", models=with_age)
+    assert result.exit_code == 1
+    assert "imeout" in result.output
+    started.do("db", "upgrade", models=with_age)
+
+
+# Waiting -------------------------------------------------------------------------------------
+
+
+@concurrently
+def test_wait_ends_when_somebody_has_upgraded(started: Project) -> None:
+    """For containers that do not migrate themselves."""
+    started.write_revision("one", None, "pass")
+    assert started.do("db", "wait", "--timeout", "0") == "default: reachable\n"
+    waiting = started.flask("db", "wait", "--upgraded", "--timeout", "0.2")
+    assert waiting.exit_code == 1
+    assert "pending: one" in waiting.output
+    started.do("db", "upgrade")
+    started.do("db", "wait", "--upgraded", "--timeout", "0.2")
