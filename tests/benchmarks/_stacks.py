@@ -26,6 +26,7 @@ from flask_uow import Database
 from ._measure import versions
 
 HAND_WRITTEN, CONTROL, OURS = "hand-written", "hand-written again", "flask_uow"
+SAME_ENGINE = "hand-written, our engine"
 PACKAGES = ("Flask", "SQLAlchemy", "psycopg", "Flask-SQLAlchemy", "Flask-SQLAlchemy-Lite",
             "advanced-alchemy")  # fmt: skip
 
@@ -120,9 +121,10 @@ def _new_user(base: Any, table: str) -> Any:
     return type("User", (Columns, base), {"__tablename__": table})
 
 
-def hand_written(url: str, table: str) -> Stack:
+def hand_written(url: str, table: str, engine: Engine | None = None) -> Stack:
     """The leanest code that is correct: a session and a transaction in every view."""
-    app, engine, user = _new_app(), create_engine(url), _new_user(_new_base(), table)
+    app, user = _new_app(), _new_user(_new_base(), table)
+    engine = engine or create_engine(url)
 
     @app.get("/users/<int:key>")
     def read(key: int) -> Any:
@@ -162,6 +164,15 @@ def hand_written(url: str, table: str) -> Stack:
             raise Refused
 
     return Stack(app, engine, user)
+
+
+def same_engine(url: str, table: str) -> Stack:
+    """The same, on an engine as flask_uow makes it: what is left is what a unit costs."""
+    app, db = _new_app(), Database(_new_base())
+    app.config["SQLALCHEMY_DATABASE_URI"] = url
+    db.init_app(app)
+    with app.app_context():
+        return hand_written(url, table, db.engine)
 
 
 def _add_views(app: Flask, db: Any, user: Any, *, commit: bool) -> None:
@@ -253,6 +264,7 @@ def advanced_alchemy(url: str, table: str) -> Stack:
 WAYS: dict[str, tuple[Callable[[str, str], Stack], str]] = {
     HAND_WRITTEN: (hand_written, "sqlalchemy"),
     CONTROL: (hand_written, "sqlalchemy"),
+    SAME_ENGINE: (same_engine, "flask_uow"),
     OURS: (flask_uow, "flask_uow"),
     "Flask-SQLAlchemy": (flask_sqlalchemy, "flask_sqlalchemy"),
     "Lite": (flask_sqlalchemy_lite, "flask_sqlalchemy_lite"),

@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ._measure import table
-from ._stacks import HAND_WRITTEN, OURS, REQUESTS, WAYS, add_url
+from ._stacks import HAND_WRITTEN, OURS, REQUESTS, SAME_ENGINE, WAYS, add_url
 
 WARM_UP = 60
 SHORT, LONG = 20, 120
@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=REQUESTS, action="append", help="may be repeated")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--base", choices=[HAND_WRITTEN, SAME_ENGINE], default=HAND_WRITTEN)
     add_url(parser)
     parser.add_argument("--child", nargs=3, metavar=("WAY", "REQUEST", "COUNT"))
     options = parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
     rows = []
     for name in options.only or REQUESTS:
         pairs = [
-            tuple(_count(options.url, way, name, seed) for way in (HAND_WRITTEN, OURS))
+            tuple(_count(options.url, way, name, seed) for way in (options.base, OURS))
             for seed in range(options.seeds)
         ]
         ratios = sorted(ours / theirs for theirs, ours in pairs)
@@ -49,7 +50,7 @@ def main() -> None:
         base = statistics.median(theirs for theirs, _ in pairs)
         rows.append([name, f"{base:.0f}", f"{median:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"])
         print(*rows[-1], sep="  ", file=sys.stderr)
-    print(table(["request", HAND_WRITTEN, OURS], rows))
+    print(table(["request", options.base, OURS], rows))
 
 
 def _count(url: str, way: str, request: str, seed: int) -> float:
