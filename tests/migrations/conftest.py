@@ -33,7 +33,10 @@ def started(project: Project) -> Project:
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Processes take seconds; on a server they are started where there is time for it."""
+    """What takes long is run where there is time for it: processes on servers, DDL of MariaDB."""
     for item in items:
-        if item.path.name == "test_processes.py" and "sqlite" not in item.name:
+        if "migrations" not in item.path.parts:
+            continue
+        on_server = "postgresql" in item.name or "mariadb" in item.name
+        if "mariadb" in item.name or (on_server and item.path.name == "test_processes.py"):
             item.add_marker(pytest.mark.stress)
