@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import MetaData
 
 from tests.migrations.projects import Project
+from tests.support import databases
 from tests.support.databases import TestDatabase
 
 
@@ -16,6 +18,8 @@ def project(
     database: TestDatabase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Project]:
     """An empty folder with an empty database."""
+    if not database.is_sqlite:  # other tests leave their tables, empty
+        databases.wipe(database.url, MetaData())
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
