@@ -246,8 +246,7 @@ def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> N
         # So that it begins anew: what was read before may be out of date, and is read again.
         session.rollback_now()
     before = session.engines, session._routes, session.will_write
-    variant = options.isolation_level is not None or options.read_only
-    if variant:
+    if options.of_transaction:
         if session.in_transaction():
             raise BlockRefused(
                 "'db.atomic()' was given an isolation level or 'read_only', and the transaction of"

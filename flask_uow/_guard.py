@@ -215,13 +215,20 @@ def _is_gone(dialect: Dialect, proxy: _Proxy, error: BaseException | None) -> bo
 # (By getattr: what stands in for a connection may have less.)
 _IN_ERROR = 3
 _SIGNS: Mapping[str, Callable[[Any], bool]] = {
-    "psycopg": lambda driver: (
-        getattr(getattr(driver, "pgconn", None), "transaction_status", None) == _IN_ERROR
-    ),
-    "psycopg2": lambda driver: getattr(driver, "get_transaction_status", int)() == _IN_ERROR,
+    "psycopg": lambda driver: _status_of_psycopg(driver) == _IN_ERROR,
+    "psycopg2": lambda driver: _status_of_psycopg2(driver) == _IN_ERROR,
     "pymysql": lambda driver: getattr(driver, _DOOMED, None) is not None,
     "pysqlite": lambda driver: getattr(driver, "has_lost", False),
 }
+
+
+def _status_of_psycopg(driver: Any) -> int | None:
+    return getattr(getattr(driver, "pgconn", None), "transaction_status", None)
+
+
+def _status_of_psycopg2(driver: Any) -> int | None:
+    ask = getattr(driver, "get_transaction_status", None)
+    return None if ask is None else ask()
 
 
 def _no_sign(_driver: Any) -> bool:
@@ -247,10 +254,8 @@ def _end_open(dialect: Dialect, driver: Any, entry: ConnectionPoolEntry) -> None
 
 _IS_OPEN: frozenset[int] = frozenset([_IN_ERROR, 2])  # in error, and in good order
 _OPEN: Mapping[str, Callable[[Any], bool]] = {
-    "psycopg": lambda driver: (
-        getattr(getattr(driver, "pgconn", None), "transaction_status", None) in _IS_OPEN
-    ),
-    "psycopg2": lambda driver: getattr(driver, "get_transaction_status", int)() in _IS_OPEN,
+    "psycopg": lambda driver: _status_of_psycopg(driver) in _IS_OPEN,
+    "psycopg2": lambda driver: _status_of_psycopg2(driver) in _IS_OPEN,
     "pymysql": lambda driver: bool(getattr(driver, "server_status", 0) & 1),
     "pysqlite": lambda driver: bool(getattr(driver, "in_transaction", False)),
 }
@@ -267,8 +272,7 @@ def _where_needed(do_rollback: Callable[[_Proxy], None]) -> Callable[[_Proxy], N
     """
 
     def rollback(proxy: _Proxy) -> None:
-        pgconn: Any = getattr(proxy.dbapi_connection, "pgconn", None)
-        if getattr(pgconn, "transaction_status", None) != _IDLE:
+        if _status_of_psycopg(proxy.dbapi_connection) != _IDLE:
             do_rollback(proxy)
 
     return rollback

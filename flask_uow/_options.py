@@ -43,6 +43,11 @@ class UnitOptions:
     read_only: bool = False
     retries: int = 0
 
+    @property
+    def of_transaction(self) -> bool:
+        """Is anything wanted of the transaction itself, so of the engine that begins it?"""
+        return self.isolation_level is not None or self.read_only
+
 
 def commit_rule(value: object, where: str) -> CommitRule:
     """Check a commit rule.

@@ -100,7 +100,7 @@ class AppState:
 
         :raises ConfigError: the isolation level is not known.
         """
-        if options.isolation_level is not None or options.read_only:
+        if options.of_transaction:
             session.use(*self.variant(options))
         if options.read_only:
             session.read_only_from_now_on()
@@ -114,8 +114,6 @@ class AppState:
         :raises ConfigError: the isolation level is not known.
         """
         key = options.isolation_level, options.read_only
-        if key == (None, False):
-            return self.sessionmaker.kw["engines"], self.sessionmaker.kw["routes"]
         if key not in self._variants:
             engines = _engines.with_options(self.engines, key[0], read_only=key[1])
             self._variants[key] = engines, {}
