@@ -1,7 +1,7 @@
 """A ledger: accounts, transfers between them, statements.
 
-Start it with ``flask --app example_app run``. Every request is one unit of work, so nothing in
-here commits, rolls back or closes anything.
+``flask db upgrade`` makes its tables, ``flask seed`` its example data, ``flask run`` starts it.
+Every request is one unit of work, so nothing in here commits, rolls back or closes anything.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from typing import Any
 
 from flask_uow import Flask
 
-from . import api, commands, errors, money, pages, payments, receipts, start
+from . import api, commands, errors, money, pages, payments, receipts
 from .database import db
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """Make the app, and its tables if they are not there.
+    """Make the app; nothing is asked of the database before a request or a command does.
 
     ``FLASK_SQLALCHEMY_DATABASE_URI`` names the database. Without it, the ledger lives in a SQLite
-    file in the instance folder, and starts with example data.
+    file in the instance folder.
     """
     app = Flask(__name__)
     app.config.update(
@@ -28,7 +28,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     )
     app.config.from_prefixed_env()
     app.config.update(config or {})
-    is_ours = "SQLALCHEMY_DATABASE_URI" not in app.config
     app.config.setdefault("SQLALCHEMY_DATABASE_URI", "sqlite:///ledger.db")
 
     app.register_extension(db)
@@ -39,6 +38,4 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     errors.init_app(app)
     commands.init_app(app)
     receipts.init_app(app)
-
-    start.prepare(app, fill=is_ours)
     return app

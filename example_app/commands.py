@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import click
 from flask import Flask
+from sqlalchemy.exc import IntegrityError
 
 from . import audit, ledger, seed
 from .database import db
@@ -19,7 +20,10 @@ def init_app(app: Flask) -> None:
 
 def seed_ledger() -> None:
     """Fill an empty ledger with example data."""
-    added = seed.sow()
+    try:
+        added = seed.sow()
+    except IntegrityError:  # somebody else has just done it: the names are unique
+        added = 0
     if added:
         click.echo(f"Example data added. Transfers: {added}.")
     else:

@@ -40,7 +40,7 @@ _WEEKLY = [
 _DAYS = 21
 
 
-@db.atomic(retries=3)  # several workers may start at once and all of them do this
+@db.atomic(retries=3)  # somebody may do the same at once
 def sow() -> int:
     """Add the example data to an empty ledger, and return the number of transfers."""
     if db.session.scalar(select(Account.id).limit(1)) is not None:

@@ -45,8 +45,11 @@ def outbox(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def app(database: TestDatabase, outbox: Path) -> Flask:
-    """The ledger, empty: a database that somebody names is not filled by itself."""
-    return create_app({"SQLALCHEMY_DATABASE_URI": database.url, "OUTBOX": outbox})
+    """The ledger, empty. Its revisions make the same tables, in more time: ``test_upgrade.py``."""
+    app = create_app({"SQLALCHEMY_DATABASE_URI": database.url, "OUTBOX": outbox})
+    with app.app_context():
+        ledger_db.create_all()
+    return app
 
 
 @pytest.fixture

@@ -1,29 +1,22 @@
-"""The commands, and how the app starts."""
+"""The commands, and what the app is made of."""
 
 from __future__ import annotations
 
 import ast
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
-from sqlalchemy.exc import OperationalError
 
 import example_app
-from example_app import create_app, ledger, seed, start
+from example_app import ledger
 from example_app.database import db as ledger_db
 from example_app.models import Account
 from flask_uow import Database, Flask, ReadOnly
-from tests.support.databases import TestDatabase, on
 from tests.support.witness import Witness
 
 MINUS = "\N{MINUS SIGN}"
-ROOT = Path(example_app.__file__).parent.parent
 
 
 def run(app: Flask, command: str) -> tuple[int, str]:
@@ -106,84 +99,6 @@ def test_audit_finds_what_does_not_agree(
     with witness.engine.begin() as connection:
         connection.execute(text(damage))
     assert run(app, "audit") == (1, "".join(f"{line}\n" for line in complaints))
-
-
-def flask(folder: Path, *commands: str, **environment: str) -> list[str]:
-    """Run ``flask --app example_app COMMAND`` as processes that all start at once.
-
-    The app is a copy in *folder*: a fresh clone, so to speak.
-    """
-    if not (folder / "example_app").exists():
-        shutil.copytree(Path(example_app.__file__).parent, folder / "example_app")
-    env = {key: value for key, value in os.environ.items() if not key.startswith("FLASK_")}
-    env |= {"PYTHONPATH": str(ROOT), **environment}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "flask", "--app", "example_app", command],
-            cwd=folder,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for command in commands
-    ]
-    return [process.communicate(timeout=60)[0] for process in processes]
-
-
-def test_fresh_clone_starts_with_example_data(tmp_path: Path) -> None:
-    """With no set-up there is a SQLite file in the instance folder, filled by the first start;
-    processes that start at once do not get in each other's way."""
-    outputs = flask(tmp_path, "audit", "audit", "audit")
-    assert outputs == ["Accounts: 9. Transfers: 53. All agree.\n"] * 3
-    assert (tmp_path / "instance" / "ledger.db").exists()
-    assert flask(tmp_path, "seed") == ["There are accounts already; nothing was added.\n"]
-
-
-@on("postgresql")
-def test_environment_names_the_database(tmp_path: Path, database: TestDatabase) -> None:
-    """``FLASK_SQLALCHEMY_DATABASE_URI`` is used, and is not filled without being asked."""
-    url = database.url
-    outputs = flask(tmp_path, "audit", "audit", FLASK_SQLALCHEMY_DATABASE_URI=url)
-    assert outputs == ["Accounts: 0. Transfers: 0. All agree.\n"] * 2
-    assert not (tmp_path / "instance").exists()
-    [seeded] = flask(tmp_path, "seed", FLASK_SQLALCHEMY_DATABASE_URI=url)
-    assert seeded == "Example data added. Transfers: 53.\n"
-
-
-def test_worker_that_finds_the_tables_created_meanwhile_starts(
-    app: Flask, db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three tables can be created by another worker between the look and the CREATE TABLE."""
-    create_all, collisions = db.create_all, 0
-
-    def collide() -> None:
-        nonlocal collisions
-        collisions += 1
-        if collisions <= 3:
-            db.metadata.create_all(db.engine, checkfirst=False)
-        create_all()
-
-    monkeypatch.setattr(db, "create_all", collide)
-    start.prepare(app, fill=False)
-    assert collisions == 4
-
-
-def test_worker_that_finds_the_data_added_meanwhile_starts(
-    app: Flask, monkeypatch: pytest.MonkeyPatch, witness: Witness
-) -> None:
-    """Example data that another worker has added after the look is not added again."""
-    assert run(app, "seed")[0] == 0
-    monkeypatch.setattr(seed, "sow", ledger_db.atomic(lambda: ledger.open_account("Bank")))
-    start.prepare(app, fill=True)
-    assert witness.ask("SELECT COUNT(*) FROM accounts") == [9]
-
-
-def test_database_that_cannot_be_reached_stops_the_start(tmp_path: Path) -> None:
-    """Only a table that is there now is a reason to go on."""
-    url = f"sqlite:///{tmp_path}/nowhere/ledger.db"
-    with pytest.raises(OperationalError, match="unable to open"):
-        create_app({"SQLALCHEMY_DATABASE_URI": url})
 
 
 def test_nothing_commits_rolls_back_or_closes() -> None:
