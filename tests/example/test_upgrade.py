@@ -24,7 +24,6 @@ from tests.support.databases import TestDatabase, anywhere, concurrently
 from tests.support.witness import Witness
 
 ROOT = Path(example_app.__file__).parent.parent
-SERVERS = ("postgresql", "mariadb")
 FIRST = "1f5c5c938859"  # before there were balances
 BALANCES = "SELECT name, balance FROM accounts ORDER BY name"
 
@@ -173,11 +172,8 @@ def test_start_line_makes_tables_and_example_data(tmp_path: Path) -> None:
     assert (tmp_path / "instance" / "ledger.db").exists()
 
 
-@pytest.mark.parametrize(
-    "database",
-    ["sqlite-file", *(pytest.param(name, marks=pytest.mark.stress) for name in SERVERS)],
-    indirect=True,
-)
+@pytest.mark.stress
+@concurrently
 def test_several_that_start_at_once_do_not_get_in_each_others_way(
     tmp_path: Path, app: Flask, database: TestDatabase
 ) -> None:

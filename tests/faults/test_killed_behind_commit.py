@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.dying import MOMENTS
-from tests.support.databases import TestDatabase, concurrently
+from tests.support.databases import TestDatabase
 from tests.support.models import Base
 from tests.support.witness import Witness
 
 ROOT = Path(__file__).parents[2]
+OTHERS = ("sqlite-file", "mariadb")
 
 
 def work(database: TestDatabase, moment: str, *names: str) -> tuple[int, str]:
@@ -29,7 +30,11 @@ def work(database: TestDatabase, moment: str, *names: str) -> tuple[int, str]:
     fault="The process is killed between the COMMIT and what is to follow it",
     then="No answer, and the work is stored, once; what was to follow does not run",
 )
-@concurrently
+@pytest.mark.parametrize(
+    "database",
+    ["postgresql", *(pytest.param(name, marks=pytest.mark.stress) for name in OTHERS)],
+    indirect=True,
+)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_worker_killed_behind_the_commit_has_stored_its_work_once(
     moment: str, database: TestDatabase, witness: Witness

@@ -24,7 +24,16 @@ pytestmark = pytest.mark.servers
 
 GUNICORNS = ("gunicorn-sync", "gunicorn-gthread", "gunicorn-gevent")
 
-every_worker = pytest.mark.parametrize("server", GUNICORNS, indirect=True)
+
+def every_worker(options: str = "") -> pytest.MarkDecorator:
+    """Each kind of worker; all but one take their time in the stress run."""
+    kinds = [
+        pytest.param(
+            f"{kind} {options}".strip(), marks=[pytest.mark.stress] * (kind != "gunicorn-sync")
+        )
+        for kind in GUNICORNS
+    ]
+    return pytest.mark.parametrize("server", kinds, indirect=True)
 
 
 def outcome(server: Server, path: str) -> int | str:
@@ -91,7 +100,7 @@ def stored(witness: Witness, *texts: str) -> list[str]:
     fault="A worker is killed (SIGKILL) in the middle of a unit",
     then="Nothing is stored, its connections end, the next worker serves",
 )
-@every_worker
+@every_worker()
 def test_killed_worker_stores_nothing(server: Server, witness: Witness) -> None:
     """The server notices when it wants to answer; what was not committed is rolled back."""
     worker = server.state()["pid"]
@@ -186,7 +195,7 @@ def test_worker_that_is_aborted_within_its_commit_tells_no_success(
     fault="A worker is asked to end (SIGTERM) in the middle of a unit",
     then="It finishes the request: a success, and stored",
 )
-@every_worker
+@every_worker()
 def test_worker_that_is_asked_to_end_finishes_its_unit(server: Server, witness: Witness) -> None:
     """Its connections end with it, and the next worker serves."""
     worker = server.state()["pid"]
@@ -223,9 +232,7 @@ def test_unit_that_outlasts_the_end_of_its_server_stores_nothing(
     fault="Workers end after so many requests (max_requests), while others come in",
     then="What was acknowledged is stored, once; no connection is left behind",
 )
-@pytest.mark.parametrize(
-    "server", [f"{kind} postgresql --max-requests 8" for kind in GUNICORNS], indirect=True
-)
+@every_worker("postgresql --max-requests 8")
 def test_workers_that_are_replaced_lose_nothing(server: Server, witness: Witness) -> None:
     """Four clients, and a new worker after every eight requests."""
     first = server.state()["pid"]
