@@ -1,15 +1,19 @@
-"""A folder with an app in it, whose models change from one revision to the next."""
+"""A folder with an app in it, whose models change from one revision to the next.
+
+Commands run in this process, or, with ``UOW_TEST_CLI=process``, as ``python -m flask``.
+"""
 
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from click.testing import Result
 from sqlalchemy import (
@@ -21,11 +25,14 @@ from sqlalchemy import (
     Table,
     create_engine,
     inspect,
+    make_url,
     text,
 )
 
 from flask_uow import Database, Flask
 from flask_uow.migrations import NAMING_CONVENTION
+from tests.migrations import commands
+from tests.migrations.commands import Done
 
 Models = Callable[[MetaData], object]
 
@@ -45,6 +52,26 @@ def nothing(metadata: MetaData) -> None:
     """No models."""
 
 
+def metadata_of(models: Models) -> MetaData:
+    metadata = MetaData(naming_convention=NAMING_CONVENTION)
+    models(metadata)
+    return metadata
+
+
+_IN_PROCESSES = os.environ.get("UOW_TEST_CLI") == "process"
+
+# Models may be a lambda of a test, so it is what they have made that goes to the other process.
+_APP = """\
+import pickle
+from pathlib import Path
+
+from tests.migrations.projects import Project
+
+metadata, url, binds = {made}
+app = Project(Path(__file__).parent, url, binds).app_of(pickle.loads(metadata))
+"""
+
+
 @dataclass
 class Project:
     """One folder; the current folder of the test.
@@ -58,13 +85,24 @@ class Project:
     processes: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
+    def backend(self) -> str:
+        """``"sqlite"``, ``"postgresql"`` or ``"mariadb"``."""
+        return make_url(self.url).get_backend_name()
+
+    @property
     def versions(self) -> list[Path]:
         return sorted((self.folder / "migrations" / "versions").glob("*.py"))
 
+    def version(self, message: str) -> Path:
+        """The file of the revision with this message."""
+        return next(path for path in self.versions if path.stem.endswith(f"_{message}"))
+
     def app(self, models: Models = people, **config: Any) -> Flask:
         """A new app with *models*."""
-        metadata = MetaData(naming_convention=NAMING_CONVENTION)
-        models(metadata)
+        return self.app_of(metadata_of(models), **config)
+
+    def app_of(self, metadata: MetaData, **config: Any) -> Flask:
+        """A new app with *metadata*."""
         app = Flask("project", instance_path=str(self.folder), root_path=str(self.folder))
         app.config.update(SQLALCHEMY_DATABASE_URI=self.url, SQLALCHEMY_BINDS=self.binds)
         app.config.update(config)
@@ -72,7 +110,9 @@ class Project:
         return app
 
     def flask(self, *args: str, models: Models = people, app: Flask | None = None) -> Result:
-        """Run ``flask ARGS`` in this process, with a new app."""
+        """Run ``flask ARGS`` with a new app, or with *app*, which is in this process."""
+        if app is None and _IN_PROCESSES and "mode=memory" not in self.url:
+            return cast(Result, self.command(*args, models=models))
         app = app or self.app(models)
         try:
             return app.test_cli_runner().invoke(args=list(args))
@@ -80,6 +120,16 @@ class Project:
             with app.app_context():
                 for engine in app.extensions["uow"].engines.values():
                     engine.dispose()
+
+    def command(self, *args: str, models: Models = people, fresh: bool = False) -> Done:
+        """As :meth:`flask`, in a process of its own.
+
+        :param fresh: as in :func:`tests.migrations.commands.flask`.
+        """
+        made = (pickle.dumps(metadata_of(models)), self.url, self.binds)
+        app = self.folder / "project.py"
+        app.write_text(_APP.format(made=made))
+        return commands.flask("--app", str(app), *args, folder=Path.cwd(), fresh=fresh)
 
     def do(self, *args: str, models: Models = people) -> str:
         """As :meth:`flask`, where nothing may go wrong; return what was printed."""
@@ -146,7 +196,7 @@ class Project:
 
                 metadata = MetaData()
                 Table("people", metadata, Column("id", Integer, primary_key=True))
-                app = Flask(__name__)
+                app = Flask("project")
                 app.config["SQLALCHEMY_DATABASE_URI"] = {self.url!r}
                 """
             )
@@ -156,11 +206,15 @@ class Project:
 
     def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
         """``flask ARGS`` in a process of its own."""
-        root = Path(__file__).parents[2]
         process = subprocess.Popen(
             [sys.executable, "-m", "flask", *args],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(root), "PYTHONWARNINGS": "default", **environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": str(commands.ROOT),
+                "PYTHONWARNINGS": "default",
+                **environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

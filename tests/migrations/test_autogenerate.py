@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import alembic
 import pytest
+from packaging.version import Version
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     DateTime,
@@ -23,13 +29,14 @@ from sqlalchemy import (
     text,
 )
 
-from tests.migrations.projects import Project, people
+from tests.migrations.projects import Models, Project, people
+from tests.migrations.schemas import schema_of, without_order
 from tests.support.databases import anywhere, concurrently, on
 
 
-def _pets(metadata: MetaData, *columns: Any, **options: Any) -> None:
+def _pets(metadata: MetaData, *columns: Any, name: str = "pets", **options: Any) -> None:
     people(metadata)
-    Table("pets", metadata, Column("id", Integer, primary_key=True), *columns, **options)
+    Table(name, metadata, Column("id", Integer, primary_key=True), *columns, **options)
 
 
 def before(metadata: MetaData) -> None:
@@ -38,16 +45,27 @@ def before(metadata: MetaData) -> None:
 
 def with_new(metadata: MetaData) -> None:
     before(metadata)
-    Table("new", metadata, Column("id", Integer, primary_key=True))
+    Table(
+        "new",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("code", String(9), nullable=False, server_default="x", unique=True, comment="short"),
+        Column("owner", ForeignKey("people.id"), index=True),
+        comment="a new one",
+    )
 
 
+# Each is made from 'before', undone, made again, and then the other way round: what adds one way
+# drops the other way.
 CHANGES: dict[str, Callable[[MetaData], None]] = {
     "add a table": with_new,
     "add a column": lambda m: _pets(
         m, Column("name", String(20)), Column("owner", Integer), Column("age", Integer)
     ),
-    "drop a column": lambda m: _pets(m, Column("name", String(20))),
     "alter a type": lambda m: _pets(m, Column("name", String(99)), Column("owner", Integer)),
+    "alter a type to another": lambda m: _pets(
+        m, Column("name", Text), Column("owner", BigInteger)
+    ),
     "alter nullable": lambda m: _pets(
         m, Column("name", String(20), nullable=False), Column("owner", Integer)
     ),
@@ -57,29 +75,77 @@ CHANGES: dict[str, Callable[[MetaData], None]] = {
     "add an index": lambda m: _pets(
         m, Column("name", String(20), index=True), Column("owner", Integer)
     ),
+    "add a unique index": lambda m: _pets(
+        m, Column("name", String(20), index=True, unique=True), Column("owner", Integer)
+    ),
     "add a unique constraint": lambda m: _pets(
         m, Column("name", String(20)), Column("owner", Integer), UniqueConstraint("name")
     ),
     "add a foreign key": lambda m: _pets(
         m, Column("name", String(20)), Column("owner", Integer, ForeignKey("people.id"))
     ),
+    "comment a column": lambda m: _pets(
+        m, Column("name", String(20), comment="as it is called"), Column("owner", Integer)
+    ),
+    "comment a table": lambda m: _pets(
+        m, Column("name", String(20)), Column("owner", Integer), comment="all of 'them'"
+    ),
+    "rename a column": lambda m: _pets(m, Column("called", String(20)), Column("owner", Integer)),
+    "rename a table": lambda m: _pets(
+        m, Column("name", String(20)), Column("owner", Integer), name="animals"
+    ),
+}
+
+
+# MariaDB has an index for every foreign key, and makes it itself if there is none.
+NOT_ON_MARIADB = {
+    "add a table": "'downgrade' drops the index first, which the foreign key needs",
+    "add a foreign key": "'downgrade' leaves the index that MariaDB has made",
 }
 
 
 @concurrently
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_is_found_made_and_undone(started: Project, change: str) -> None:
-    """And then nothing is left to find."""
+def test_change_is_found_made_and_undone(
+    started: Project, change: str, request: pytest.FixtureRequest
+) -> None:
+    """And then nothing is left to find, at either end, on either way."""
+    if started.backend == "mariadb" and change in NOT_ON_MARIADB:
+        request.applymarker(pytest.mark.xfail(reason=NOT_ON_MARIADB[change], strict=True))
+    if "unique" in change and Version(alembic.__version__) < Version("1.13.1"):
+        pytest.skip("Alembic 1.13.0 forgets that an index is unique when it undoes its drop")
     after = CHANGES[change]
-    started.migrate(before)
-    started.migrate(after)
-    started.do("db", "check", models=after)
-    started.do("db", "downgrade", models=after)
-    started.do("db", "upgrade", models=after)
-    started.do("db", "check", models=after)
-    if change != "add a table":  # the table is unknown to the models before, and left alone
-        started.migrate(before)
-        started.do("db", "check", models=before)
+    started.migrate(before, "before")
+    if "comment" in change and started.backend == "sqlite":  # which has none
+        assert "No file" in started.do("db", "migrate", models=after)
+        return
+    _there_and_back(started, before, after)
+    _there_and_back(started, after, before)
+
+
+def _there_and_back(project: Project, old: Models, new: Models) -> None:
+    """Migrate from *old* to *new*, undo it and do it again; the database stays at *new*."""
+    schema = schema_of(project.url)
+    before = set(project.versions)
+    project.migrate(new, "new", "--drop-unknown")
+    (file,) = set(project.versions) - before
+    migrated = schema_of(project.url)
+    assert migrated != schema
+    _clean(project, new)
+    project.do("db", "downgrade", models=new)
+    assert without_order(schema_of(project.url)) == without_order(schema)
+    elsewhere = file.rename(file.with_suffix(".away"))  # what is pending is not looked at
+    _clean(project, old)
+    elsewhere.rename(file)
+    project.do("db", "upgrade", models=new)
+    assert without_order(schema_of(project.url)) == without_order(migrated)
+    _clean(project, new)
+
+
+def _clean(project: Project, models: Models) -> None:
+    """``check`` finds nothing, not even a table that it would leave alone."""
+    said = "The databases are up to date, and are what the models say.\n"
+    assert project.do("db", "check", models=models) == said
 
 
 def defaults(metadata: MetaData) -> None:
@@ -100,26 +166,6 @@ def test_server_defaults_that_are_the_same_are_no_change(started: Project) -> No
     """Databases report them in words of their own."""
     started.migrate(defaults)
     started.do("db", "check", models=defaults)
-
-
-def with_comment(metadata: MetaData) -> None:
-    _pets(
-        metadata,
-        Column("name", String(20), comment="as it is called"),
-        Column("owner", Integer),
-        comment="all of them",
-    )
-
-
-@concurrently
-def test_comments_are_found_where_there_are_any(started: Project) -> None:
-    """SQLite has none."""
-    started.migrate(before)
-    if started.url.startswith("sqlite"):
-        assert "No file" in started.do("db", "migrate", models=with_comment)
-        return
-    started.migrate(with_comment)
-    started.do("db", "check", models=with_comment)
 
 
 @concurrently
@@ -146,17 +192,65 @@ def renamed(metadata: MetaData) -> None:
     )
 
 
-@anywhere
+@concurrently
 def test_rename_is_a_drop_and_an_addition_and_says_so(started: Project) -> None:
     """In the terminal, and in the file with what to write instead."""
     started.migrate(people)
     output = started.do("db", "migrate", "-m", "rename", models=renamed)
     assert "Attention: This drops the column 'name' of 'people' with all its values." in output
-    file = next(path for path in started.versions if "rename" in path.name).read_text()
+    file = started.version("rename").read_text()
     assert "# This drops the column 'name' of 'people' with all its values.\n" in file
     assert "#     alter_column('name', new_column_name='full_name')" in file
     started.do("db", "upgrade", models=renamed)
-    started.do("db", "check", models=renamed)
+    _clean(started, renamed)
+    started.do("db", "downgrade", models=renamed)
+    started.do("db", "upgrade", models=renamed)
+    _clean(started, renamed)
+
+
+def _follow(file: Path, advice: str, *instead: str) -> None:
+    """Edit ``upgrade()`` as its comment says.
+
+    :param advice: how the line begins that the comment says to write.
+    :param instead: what to write it instead of.
+    """
+    text = file.read_text()
+    lines = text.splitlines()
+    (wanted,) = re.findall(rf"^ *# .*?({advice}.*)$", text, re.MULTILINE)
+    (upgrade,) = [
+        one
+        for one in ast.parse(text).body
+        if isinstance(one, ast.FunctionDef) and one.name == "upgrade"
+    ]
+    for one in ast.walk(upgrade):
+        if (
+            isinstance(one, ast.Expr)
+            and isinstance(one.value, ast.Call)
+            and isinstance(one.value.func, ast.Attribute)
+            and one.value.func.attr in instead
+        ):
+            assert one.end_lineno is not None
+            for number in range(one.lineno - 1, one.end_lineno):
+                lines[number] = ""
+            lines[one.lineno - 1] = f"{' ' * one.col_offset}{wanted}"
+            wanted = "pass"
+    file.write_text("\n".join(lines) + "\n")
+
+
+@concurrently
+@pytest.mark.xfail(
+    reason="it names no table, and no 'op' or 'batch_op'; MariaDB needs 'existing_type', too",
+    strict=True,
+)
+def test_what_is_said_of_a_renamed_column_can_be_pasted(started: Project) -> None:
+    """And keeps the values."""
+    started.migrate(people)
+    started.query("INSERT INTO people (name) VALUES ('ada')")
+    started.do("db", "migrate", "-m", "rename", models=renamed)
+    file = started.version("rename")
+    _follow(file, r"(?:\w+\.)?alter_column\(", "add_column", "drop_column")
+    started.do("db", "upgrade", models=renamed)
+    assert started.query("SELECT full_name FROM people") == [("ada",)]
 
 
 def parents(metadata: MetaData, *columns: Any) -> None:
@@ -201,7 +295,7 @@ def test_options_go_to_alembic(started: Project) -> None:
     app = started.app(after, **wider)
     assert "No file" in started.flask("db", "migrate", app=app).output
     env = started.folder / "migrations" / "env.py"
-    env.write_text(env.read_text().replace("run()\n", "run(compare_type=True)\n"))
+    env.write_text(env.read_text().replace("\nrun(", "\nrun(compare_type=True, "))
     assert "Written" in started.flask("db", "migrate", app=started.app(after, **wider)).output
 
 
@@ -214,14 +308,20 @@ def humans(metadata: MetaData) -> None:
     )
 
 
-@anywhere
+@concurrently
 def test_renamed_table_is_recognised_by_its_columns(started: Project) -> None:
-    """The old one is unknown now, and left alone."""
+    """The old one is unknown now, and left alone. What the comment says keeps its rows."""
     started.migrate(people)
+    started.query("INSERT INTO people (name) VALUES ('ada')")
     output = started.do("db", "migrate", "-m", "rename", models=humans)
     assert "op.rename_table('people', 'humans')" in output
-    file = next(path for path in started.versions if "rename" in path.name).read_text()
+    file = started.version("rename").read_text()
     assert "# If it was renamed, write instead: op.rename_table('people', 'humans')\n" in file
+    _follow(started.version("rename"), r"op\.rename_table\(", "create_table")
+    started.do("db", "upgrade", models=humans)
+    assert started.query("SELECT name FROM humans") == [("ada",)]
+    assert started.tables() == {"humans"}
+    _clean(started, humans)
 
 
 @on("postgresql")
@@ -265,7 +365,7 @@ def test_check_tells_behind_from_different(started: Project) -> None:
     for line in (
         "add table 'new'",
         "add column 'age' of 'pets'",
-        "remove column 'owner' of 'pets'",
+        "drop column 'owner' of 'pets'",
         "change type of 'pets'.'name': VARCHAR(20) to VARCHAR(99)",
         "change nullable of 'pets'.'name': True to False",
         "change default of 'pets'.'name'",

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import Column, Integer, MetaData, String, Table
 
-from tests.migrations.projects import Project
+from tests.migrations.projects import Models, Project, people
 from tests.support.databases import anywhere, concurrently, on
 
 SLOWLY = """
@@ -92,6 +90,64 @@ def test_group_costs_next_to_nothing_at_the_start(started: Project) -> None:
     assert "Migrate the databases." in started.run("--help")[1]
 
 
+def with_pets(metadata: MetaData) -> None:
+    people(metadata, Column("nick", String(20)))
+    Table("pets", metadata, Column("id", Integer, primary_key=True))
+
+
+@anywhere
+def test_whole_program(project: Project) -> None:
+    """From nothing to a second revision, to base, and back.
+
+    Each command once by an interpreter that has imported nothing yet.
+    """
+    known = set()
+
+    def flask(*args: str, models: Models = with_pets) -> tuple[int, str]:
+        done = project.command("db", *args, models=models, fresh=args[0] not in known)
+        known.add(args[0])
+        assert "Traceback" not in done.output
+        return done.exit_code, done.output
+
+    assert flask("init")[0] == 0
+    code, output = flask("migrate", "-m", "people", "--rev-id", "one", models=people)
+    assert code == 0
+    assert "Written: migrations/versions/one_people.py" in output
+    assert flask("upgrade", models=people)[0] == 0
+    assert project.tables() == {"people"}
+    code, output = flask("check")
+    assert code == 3
+    assert "  add table 'pets'" in output
+    assert flask("migrate", "-m", "pets", "--rev-id", "two")[0] == 0
+    assert flask("check")[0] == 1
+    assert flask("status")[0] == 1
+    code, output = flask("upgrade")
+    assert code == 0
+    assert output.startswith("upgrade two pets ... 0.")
+    code, output = flask("check")
+    assert code == 0
+    assert output == "The databases are up to date, and are what the models say.\n"
+    assert flask("downgrade", "base")[0] == 0
+    assert project.tables() == set()
+    assert flask("upgrade", "nosuch") == (
+        1,
+        f"Error: The folder {str(project.folder / 'migrations')!r} has no revision 'nosuch'."
+        " 'flask db history' lists those that it has.\n",
+    )
+    code, output = flask("upgrade")
+    assert code == 0
+    assert [line.partition(" ...")[0] for line in output.splitlines()] == [
+        "upgrade one people",
+        "upgrade two pets",
+    ]
+    assert project.tables() == {"people", "pets"}
+    code, output = flask("status")
+    assert code == 0
+    assert output.endswith(": up to date, at two\n")
+    project.url = "postgresql+psycopg://nobody@127.0.0.1:9/nothing"
+    assert flask("status")[0] == 2
+
+
 @anywhere
 def test_status_in_json_and_exit_codes(started: Project) -> None:
     """0 up to date, 1 pending, 2 unreachable; the JSON is all that is printed."""
@@ -119,48 +175,6 @@ def test_errors_are_one_sentence_and_debug_shows_the_traceback(started: Project)
     assert code == 1
     assert "Traceback" in err
     assert "1 / 0" in err
-
-
-@concurrently
-def test_sql_that_is_replayed_makes_the_same_schema(started: Project) -> None:
-    """By ``psql``, ``mariadb`` and ``sqlite3``, or what stands for them here."""
-    started.do("db", "migrate", "-m", "people")
-    script = started.do("db", "upgrade", "--sql")
-    assert started.tables() == set()
-    _replay(script, started.url)
-    assert started.tables() == {"people"}
-    started.do("db", "check")
-    _replay(started.do("db", "downgrade", "--sql", "head:base"), started.url)
-    assert started.tables() == set()
-
-
-def _replay(script: str, url: str) -> None:
-    parsed = make_url(url)
-    connection: Any
-    if parsed.get_backend_name() == "sqlite":
-        connection = sqlite3.connect(str(parsed.database), isolation_level=None)
-        connection.executescript(script)
-    elif parsed.get_backend_name() == "postgresql":
-        psycopg = pytest.importorskip("psycopg")
-        plain = parsed.set(drivername="postgresql").render_as_string(hide_password=False)
-        connection = psycopg.connect(plain, autocommit=True)
-        connection.execute(script)
-    else:
-        pymysql = pytest.importorskip("pymysql")
-        connection = pymysql.connect(
-            user=parsed.username or "",
-            password=parsed.password or "",
-            unix_socket=str(parsed.query.get("unix_socket", "")) or None,
-            host=parsed.host or "localhost",
-            port=parsed.port or 3306,
-            database=parsed.database,
-            autocommit=True,
-        )
-        with connection.cursor() as cursor:
-            for statement in script.split(";\n"):
-                if statement.strip():
-                    cursor.execute(statement)
-    connection.close()
 
 
 @on("postgresql")
