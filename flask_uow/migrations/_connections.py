@@ -1,18 +1,34 @@
 """What the connections of a migration get, and lose when they go back to their pool.
 
 By events of the pool, because an ``env.py`` that somebody else has written takes them from there;
-for this thread alone, because requests may be running in others.
+for the thread that migrates alone, because requests may be running in others.
+
+Timeouts are settings of the session. A pooler that gives each transaction another session
+(PgBouncer, ``pool_mode = transaction``) may give it one without them, and the settings to somebody
+else: there, leave them out, and write ``SET LOCAL lock_timeout = ...`` into the revision.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Engine, event
+from sqlalchemy.engine import Dialect, ExceptionContext
+
+from . import _statement_timer
+
+_KEY = "flask_uow.migrations"
+_LONGEST = 2_000_000  # seconds, 23 days; PostgreSQL counts milliseconds in 31 bits
+_SECOND = 10.0
+
+Restore = Callable[[], None]
 
 
 @contextlib.contextmanager
@@ -24,81 +40,256 @@ def prepared(
     On SQLite foreign keys are not enforced: 'batch' migrations drop a table and rename its copy,
     and the drop would delete, or cascade to, every row that points to it.
 
-    :param lock_timeout: seconds that a statement waits for a lock; None for what is set.
-    :param statement_timeout: seconds that a statement may take.
+    A second connection, as ``db.session`` has one, may wait for what the first has locked, and this
+    thread would wait for itself. So it does not wait longer than 10 seconds for a lock.
+
+    :param lock_timeout: seconds that a statement waits for a lock: of a table or a row, on SQLite
+        of the database; None for what is set. MySQL and MariaDB count in whole seconds, so it is
+        rounded up there.
+    :param statement_timeout: seconds that a statement may take; None for what is set. MySQL (not
+        MariaDB) has no such thing for what changes something. On SQLite it needs the connections of
+        flask_uow, and not those of a 'creator'.
     """
+    limits = _Limits(lock_timeout, statement_timeout)
     with contextlib.ExitStack() as stack:
-        for engine in {id(engine.pool): engine for engine in engines.values()}.values():
-            name = engine.dialect.name
-            if getattr(engine.dialect, "is_mariadb", False):
-                name = "mariadb"  # also behind a URL that says 'mysql'
-            if name == "sqlite":
-                stack.enter_context(_while_taken(engine, _without_foreign_keys))
-                continue
-            settings = _settings_of(name, lock_timeout, statement_timeout)
-            if settings:
-                stack.enter_context(_while_taken(engine, partial(_with, settings)))
+        for engine in {id(engine.dialect): engine for engine in engines.values()}.values():
+            stack.enter_context(_watch_of(engine).during(_Job(limits)))
         yield
 
 
-@contextlib.contextmanager
-def _while_taken(engine: Engine, take: Callable[[Any], Callable[[Any], None]]) -> Iterator[None]:
-    """Call *take* with each connection, and what that has returned when it goes back."""
-    thread = threading.get_ident()
-    taken: dict[int, Callable[[Any], None]] = {}
-
-    def on_checkout(connection: Any, record: Any, _proxy: object) -> None:
-        if threading.get_ident() == thread and id(record) not in taken:
-            taken[id(record)] = take(connection)
-
-    def on_checkin(connection: Any, record: Any) -> None:
-        give = taken.pop(id(record), None)
-        if give is not None and connection is not None:
-            give(connection)
-
-    event.listen(engine.pool, "checkout", on_checkout)
-    event.listen(engine.pool, "checkin", on_checkin)
-    try:
-        yield
-    finally:
-        event.remove(engine.pool, "checkout", on_checkout)
-        event.remove(engine.pool, "checkin", on_checkin)
+@dataclass(frozen=True)
+class _Limits:
+    lock: float | None
+    statement: float | None
 
 
-def _without_foreign_keys(connection: Any) -> Callable[[Any], None]:
-    (before,) = connection.execute("PRAGMA foreign_keys").fetchone()
-    connection.execute("PRAGMA foreign_keys = 0")
+@dataclass
+class _Job:
+    """What one thread does with one engine.
 
-    def restore(connection: Any) -> None:
-        connection.execute(f"PRAGMA foreign_keys = {before}")
+    :ivar taken: the entries of the pool whose connections it has now.
+    """
+
+    limits: _Limits
+    taken: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A connection that a job has.
+
+    :ivar restore: puts back what was set.
+    :ivar second: the job had another one when it took it.
+    """
+
+    job: _Job
+    restore: Restore
+    second: bool
+
+
+class _Watch:
+    """The listeners of one engine, there for good: what is in use cannot be given other ones.
+
+    A connection may also go back after the migration, as that of a ``db.session`` that is open.
+    """
+
+    def __init__(self, dialect: str) -> None:
+        self._prepare = _without_foreign_keys if dialect == "sqlite" else _Server(dialect).prepare
+        self._jobs: dict[int, _Job] = {}  # by thread
+
+    def install(self, engine: Engine) -> None:
+        event.listen(engine.pool, "checkout", self._on_checkout)
+        event.listen(engine.pool, "checkin", self._on_checkin)
+        event.listen(engine, "handle_error", self._on_error)
+
+    @contextlib.contextmanager
+    def during(self, job: _Job) -> Iterator[None]:
+        thread = threading.get_ident()
+        self._jobs[thread] = job
+        try:
+            yield
+        finally:
+            del self._jobs[thread]
+
+    def _on_checkout(self, connection: Any, record: Any, _proxy: object) -> None:
+        job = self._jobs.get(threading.get_ident())
+        if job is None or id(record) in job.taken:
+            return
+        second = bool(job.taken)
+        restore = self._prepare(connection, job.limits, second=second)
+        job.taken.add(id(record))
+        record.info[_KEY] = _Taken(job, restore, second)
+
+    def _on_checkin(self, connection: Any, record: Any) -> None:
+        taken: _Taken | None = record.info.pop(_KEY, None)  # none also if it was invalidated
+        job = self._jobs.get(threading.get_ident()) if taken is None else taken.job
+        if job is not None:
+            job.taken.discard(id(record))
+        if taken is not None and connection is not None:
+            try:
+                taken.restore()
+            except Exception as error:  # nobody knows what it is now
+                record.invalidate(error)
+
+    def _on_error(self, context: ExceptionContext) -> None:
+        """Let the driver's words name the timeout, and what helps."""
+        job = self._jobs.get(threading.get_ident())
+        if job is None:
+            return
+        error, wrapped = context.original_exception, context.sqlalchemy_exception
+        before = str(error).rstrip()
+        text = _explained(error, before, job.limits, second=_is_second(context))
+        if text == before or not error.args:
+            return
+        if wrapped is not None and wrapped.args:
+            wrapped.args = (str(wrapped.args[0]).replace(before, text), *wrapped.args[1:])
+        # PyMySQL puts a number before the words.
+        number, words = error.args[:-1], str(error.args[-1]).rstrip()
+        error.args = (*number, text.replace(before, words) if number else text)
+
+
+_watches: weakref.WeakKeyDictionary[Dialect, _Watch] = weakref.WeakKeyDictionary()
+_installing = threading.Lock()
+
+
+def _watch_of(engine: Engine) -> _Watch:
+    with _installing:
+        watch = _watches.get(engine.dialect)
+        if watch is None:
+            # Also behind a URL that says 'mysql'.
+            is_mariadb = getattr(engine.dialect, "is_mariadb", False)
+            watch = _Watch("mariadb" if is_mariadb else engine.dialect.name)
+            watch.install(engine)
+            _watches[engine.dialect] = watch
+    return watch
+
+
+# Servers --------------------------------------------------------------------------------------
+
+_LOCKS_OF_MYSQL = ("lock_wait_timeout", "innodb_lock_wait_timeout")
+
+
+class _Server:
+    """The settings of a session, by the names of one kind of server."""
+
+    def __init__(self, dialect: str) -> None:
+        self._dialect = dialect
+
+    def prepare(self, connection: Any, limits: _Limits, *, second: bool) -> Restore:
+        settings = self._settings(limits, second=second)
+        if not settings:
+            return _nothing
+        with contextlib.closing(connection.cursor()) as cursor:
+            before = self._read(cursor, list(settings))
+            if second and limits.lock is None:  # who waits less goes on doing so
+                settings = {
+                    name: value
+                    for name, value in settings.items()
+                    if not 0 < float(before[name]) < float(value)
+                }
+            self._write(cursor, settings)
+        connection.commit()
+
+        def restore() -> None:
+            with contextlib.closing(connection.cursor()) as cursor:
+                self._write(cursor, {name: before[name] for name in settings})
+            connection.commit()
+
+        return restore
+
+    def _settings(self, limits: _Limits, *, second: bool) -> dict[str, str]:
+        lock = _SECOND if second and limits.lock is None else limits.lock
+        found: dict[str, str] = {}
+        if self._dialect == "postgresql":
+            both = {"lock_timeout": lock, "statement_timeout": limits.statement}
+            found = {
+                name: str(max(1, math.ceil(min(value, _LONGEST) * 1000)))
+                for name, value in both.items()
+                if value is not None
+            }
+        elif self._dialect in {"mysql", "mariadb"}:
+            if lock is not None:
+                whole = str(max(1, math.ceil(min(lock, _LONGEST))))
+                found = dict.fromkeys(_LOCKS_OF_MYSQL, whole)
+            if limits.statement is not None and self._dialect == "mariadb":
+                found["max_statement_time"] = f"{min(limits.statement, _LONGEST):f}"
+        return found
+
+    def _read(self, cursor: Any, names: list[str]) -> dict[str, str]:
+        if self._dialect == "postgresql":
+            column = "(SELECT setting FROM pg_settings WHERE name = '{}')"
+        else:
+            column = "@@SESSION.{}"
+        cursor.execute(f"SELECT {', '.join(map(column.format, names))}")
+        return dict(zip(names, map(str, cursor.fetchone()), strict=True))
+
+    @staticmethod
+    def _write(cursor: Any, settings: Mapping[str, str]) -> None:
+        for name, value in settings.items():
+            cursor.execute(f"SET SESSION {name} = {value}")
+
+
+def _nothing() -> None:
+    """Nothing was changed."""
+
+
+# SQLite ---------------------------------------------------------------------------------------
+
+
+def _without_foreign_keys(connection: Any, limits: _Limits, *, second: bool) -> Restore:
+    del second  # it is refused at once if it waits for the first
+    pragmas = {"foreign_keys": "0"}
+    if limits.lock is not None:
+        pragmas["busy_timeout"] = str(math.ceil(min(limits.lock, _LONGEST) * 1000))
+    before = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
+    queue_timeout = getattr(connection, "timeout", None)
+    if limits.lock is not None and queue_timeout is not None:
+        connection.timeout = limits.lock
+    stop = _nothing
+    if limits.statement is not None:
+        stop = _statement_timer.start(connection, limits.statement)
+    for name, value in pragmas.items():
+        connection.execute(f"PRAGMA {name} = {value}")
+
+    def restore() -> None:
+        stop()
+        if queue_timeout is not None:
+            connection.timeout = queue_timeout
+        for name, value in before.items():
+            connection.execute(f"PRAGMA {name} = {value}")
 
     return restore
 
 
-def _settings_of(
-    dialect: str, lock_timeout: float | None, statement_timeout: float | None
-) -> dict[str, str]:
-    """Names of the server's settings and their values."""
-    found: dict[str, float | None] = {}
-    if dialect == "postgresql":
-        found = {"lock_timeout": lock_timeout, "statement_timeout": statement_timeout}
-        found = {name: value and value * 1000 for name, value in found.items()}
-    elif dialect == "mariadb":
-        found = {"lock_wait_timeout": lock_timeout, "max_statement_time": statement_timeout}
-    elif dialect == "mysql":
-        found = {"lock_wait_timeout": lock_timeout}
-    return {name: f"{max(1, round(value))}" for name, value in found.items() if value is not None}
+# Errors ---------------------------------------------------------------------------------------
+
+# PostgreSQL's, one of them also for a statement that somebody has cancelled; MariaDB's; SQLite's.
+_STATEMENT_ERRORS: set[object] = {"57014", 1969, "interrupted"}
+_LOCK_ERRORS: set[object] = {"55P03", 1205}
+_BUSY_TIMEOUT = re.compile(r"within \S+ s \(UOW_SQLITE_BUSY_TIMEOUT\)")
 
 
-def _with(settings: Mapping[str, str], connection: Any) -> Callable[[Any], None]:
-    _run(connection, [f"SET SESSION {name} = {value}" for name, value in settings.items()])
-    return lambda connection: _run(
-        connection, [f"SET SESSION {name} = DEFAULT" for name in settings]
-    )
+def _is_second(context: ExceptionContext) -> bool:
+    connection = context.connection
+    if connection is None or connection.invalidated or connection.closed:
+        return False
+    taken: _Taken | None = connection.info.get(_KEY)
+    return taken is not None and taken.second
 
 
-def _run(connection: Any, statements: list[str]) -> None:
-    with contextlib.closing(connection.cursor()) as cursor:
-        for statement in statements:
-            cursor.execute(statement)
-    connection.commit()
+def _explained(error: BaseException, text: str, limits: _Limits, *, second: bool) -> str:
+    codes = {getattr(error, name, None) for name in ("sqlstate", "pgcode")}
+    codes.update(error.args[:1])  # a number of PyMySQL; SQLite has words only
+    if codes & _STATEMENT_ERRORS and limits.statement is not None:
+        return f"{text} (--statement-timeout is {limits.statement:g} s)"
+    if limits.lock is not None:
+        text = _BUSY_TIMEOUT.sub(f"within {limits.lock:g} s (--lock-timeout)", text)
+    if codes & _LOCK_ERRORS:
+        if limits.lock is not None:
+            text += f" (--lock-timeout is {limits.lock:g} s)"
+        if second:
+            text += (
+                ": a second connection, as that of 'db.session', waits for what the revision itself"
+                " has locked. Use 'op.get_bind()' or 'Session(op.get_bind())'"
+            )
+    return text

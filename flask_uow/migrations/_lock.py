@@ -11,91 +11,155 @@ others                 none, and a notice
 
 Who waits asks again and again. A statement that waits would hold a snapshot, and PostgreSQL's
 ``CREATE INDEX CONCURRENTLY`` would wait for it in turn, for ever.
+
+The numbers of sessions are those of one server. So whoever has a lock has a second one beside it,
+whose name is a random number: by that one he knows his own lock, and that he still has it.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
+import random
+import secrets
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from .._sqlite import is_memory, path_of
 from ..errors import ConfigNotice, MigrationError, MigrationLocked
 from ._reach import address
 
 Tell = Callable[[str], object]
+Confirm = Callable[[], None]
 
 _KEY = int.from_bytes(hashlib.sha256(b"flask_uow.migrations").digest()[:8], "big", signed=True)
 _PERIOD = 30.0  # seconds until one says again that one waits
+_random = random.SystemRandom()
 
 
 class Lock(Protocol):
-    """A lock that one can try to take.
-
-    :ivar own: what :meth:`holder` returns if it is this process.
-    """
-
-    own: Any
+    """A lock that one can try to take."""
 
     def take(self) -> bool: ...
-    def holder(self) -> object: ...
+    def release(self) -> None: ...
+
+    def still_held(self) -> bool:
+        """Is it ours, after :meth:`take`? Who loses it is not told."""
+        ...
+
+    def is_same(self, other: Any) -> bool:
+        """Is this the same lock as *other*, which we hold?"""
+        ...
+
+    def holder(self) -> object:
+        """The number of the session that holds it; None if nobody knows."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A lock, and which engine it is for, in words."""
+
+    engine: str
+    lock: Lock
 
 
 @contextlib.contextmanager
-def held(engines: Mapping[str, Engine], timeout: float, tell: Tell) -> Iterator[None]:
+def held(engines: Mapping[str, Engine], timeout: float, tell: Tell) -> Iterator[Confirm]:
     """Hold the locks of all databases of *engines*, each of them once.
 
-    Everybody takes them in the same order, so nobody waits for one while he holds another that
-    somebody waits for.
+    What it yields is to be called before each step: it raises if one of the locks was lost.
 
     :param timeout: seconds, for all of them together.
     :param tell: is given a sentence now and then while one waits.
-    :raises MigrationLocked: somebody else holds one of them for longer.
+    :raises MigrationLocked: somebody else holds one of them for longer; or, from what it yields,
+        a server has ended the session that held one.
     """
-    end = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
-        owned: set[object] = set()
+        places = []
         for name, engine in sorted(engines.items(), key=lambda item: str(item[1].url)):
             lock = stack.enter_context(_lock_of(engine))
-            if lock is not None and lock.own not in owned:
-                _wait(lock, f"{name!r} ({address(engine.url)})", owned, timeout, end, tell)
-                owned.add(lock.own)
-        yield
+            if lock is not None:
+                places.append(_Place(f"{name!r} ({address(engine.url)})", lock))
+        taken = _Wait(timeout, tell).take(places)
+
+        def confirm() -> None:
+            for place in taken:
+                if not place.lock.still_held():
+                    raise MigrationLocked(
+                        f"The lock on the database of the engine {place.engine} was lost: the"
+                        " server has ended the session that held it, so somebody else may be"
+                        " migrating now. Nothing more was run here. Write the same command again."
+                    )
+
+        yield confirm
 
 
-def _wait(  # noqa: PLR0917  # one caller
-    lock: Lock,
-    engine: str,
-    owned: set[object],
-    timeout: float,
-    end: float,
-    tell: Tell,
-) -> None:
-    pause, next_word = 0.05, 0.0
-    while not lock.take():
-        holder = lock.holder()
-        if holder is not None and holder in owned:
-            return  # two engines, one database
+class _Wait:
+    """All locks, or none of them.
+
+    Whoever kept one while he waits for another might wait for somebody who waits for him: no order
+    is the same for all, because a database may have several names.
+    """
+
+    def __init__(self, timeout: float, tell: Tell) -> None:
+        self._timeout = timeout
+        self._end = time.monotonic() + timeout
+        self._tell = tell
+        self._next_word = 0.0
+
+    def take(self, places: Sequence[_Place]) -> list[_Place]:
+        """
+        :return: those that were taken; the others are the same locks.
+        :raises MigrationLocked: it took too long.
+        """
+        pause = 0.05
+        while True:
+            taken: list[_Place] = []
+            missing = self._missing(places, taken)
+            if missing is None:
+                return taken
+            holder = missing.lock.holder()
+            for place in taken:
+                place.lock.release()
+            self._say(missing, holder)
+            left = self._end - time.monotonic()
+            # At random: of two who are in each other's way one comes first at last.
+            time.sleep(min(pause * _random.uniform(0.6, 1.0), max(left, 0.001)))
+            pause = min(2 * pause, 0.5)
+
+    def _missing(self, places: Sequence[_Place], taken: list[_Place]) -> _Place | None:
+        for place in places:
+            if place.lock.take():
+                taken.append(place)
+            elif not any(place.lock.is_same(other.lock) for other in taken):
+                return place  # else two engines are one database
+        return None
+
+    def _say(self, place: _Place, holder: object) -> None:
         who = "another process" if holder is None else f"the server's session {holder}"
         now = time.monotonic()
-        if now >= end:
+        if now >= self._end:
             raise MigrationLocked(
-                f"Somebody else is migrating the database of the engine {engine} for longer than"
-                f" {timeout:g} s (--lock-timeout): {who} holds the lock. Nothing was done here."
-                " Wait until it is through and write the same command again."
+                f"Somebody else is migrating the database of the engine {place.engine} for longer"
+                f" than {self._timeout:g} s (--lock-timeout): {who} holds the lock. Nothing was"
+                " done here. Wait until it is through and write the same command again."
             )
-        if now >= next_word:
-            tell(f"Waiting for {who}, which is migrating the database of the engine {engine} ...")
-            next_word = now + _PERIOD
-        time.sleep(min(pause, max(end - now, 0.001)))
-        pause = min(2 * pause, 0.5)
+        if now >= self._next_word:
+            self._tell(
+                f"Waiting for {who}, which is migrating the database of the engine"
+                f" {place.engine} ..."
+            )
+            self._next_word = now + _PERIOD
 
 
 @contextlib.contextmanager
@@ -117,24 +181,58 @@ def _lock_of(engine: Engine) -> Iterator[Lock | None]:
         )
         yield None
     else:
-        # A snapshot that lasts as long as the transaction would be in the way of others.
-        level = "READ COMMITTED"
-        with engine.connect().execution_options(isolation_level=level) as connection:
-            # From here on it is no connection of the pool, which may have a single one.
-            connection.detach()
+        with _connected(engine) as connection:
             yield kind(connection)
 
 
-class _PostgresqlLock:
+@contextlib.contextmanager
+def _connected(engine: Engine) -> Iterator[Connection]:
+    """A connection that may be dead at the end, which nobody needs to be told of."""
+    # A snapshot that lasts as long as the transaction would be in the way of others.
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        # From here on it is no connection of the pool, which may have a single one.
+        connection.detach()
+        driver: Any = connection.connection.dbapi_connection
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(SQLAlchemyError):
+                connection.rollback()
+            connection.invalidate()  # or SQLAlchemy would roll back, and log that it cannot
+            with contextlib.suppress(Exception):
+                driver.close()
+
+
+class _ServerLock(abc.ABC):
+    """What the locks of servers have in common."""
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.own = self._scalar("SELECT pg_backend_pid()")
+
+    def _scalar(self, statement: str, **values: object) -> Any:
+        return self._connection.execute(text(statement), values).scalar()
+
+    def still_held(self) -> bool:
+        try:
+            return self._is_held()
+        except SQLAlchemyError:
+            return False
+
+    @abc.abstractmethod
+    def _is_held(self) -> bool:
+        """Ask the server, which may not answer any more."""
+
+
+class _PostgresqlLock(_ServerLock):
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.token = secrets.randbits(63)
 
     def take(self) -> bool:
-        taken = self._scalar("SELECT pg_try_advisory_xact_lock(:key)", key=_KEY)
-        if not taken:
-            self._connection.rollback()
+        if not self._scalar("SELECT pg_try_advisory_xact_lock(:key)", key=_KEY):
+            self.release()
             return False
+        self._scalar("SELECT pg_try_advisory_xact_lock(:key)", key=self.token)
         self._connection.execute(
             text(
                 "SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN"
@@ -143,46 +241,78 @@ class _PostgresqlLock:
         )
         return True
 
-    def holder(self) -> object:
-        found = self._scalar(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-            " AND (classid::bigint << 32) | objid::bigint = :key",
-            key=_KEY,
-        )
+    def release(self) -> None:
         self._connection.rollback()
+
+    def _is_held(self) -> bool:
+        return self._session_with(self.token) is not None
+
+    def is_same(self, other: Any) -> bool:
+        if not isinstance(other, _PostgresqlLock):
+            return False
+        found = self._session_with(_KEY), self._session_with(other.token)
+        self.release()
+        return None not in found and found[0] == found[1]
+
+    def holder(self) -> object:
+        found = self._session_with(_KEY)
+        self.release()
         return found
 
-    def _scalar(self, statement: str, **values: object) -> Any:
-        return self._connection.execute(text(statement), values).scalar()
+    def _session_with(self, key: int) -> Any:
+        # The number is in the text: with a parameter, the driver leaves a portal open, which keeps
+        # its snapshot, and 'CREATE INDEX CONCURRENTLY' would wait for it for ever.
+        return self._scalar(
+            "SELECT pid FROM pg_locks"  # noqa: S608
+            " WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            f" AND (classid::bigint << 32) | objid::bigint = {key:d}"
+        )
 
 
-class _MysqlLock:
+class _MysqlLock(_ServerLock):
     def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+        super().__init__(connection)
         database = self._scalar("SELECT DATABASE()") or ""
         self._name = f"flask_uow.{hashlib.sha256(database.encode()).hexdigest()[:40]}"
-        self.own = self._scalar("SELECT CONNECTION_ID()")
+        self.token = f"flask_uow.{secrets.token_hex(16)}"
         connection.execute(text("SET SESSION wait_timeout = 86400"))
         connection.commit()
 
     def take(self) -> bool:
         taken = self._scalar("SELECT GET_LOCK(:name, 0)", name=self._name)
+        if taken:
+            self._scalar("SELECT GET_LOCK(:name, 0)", name=self.token)
         self._connection.commit()
         return bool(taken)
 
-    def holder(self) -> object:
-        return self._scalar("SELECT IS_USED_LOCK(:name)", name=self._name)
+    def release(self) -> None:
+        for name in (self._name, self.token):
+            self._scalar("SELECT RELEASE_LOCK(:name)", name=name)
+        self._connection.commit()
 
-    def _scalar(self, statement: str, **values: object) -> Any:
-        return self._connection.execute(text(statement), values).scalar()
+    def _is_held(self) -> bool:
+        found = self._session_with(self._name), self._session_with(self.token)
+        self._connection.commit()
+        return None not in found and found[0] == found[1]
+
+    def is_same(self, other: Any) -> bool:
+        if not isinstance(other, _MysqlLock):
+            return False
+        found = self._session_with(self._name), self._session_with(other.token)
+        return None not in found and found[0] == found[1]
+
+    def holder(self) -> object:
+        return self._session_with(self._name)
+
+    def _session_with(self, name: str) -> Any:
+        return self._scalar("SELECT IS_USED_LOCK(:name)", name=name)
 
 
 class _SqliteLock:
     """The file stays: who removes it takes it from somebody who is just about to lock it."""
 
     def __init__(self, path: str) -> None:
-        self.own = path
         self._file = f"{path}-migrate"
         self._connection: sqlite3.Connection | None = None
 
@@ -199,6 +329,16 @@ class _SqliteLock:
                 " to write into the folder of the database."
             ) from error
         return True
+
+    def release(self) -> None:
+        if self._connection is not None:
+            self._connection.rollback()
+
+    def still_held(self) -> bool:
+        return True  # the kernel keeps it for this process
+
+    def is_same(self, other: Any) -> bool:
+        return isinstance(other, _SqliteLock) and other._file == self._file
 
     def holder(self) -> object:
         return None

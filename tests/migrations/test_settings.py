@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import logging.config
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from sqlalchemy import Column, Integer, MetaData
 
 from flask_uow import ConfigError, Flask
 from flask_uow.errors import MigrationsPending
+from flask_uow.migrations import Migrations
 from tests.migrations.projects import Project, people
 from tests.support.databases import anywhere, concurrently, on
 
@@ -185,6 +188,94 @@ def test_logging_of_an_app_works_after_an_upgrade_in_its_process(
 
 
 @anywhere
+def test_alembic_is_quiet_unless_the_app_says_otherwise(
+    started: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its lines would be in the middle of ours; in Flask-Migrate's ``env.py``, too."""
+    ini = (
+        "[loggers]\nkeys = root,alembic\n[handlers]\nkeys = console\n[formatters]\nkeys =\n"
+        "[logger_root]\nlevel = WARNING\nhandlers = console\n"
+        "[logger_alembic]\nlevel = INFO\nhandlers =\nqualname = alembic\n"
+        "[handler_console]\nclass = StreamHandler\nargs = (sys.stderr,)\n"
+    )
+    Path("logging.ini").write_text(ini)
+    env = Path("migrations/env.py")
+    env.write_text(
+        "import logging.config\nlogging.config.fileConfig('logging.ini')\n" + env.read_text()
+    )
+    found: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: found.append(record.getMessage()))
+    monkeypatch.setattr(logging.root, "level", logging.INFO)
+    alembic = logging.getLogger("alembic")
+    logging.root.addHandler(handler)
+    try:
+        started.write_revision("one", None, "pass")
+        output = started.do("db", "upgrade") + started.do("db", "status")
+        assert "[alembic" not in output
+        assert "Running upgrade" not in output
+        assert not any("Running upgrade" in one for one in found)
+        assert handler in logging.root.handlers
+        assert alembic.level == logging.NOTSET
+        alembic.setLevel(logging.INFO)
+        started.flask("db", "downgrade", app=started.app())
+        assert any("Running downgrade" in one for one in found)
+        assert alembic.level == logging.INFO
+    finally:
+        alembic.setLevel(logging.NOTSET)
+        logging.root.removeHandler(handler)
+
+
+@anywhere
+def test_env_py_configures_no_logging_while_requests_run(started: Project) -> None:
+    """It would switch off the loggers of the app, in other threads, too; those may configure."""
+    env = Path("migrations/env.py")
+    env.write_text(
+        "from logging.config import dictConfig\nimport logging, pathlib, threading\n"
+        "from logging import config\n"
+        "dictConfig({'version': 1, 'root': {'level': 'ERROR'}})\n"
+        "other = threading.Thread(target=lambda: config.dictConfig(\n"
+        "    {'version': 1, 'incremental': True, 'loggers': {'shop.other': {'level': 'ERROR'}}}))\n"
+        "other.start()\nother.join()\n"
+        "seen = logging.getLogger('shop.orders').disabled, logging.getLogger('shop.other').level\n"
+        "pathlib.Path('seen').write_text(str(seen))\n" + env.read_text()
+    )
+    logging.getLogger("shop.orders").setLevel(logging.DEBUG)
+    before = logging.config.fileConfig, logging.config.dictConfig
+    assert started.flask("db", "status", app=started.app()).exit_code == 0
+    assert Path("seen").read_text() == str((False, logging.ERROR))
+    assert (logging.config.fileConfig, logging.config.dictConfig) == before
+
+
+@anywhere
+def test_one_thread_at_a_time_runs_env_py(started: Project) -> None:
+    """What it works with, ``alembic.context``, belongs to the whole process."""
+    env = Path("migrations/env.py")
+    env.write_text(
+        "import time\nlog = open('threads', 'a', buffering=1)\nlog.write('(')\n"
+        + env.read_text()
+        + "time.sleep(0.2)\nlog.write(')')\nlog.close()\n"
+    )
+    app, errors = started.app(), []
+
+    def ask() -> None:
+        try:
+            with app.app_context():
+                Migrations().current()
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    dispose(app)
+    assert errors == []
+    assert Path("threads").read_text() in {"()" * 3, "()" * 6}
+
+
+@anywhere
 def test_edit_opens_the_file(started: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     started.write_revision("one", None, "pass")
     monkeypatch.setenv("VISUAL", "touch edited")
@@ -199,26 +290,6 @@ def test_database_in_memory_is_migrated_without_a_lock(started: Project) -> None
 
 
 # Timeouts ------------------------------------------------------------------------------------
-
-
-@on("postgresql", "mariadb")
-def test_statement_timeout_ends_a_slow_statement(started: Project) -> None:
-    """And the connection forgets it afterwards."""
-    sleep = "pg_sleep(5)" if started.url.startswith("postgresql") else "sleep(5)"
-    started.write_revision("slow", None, f'op.execute("SELECT {sleep}")')
-    app = started.app()
-    result = app.test_cli_runner().invoke(args=["db", "upgrade", "--statement-timeout", "0.3"])
-    if started.url.startswith("postgresql"):
-        assert result.exit_code == 1
-        assert "statement timeout" in result.output
-        setting = "SHOW statement_timeout"
-    else:
-        setting = "SELECT @@max_statement_time"
-    with app.app_context():
-        engine = app.extensions["uow"].engines["default"]
-        with engine.connect() as connection:
-            assert float(connection.exec_driver_sql(setting).scalar() or 0) == 0
-    dispose(app)
 
 
 def with_age(metadata: MetaData) -> None:

@@ -1,0 +1,194 @@
+"""The lock: it is noticed when it is lost, it knows its own, and nobody waits crosswise."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, NullPool, create_engine, make_url
+
+from flask_uow.errors import MigrationLocked
+from flask_uow.migrations import _lock
+from tests.migrations.projects import Project
+from tests.support import databases
+from tests.support.databases import TestDatabase, concurrently, on
+
+# Ends every other session in the database, as an administrator or a proxy does it.
+KILL = """
+    connection = op.get_bind()
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        ))
+    else:
+        for session, in connection.execute(sa.text(
+            "SELECT id FROM information_schema.processlist"
+            " WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        )).all():
+            connection.exec_driver_sql(f"KILL {session}")
+"""
+
+
+def nobody(sentence: str) -> None:
+    raise AssertionError(sentence)
+
+
+def engine_of(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool)
+
+
+@contextmanager
+def held(*engines: Engine, timeout: float = 5.0) -> Iterator[_lock.Confirm]:
+    """The locks of *engines*; nobody is in the way."""
+    named = {str(number): engine for number, engine in enumerate(engines)}
+    with _lock.held(named, timeout, nobody) as confirm:
+        yield confirm
+
+
+def is_free(engine: Engine) -> bool:
+    try:
+        with _lock.held({"other": engine}, 0, lambda _: None):
+            return True
+    except MigrationLocked:
+        return False
+
+
+# Lost locks ----------------------------------------------------------------------------------
+
+
+@on("postgresql", "mariadb")
+def test_nothing_more_is_run_when_the_lock_is_lost(
+    started: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends with one sentence; the dead connection is closed without a word."""
+    started.write_revision("a", None, KILL + '\n    op.execute("CREATE TABLE a (i int)")')
+    started.write_revision("b", "a", 'op.execute("CREATE TABLE b (i int)")')
+    result = started.flask("db", "upgrade")
+    assert result.exit_code == 1
+    assert "was lost: the server has ended the session that held it" in result.output
+    assert "Nothing more was run here. Write the same command again." in result.output
+    assert "Traceback" not in result.output
+    assert "Exception" not in result.output
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+    assert started.tables() == {"a"}
+    assert started.revision() == "a"
+    started.do("db", "upgrade")
+    assert started.revision() == "b"
+
+
+@on("postgresql", "mariadb")
+def test_lock_that_is_lost_in_the_last_revision_is_closed_without_a_word(
+    started: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    started.write_revision("a", None, KILL)
+    result = started.flask("db", "upgrade")
+    assert result.exit_code == 0
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+    assert started.revision() == "a"
+
+
+@concurrently
+def test_lock_that_is_held_is_confirmed(database: TestDatabase) -> None:
+    engine = engine_of(database.url)
+    with held(engine) as confirm:
+        confirm()
+        confirm()
+        assert not is_free(engine)
+    assert is_free(engine)
+
+
+@on("postgresql")
+def test_lock_holds_no_snapshot(database: TestDatabase) -> None:
+    """``CREATE INDEX CONCURRENTLY`` would wait for it for ever; also after it was confirmed."""
+    engine = engine_of(database.url)
+    with held(engine) as confirm:
+        for _ in range(2):  # before it was confirmed, and after
+            with engine.connect() as other:
+                found = other.exec_driver_sql(
+                    "SELECT backend_xmin FROM pg_stat_activity WHERE state = 'idle in transaction'"
+                    " AND datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                assert found.all() == [(None,)]
+            confirm()
+
+
+# Several engines -----------------------------------------------------------------------------
+
+
+def other_name(url: str) -> str:
+    """The same database, spelled so that it sorts at another place."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return url.replace("sqlite:///", "sqlite:////.")
+    if parsed.get_backend_name() == "postgresql":
+        return parsed.update_query_dict({"application_name": "other"}).render_as_string(False)
+    return parsed.set(drivername="mysql+pymysql").render_as_string(False)
+
+
+@concurrently
+def test_two_engines_of_one_database_have_one_lock(database: TestDatabase) -> None:
+    one, two = engine_of(database.url), engine_of(other_name(database.url))
+    with held(one, two) as confirm:
+        confirm()
+        assert not is_free(two)
+    assert is_free(one)
+
+
+def test_locks_of_two_servers_are_two(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Young servers give their sessions the same numbers."""
+    with databases.own_database(postgresql_url) as other_url:
+        urls = sorted([postgresql_url, other_url])
+        first, second = (engine_of(url) for url in urls)
+        whole: Any = _lock._PostgresqlLock._scalar
+
+        def scalar(self: Any, statement: str, **values: object) -> Any:
+            found = whole(self, statement, **values)
+            return found and 4711 if "pid" in statement.lower() else found
+
+        with _lock.held({"somebody else": second}, 0, nobody):
+            monkeypatch.setattr(_lock._PostgresqlLock, "_scalar", scalar)
+            with pytest.raises(MigrationLocked, match="session 4711 holds the lock"):
+                with _lock.held({"a": first, "b": second}, 0.2, lambda _: None):
+                    pass
+
+
+@on("sqlite-file", "postgresql", "mariadb")
+def test_nobody_keeps_a_lock_while_he_waits_for_another(
+    database: TestDatabase, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever the order in which others take them."""
+    with second_database(database, tmp_path_factory) as url:
+        one, two = sorted((engine_of(database.url), engine_of(url)), key=lambda one: str(one.url))
+        waiting, done = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            with _lock.held({"one": one, "two": two}, 10, lambda _: waiting.set()) as confirm:
+                confirm()
+            done.set()
+
+        thread = threading.Thread(target=wait)
+        with held(two):  # the one that is taken last
+            thread.start()
+            assert waiting.wait(5)
+            end = time.monotonic() + 5
+            while not is_free(one):
+                assert time.monotonic() < end
+            with _lock.held({"one": one}, 5, lambda _: None):
+                assert not done.is_set()
+        thread.join()
+        assert done.is_set()
+
+
+@contextmanager
+def second_database(database: TestDatabase, folders: pytest.TempPathFactory) -> Iterator[str]:
+    if database.is_sqlite:
+        yield databases.sqlite_file(folders.mktemp("second")).url
+    else:
+        with databases.own_database(database.url) as url:
+            yield url
