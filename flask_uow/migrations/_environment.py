@@ -6,78 +6,21 @@ The logic is here and not in the file, so that an update of the package mends ev
 from __future__ import annotations
 
 import io
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
 
-from flask import has_app_context
-from sqlalchemy import Connection, Engine, text
+from flask import current_app, has_app_context
+from sqlalchemy import Connection, Engine
 
 from .. import _activity
-from .._binds import DEFAULT
 from ..errors import MigrationError
-from . import _models, _steps
-from ._autogenerate import Comparison
+from . import _alembic, _models, _steps
 from ._defaults import differ
-
-if TYPE_CHECKING:
-    from .._extension import Database
-
-ATTRIBUTE = "flask_uow"  # of Alembic's ``config.attributes``
+from ._job import ATTRIBUTE, Job, job_of_the_app
 
 
-@dataclass
-class Job:
-    """What one command wants of the environment.
-
-    :ivar engines: those that are migrated, in order.
-    :ivar options: for ``context.configure()``, from ``UOW_MIGRATIONS``.
-    :ivar writes: the databases will be changed.
-    :ivar comparison: set if models and databases are compared.
-    :ivar skip_empty: no file is wanted if there is nothing to do.
-    :ivar scripts: by engine, the SQL that ``--sql`` has made.
-    """
-
-    db: Database
-    engines: Mapping[str, Engine]
-    options: Mapping[str, Any]
-    writes: bool = False
-    comparison: Comparison | None = None
-    skip_empty: bool = False
-    scripts: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def main(self) -> str:
-        """The engine that files without parts are for."""
-        return DEFAULT if DEFAULT in self.engines else next(iter(self.engines))
-
-    def name_of(self, context: Any) -> str:
-        """The name of the engine of a ``MigrationContext``."""
-        engine = context.connection.engine
-        for name, one in self.engines.items():
-            if one is engine or one.pool is engine.pool:
-                return name
-        return self.main
-
-    def comparing(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
-        """*options* with what the comparison of *engine* needs."""
-        if self.comparison is None:
-            return options
-        metadata = _models.of_engine(self.db, engine, self.db.engines)
-        given = options.get("include_name")
-        return {**options, "include_name": self.comparison.include_name(engine, metadata, given)}
-
-    def comparing_all(self, options: dict[str, Any]) -> dict[str, Any]:
-        """As :meth:`comparing`, for an ``env.py`` that has one set of options for all engines."""
-        if self.comparison is None:
-            return options
-        given, name = options.get("include_name"), self.main if len(self.engines) == 1 else ""
-        include = self.comparison.include_name(name, self.db.metadatas, given)
-        return {**options, "include_name": include}
-
-
-def run(**options: Any) -> None:
+def run(*, app: str | None = None, **options: Any) -> None:
     """Do what a command of ``flask db`` wants, on every engine; for ``env.py``.
 
     ::
@@ -86,12 +29,14 @@ def run(**options: Any) -> None:
 
         run(include_schemas=True)
 
+    :param app: the name of the app whose folder it is; the commands of others refuse to use it.
     :param options: of Alembic's ``context.configure()``, for all engines; what they say goes
         before ``UOW_MIGRATIONS``.
     :raises MigrationError: it was not called by a command.
     """
     from alembic import context
 
+    del app  # the commands read it before they run this
     try:
         job = context.config.attributes.get(ATTRIBUTE)
     except (AttributeError, NameError):
@@ -100,7 +45,7 @@ def run(**options: Any) -> None:
             " upgrade', or call 'flask_uow.migrations.Migrations().upgrade()'."
         ) from None
     if job is None:
-        job = _job_of_the_app(context.config)  # somebody has called Alembic's own functions
+        job = _job_of_a_stranger(context.config)
     for name, engine in job.engines.items():
         given = job.comparing(name, {**_defaults(engine), **job.options, **options})
         if context.is_offline_mode():
@@ -109,19 +54,18 @@ def run(**options: Any) -> None:
             _run_online(context, job, name, engine, given)
 
 
-def _job_of_the_app(config: Any) -> Job:
-    """
-    :raises MigrationError: there is none; 'alembic' itself was called.
-    """
-    from ._commands import Migrations
+def _job_of_a_stranger(config: Any) -> Job:
+    """Somebody has called Alembic's own functions.
 
+    :raises MigrationError: there is no app; 'alembic' itself was called.
+    """
     if not has_app_context():
         raise MigrationError(
             "This folder belongs to an app, and none is active. Write 'flask db ...' instead of"
             " 'alembic ...', or call Alembic inside 'with app.app_context():'."
         )
-    job = Migrations().job(writes=True)
-    config.attributes.update({ATTRIBUTE: job, "engine_names": list(job.engines)})
+    job = job_of_the_app(cast(Any, current_app)._get_current_object())
+    config.attributes.update(job.attributes)
     return job
 
 
@@ -142,9 +86,6 @@ def _run_online(context: Any, job: Job, name: str, engine: Engine, options: dict
     with engine.connect() as connection:
         if job.writes:
             _announce_writing(connection)
-            if engine.dialect.name == "sqlite":
-                checks = _ForeignKeyChecks(connection)
-                options["on_version_apply"] = [*_listed(options.get("on_version_apply")), checks]
         _configure(context, job, name, options, connection=connection)
         with context.begin_transaction():
             context.run_migrations()
@@ -170,9 +111,12 @@ def _run_offline(
 
 def _configure(context: Any, job: Job, name: str, options: dict[str, Any], **more: Any) -> None:
     metadata = _models.of_engine(job.db, name, job.db.engines)
-    if len(job.engines) > 1:
+    if job.has_parts:
         part = _models.part_name(name)
         more.update(upgrade_token=f"{part}_upgrades", downgrade_token=f"{part}_downgrades")
+    is_ours = options["compare_server_default"] is differ
+    if is_ours:
+        more["compare_server_default"] = True
     context.configure(
         **{
             "target_metadata": metadata[0] if len(metadata) == 1 else metadata,
@@ -184,7 +128,27 @@ def _configure(context: Any, job: Job, name: str, options: dict[str, Any], **mor
         }
     )
     migration = context.get_context()
-    migration._migrations_fn = _steps.parts(migration._migrations_fn, name, main=name == job.main)
+    if is_ours:
+        _compare_by(differ, migration)
+    _alembic.wrap_steps(migration, partial(_steps.parts, engine=name, main=name == job.main))
+
+
+def _compare_by(compare: Callable[..., bool | None], migration: Any) -> None:
+    """Ask *compare*, and the dialect if that says None.
+
+    Not by the option: Alembic would read the text of each default first, and a computed column or
+    an identity has none.
+    """
+    by_dialect = migration.impl.compare_server_default
+
+    def compare_server_default(
+        found: Any, wanted: Any, rendered: str | None, reflected: str | None
+    ) -> Any:
+        default = wanted.server_default
+        differs = compare(migration, found, wanted, reflected, default, rendered)
+        return by_dialect(found, wanted, rendered, reflected) if differs is None else differs
+
+    migration.impl.compare_server_default = compare_server_default
 
 
 def _after(given: Callable[..., None] | None, job: Job, name: str) -> Callable[..., None]:
@@ -194,8 +158,6 @@ def _after(given: Callable[..., None] | None, job: Job, name: str) -> Callable[.
     def process(context: Any, revision: Any, directives: list[Any]) -> None:
         if given is not None:
             given(context, revision, directives)
-        if job.comparison is not None and directives:
-            job.comparison.forget_versions(context)
         if job.skip_empty and name == last and directives and _is_empty(directives[0]):
             directives[:] = []
 
@@ -211,29 +173,3 @@ def _announce_writing(connection: Connection) -> None:
     activity = _activity.Activity()
     activity.will_write = True
     _activity.observe(connection, activity)
-
-
-class _ForeignKeyChecks:
-    """SQLite does not enforce foreign keys during a migration, so they are looked at behind it."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._before = self._violations()
-        connection.rollback()  # Alembic leaves the transactions to whom has begun one
-
-    def __call__(self, *, step: Any, **_: Any) -> None:
-        more = self._violations() - self._before
-        for table, parent in more:
-            raise MigrationError(
-                f"Rows of {table!r} would point to rows of {parent!r} that do not exist"
-            )
-
-    def _violations(self) -> Counter[tuple[str, str]]:
-        rows = self._connection.execute(text("PRAGMA foreign_key_check"))
-        return Counter((row[0], row[2]) for row in rows)
-
-
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple, set)) else [value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,9 +14,21 @@ from sqlalchemy.exc import DBAPIError
 
 from .._settings import MigrationSettings
 from ..errors import MigrationError, MigrationFailed, UowError
-from . import _adopted, _connections, _folder, _lock, _logs, _reach, _translate
+from . import (
+    _adopted,
+    _alembic,
+    _connections,
+    _failures,
+    _folder,
+    _job,
+    _lock,
+    _logs,
+    _own_unit,
+    _reach,
+    _translate,
+)
 from ._autogenerate import Comparison
-from ._environment import ATTRIBUTE, Job
+from ._job import Job
 from ._lock import Tell
 from ._steps import Report, Step, Travel
 
@@ -30,6 +43,25 @@ Heads = dict[str, "tuple[str, ...]"]
 
 _ONE_AT_A_TIME = threading.RLock()  # Alembic's 'op' and 'context' belong to the whole process
 _LOCK_TIMEOUT = 600.0
+
+
+def _silent(_: object) -> None:
+    """Nobody wants to know."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How databases are changed; see :meth:`Migrations.upgrade`.
+
+    :ivar purge: forget first what is noted.
+    """
+
+    tag: str | None = None
+    lock_timeout: float | None = None
+    statement_timeout: float | None = None
+    report: Report = _silent
+    tell: Tell = _silent
+    purge: bool = False
 
 
 class Runner:
@@ -56,22 +88,21 @@ class Runner:
 
         :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
         """
-        engines = self.db.engines
-        return {name: engines[name] for name in self._settings.engines or engines}
+        return _job.engines_of(self.db, self._settings)
 
     def job(self, **more: Any) -> Job:
         """What ``env.py`` is told.
 
         :raises UnknownEngine: as :attr:`engines`.
         """
-        return Job(self.db, self.engines, dict(self._settings.options), **more)
+        return _job.job_of(self.db, self._settings, **more)
 
     def config(self, job: Job, *, autogenerate: bool = False, **more: Any) -> Config:
         config = _folder.config_of(
             self.folder,
             x_arg=self._x_arg,
             autogenerate=autogenerate,
-            **{ATTRIBUTE: job, "engine_names": list(job.engines)},
+            **job.attributes,
         )
         for name, value in more.items():
             setattr(config, name, value)
@@ -81,21 +112,16 @@ class Runner:
         """
         :raises MigrationError: there is no folder, or a file in it cannot be loaded.
         """
-        from alembic.script import ScriptDirectory
-
-        _folder.check(self.folder, self.group)
+        _folder.check(self.folder, self.group, self.app)
         with self.translated():
-            script = ScriptDirectory.from_config(self.config(self.job()))
-            list(script.walk_revisions())
-        return script
+            return _translate.scripts(self.config(self.job()), self.folder)
 
     def pending(self, script: ScriptDirectory, heads: tuple[str, ...]) -> list[Script]:
         """The revisions that a database at *heads* lacks, in the order in which they run."""
         with self.translated():
-            steps: Any = script._upgrade_revs("heads", cast(Any, heads))
-            return [step.revision for step in steps]
+            return [step.revision for step in _alembic.upgrade_steps(script, "heads", heads)]
 
-    def heads(self, script: ScriptDirectory, only: Sequence[str] | None = None) -> Heads:
+    def current(self, script: ScriptDirectory, only: Sequence[str] | None = None) -> Heads:
         """By engine, the identifiers of the revisions that its database is at.
 
         :raises DatabaseUnreachable: one of the databases gets no connection.
@@ -110,15 +136,16 @@ class Runner:
             return []
 
         self.run(job, collect, script=script, dont_mutate=True)
+        found = {name: found[name] for name in job.engines if name in found}
         if not found:
             raise MigrationError(
                 f"{str(self.folder / 'env.py')!r} has run, and has asked no database. Replace all"
                 " of it by 'from flask_uow.migrations import run' and 'run()'."
             )
-        return {name: found[name] for name in job.engines if name in found}
+        return found
 
     def noted(self, name: str) -> tuple[str, ...]:
-        """What :meth:`heads` says of one engine, without ``env.py``."""
+        """What :meth:`current` says of one engine, without ``env.py``."""
         from alembic.runtime.migration import MigrationContext
 
         names = ("version_table", "version_table_schema")
@@ -129,24 +156,22 @@ class Runner:
             return MigrationContext.configure(connection, opts=options).get_current_heads()
 
     def compare(self, job: Job, script: ScriptDirectory, arguments: dict[str, Any]) -> Any:
-        """Alembic's ``RevisionContext`` after its comparison."""
-        from alembic.autogenerate import RevisionContext
-
+        """What :func:`._alembic.revision_context` returns, after the comparison."""
         names = ("message", "splice", "branch_label", "version_path", "rev_id", "depends_on")
         given = {**dict.fromkeys(names), "autogenerate": True, "sql": False, **arguments}
         comparison = cast(Comparison, job.comparison)
 
         def announce(context: Any, _revision: Any, directives: Any) -> None:
-            if comparison.comment and directives:
-                operations = directives[0].upgrade_ops_list[-1]
-                comparison.announce(job.name_of(context), operations, context)
+            if directives:
+                comparison.announce(job.name_of(context), directives[0], context)
 
         config = self.config(job, autogenerate=job.skip_empty)
-        context = RevisionContext(config, script, given, process_revision_directives=announce)
+        context = _alembic.revision_context(config, script, given, announce)
 
         def compare(rev: Any, migration: Any) -> list[Any]:
-            context.run_autogenerate(rev, migration)
-            comparison.forget_versions(migration)
+            if job.wants(migration):
+                context.run_autogenerate(rev, migration)
+                comparison.forget_versions(migration)
             return []
 
         self.run(
@@ -165,69 +190,79 @@ class Runner:
         script: ScriptDirectory,
         steps: Callable[[Any], Any],
         revision: str,
-        *,
-        tag: str | None,
-        lock_timeout: float | None,
-        statement_timeout: float | None = None,
-        report: Report,
-        tell: Tell,
-        purge: bool = False,
+        manner: Manner,
     ) -> list[Step]:
+        """Run *steps* on every engine.
+
+        :param steps: from the heads of a database to the steps that it needs.
+        :param revision: where they lead.
+        :raises MigrationFailed: a revision failed, or is not noted afterwards.
+        :raises MigrationLocked: somebody else is migrating.
+        :raises MigrationError: the current unit of work is in the way.
+        """
         job = self.job(writes=True)
-        travel = Travel(steps, job.name_of, report)
-        wait = _LOCK_TIMEOUT if lock_timeout is None else lock_timeout
+        travel = Travel(steps, job.name_of, job.engines, manner.report)
+        wait = _LOCK_TIMEOUT if manner.lock_timeout is None else manner.lock_timeout
         with (
             self.translated(),
             self.reached(),
-            _lock.held(job.engines, wait, tell),
+            _lock.held(job.engines, wait, manner.tell) as confirm,
             _connections.prepared(
-                job.engines, lock_timeout=lock_timeout, statement_timeout=statement_timeout
+                job.engines,
+                lock_timeout=manner.lock_timeout,
+                statement_timeout=manner.statement_timeout,
             ),
         ):
+            travel.confirm = confirm
+            _own_unit.stand_aside(self.db)
             try:
-                self.run(job, travel, script=script, destination_rev=revision, tag=tag, purge=purge)
+                self.run(
+                    job,
+                    travel,
+                    script=script,
+                    destination_rev=revision,
+                    tag=manner.tag,
+                    purge=manner.purge,
+                )
             except Exception as error:
                 if travel.at is None:
                     raise
-                raise self._failed(travel.at, error) from (error.__cause__ or error)
+                raise self._failed(travel, travel.at, error) from (error.__cause__ or error)
+            self._require_noted(travel, script)
         return travel.done
 
-    def _failed(self, step: Step, error: Exception) -> MigrationFailed:
-        engine = self.engines[step.engine]
-        cause = error.__cause__ if isinstance(error, MigrationError) and error.__cause__ else error
-        what = _reach.words(cause)
-        if not isinstance(cause, (DBAPIError, UowError)):
-            what = f"{type(cause).__name__}: {what}"
-        statement = " ".join(str(getattr(cause, "statement", None) or "").split())
-        if statement:
-            what += f" [{statement[:200]}]"
-        if "already exists" in what:
-            what += (
-                f". If 'db.create_all()' has made it, note the revision instead: 'flask"
-                f" {self.group} stamp {step.revision}'"
-            )
+    def _failed(self, travel: Travel, step: Step, error: Exception) -> MigrationFailed:
+        dialect = self.engines[step.engine].dialect.name
         stands = self._where(step.engine)
-        if engine.dialect.name in {"mysql", "mariadb"}:
-            after = (
-                f"{engine.dialect.name} cannot roll back DDL: what the revision did before that"
-                f" stays, and the database is noted {stands}. Undo that part by hand, mend the file"
-            )
-        else:
-            after = f"It was rolled back, and the database is {stands}. Mend the file"
-        return MigrationFailed(
-            f"The revision {step.revision} ({step.message or 'no message'}) failed on the engine"
-            f" {step.engine!r}: {what}. {after} and write 'flask {self.group} {step.direction}'"
-            " again.",
-            step.engine,
-            step.revision,
-        )
+        text = _failures.failed(travel, error, dialect, stands, self.group)
+        return MigrationFailed(text, step.engine, step.revision)
 
     def _where(self, engine: str) -> str:
         try:
-            heads = self.heads(self.scripts(), [engine])[engine]
+            heads = self.current(self.scripts(), [engine])[engine]
         except Exception:
             return f"where 'flask {self.group} status' says (it does not answer now)"
         return f"at {', '.join(heads)}" if heads else "as empty as before the first revision"
+
+    def _require_noted(self, travel: Travel, script: ScriptDirectory) -> None:
+        """
+        :raises MigrationFailed: a database does not say of itself what was said here.
+        """
+        if not travel.heads:
+            return
+        for engine, found in self.current(script, list(travel.heads)).items():
+            if set(found) != travel.heads[engine]:
+                said = ", ".join(sorted(travel.heads[engine])) or "no revision"
+                step = next(one for one in travel.done[::-1] if one.engine == engine)
+                raise MigrationFailed(
+                    f"The revisions have run, but the database of the engine {engine!r} is noted"
+                    f" at {', '.join(found) or 'no revision'}, and not at {said}: one of them has"
+                    " ended its transaction by the connection of the driver, or of somebody else."
+                    f" Look at the tables, and note where they are: 'flask {self.group} stamp"
+                    " REVISION'.",
+                    engine,
+                    step.revision,
+                )
 
     def run(
         self,
@@ -298,6 +333,8 @@ class Runner:
             yield
         except UowError:
             raise
+        except SystemExit as error:
+            raise _failures.exited(error, self.folder, self.group) from error
         except CommandError as error:
             raise _translate.command_error(error, self.folder, self.group) from error
         except DBAPIError as error:

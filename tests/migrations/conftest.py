@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,12 +36,32 @@ def started(project: Project) -> Project:
     return project
 
 
+@pytest.fixture(params=["ours", "Flask-Migrate's"])
+def either(request: pytest.FixtureRequest, project: Project) -> Project:
+    """A project with our ``env.py``, or with Flask-Migrate's."""
+    if request.param == "ours":
+        project.do("db", "init")
+    else:
+        theirs = pytest.importorskip("flask_migrate", reason="its 'env.py' is the other one")
+        template = Path(theirs.__file__).parent / "templates" / "flask"
+        folder = project.folder / "migrations"
+        (folder / "versions").mkdir(parents=True)
+        for name in ("env.py", "script.py.mako"):
+            shutil.copy(template / name, folder / name)
+        shutil.copy(template / "alembic.ini.mako", folder / "alembic.ini")
+    return project
+
+
+# What is run on PostgreSQL by default, too; all the rest on servers takes longer.
+_BY_DEFAULT = {"test_one_engine.py", "test_runs.py"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long is run where there is time for it: processes on servers, DDL of MariaDB."""
     for item in items:
         if "migrations" not in item.path.parts:
             continue
-        on_server = "postgresql" in item.name or "mariadb" in item.name
-        if "mariadb" in item.name or (on_server and item.path.name == "test_processes.py"):
+        on_postgresql = "postgresql" in item.name and item.path.name not in _BY_DEFAULT
+        if "mariadb" in item.name or on_postgresql:
             item.add_marker(pytest.mark.stress)
