@@ -1,0 +1,533 @@
+"""What is compared beside Alembic's own, what is the same in other words, and what is announced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Computed,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    ForeignKey,
+    Identity,
+    Integer,
+    Interval,
+    MetaData,
+    Numeric,
+    String,
+    Table,
+    Text,
+    Time,
+    Uuid,
+    false,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+
+from tests.migrations.projects import Models, Project, people
+from tests.migrations.schemas import schema_of
+from tests.support.databases import anywhere, concurrently, on
+
+_CLEAN = "The databases are up to date, and are what the models say.\n"
+
+
+def check(project: Project, models: Models) -> str:
+    """The differences, or nothing."""
+    result = project.flask("db", "check", models=models)
+    assert result.exit_code in {0, 3}, result.output
+    assert (result.exit_code == 0) == result.output.endswith(_CLEAN)
+    return result.output.removesuffix(_CLEAN)
+
+
+@pytest.fixture
+def more(started: Project) -> Iterator[None]:
+    """A second schema."""
+    started.query("CREATE SCHEMA more")
+    yield
+    started.query("DROP SCHEMA more CASCADE")
+
+
+def pets(*columns: Any) -> Models:
+    def models(metadata: MetaData) -> None:
+        Table(
+            "pets",
+            metadata,
+            Column("id", Integer, primary_key=True),
+            *[one._copy() for one in columns],
+        )
+
+    return models
+
+
+# Server defaults ------------------------------------------------------------------------------
+
+
+def wordings(backend: str) -> Models:
+    """Each is valid, and reported in other words."""
+    kinds: list[tuple[Any, Any]] = [
+        (Integer, "0"),
+        (Integer, text("1")),
+        (BigInteger, "-1"),
+        (Numeric(10, 2), "0"),
+        (Numeric(10, 2), text("1.5")),
+        (Float, "1.0"),
+        (Boolean, "1" if backend != "postgresql" else "true"),
+        (Boolean, text("false")),
+        (DateTime, "2020-01-01"),
+        (DateTime, text("CURRENT_TIMESTAMP")),
+        (Date, "2020-01-01"),
+        (Time, "00:00"),
+        (JSON, '{"a":1}'),
+        (String(20), 'it\'s a "quote"'),
+        (String(20), text("(upper('abc'))")),
+        (String(20), "50%"),
+        (Enum("a", "b", name="letters"), "a"),
+    ]
+    if backend == "postgresql":
+        kinds += [
+            (Numeric(10, 2), "1."),
+            (postgresql.JSONB, '{"a":1}'),
+            (Interval, "1d"),
+            (Uuid, "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
+            (Uuid, text("gen_random_uuid()")),
+            (postgresql.INET, "10.0.0.1/32"),
+            (ARRAY(Integer), "{}"),
+            (Text, text("md5(random()::text)")),
+            (DateTime, text("timezone('utc', now())")),
+        ]
+    return pets(
+        *[
+            Column(f"c{number}", kind, server_default=default)
+            for number, (kind, default) in enumerate(kinds)
+        ]
+    )
+
+
+@concurrently
+def test_same_default_in_other_words_is_no_change(started: Project) -> None:
+    """``check`` would never be clean."""
+    models = wordings(started.backend)
+    started.migrate(models)
+    assert check(started, models) == ""
+
+
+CHANGED: dict[str, tuple[Any, Any, Any]] = {
+    "integer": (Integer, "0", "1"),
+    "float": (Float, "1.0", "1.5"),
+    "boolean": (Boolean, false(), text("true")),
+    "timestamp": (DateTime, "2020-01-01", "2020-01-02"),
+    "time": (Time, "00:00", "00:01"),
+    "json": (JSON, '{"a":1}', '{"a":2}'),
+    "text": (String(20), "it's", "it is"),
+    "case of a text": (String(20), "a", "A"),
+    "case in an expression": (String(20), text("(lower('A'))"), text("(lower('a'))")),
+    "text that was an expression": (String(20), text("(lower('a'))"), "lower('a')"),
+    "added expression": (String(20), None, text("(lower('a'))")),
+    "removed text": (String(20), "a", None),
+}
+
+
+@concurrently
+@pytest.mark.parametrize("name", CHANGED)
+def test_changed_default_is_found_and_made(started: Project, name: str) -> None:
+    """And is no change then."""
+    kind, before, after = CHANGED[name]
+    old, new = (pets(Column("c", kind, server_default=one)) for one in (before, after))
+    started.migrate(old)
+    assert check(started, old) == ""
+    assert "change default of 'pets'.'c'" in check(started, new)
+    started.migrate(new)
+    assert check(started, new) == ""
+
+
+@on("postgresql")
+def test_who_may_not_make_a_table_can_check(started: Project) -> None:
+    """Where the database cannot be asked what it would make of a default, Alembic compares."""
+    models = pets(
+        Column("a", Uuid, server_default="A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
+        Column("b", Integer, server_default="0"),
+    )
+    started.migrate(models)
+    started.url += "?options=-c%20default_transaction_read_only%3Don"
+    assert check(started, models) == ""
+    assert "'pets'.'b'" in check(started, pets(*_columns(models, "a"), Column("b", Integer)))
+
+
+def _columns(models: Models, *names: str) -> list[Any]:
+    metadata = MetaData()
+    models(metadata)
+    return [metadata.tables["pets"].columns[name] for name in names]
+
+
+@on("postgresql")
+def test_default_that_the_type_does_not_have_yet_is_a_change(started: Project) -> None:
+    """The value comes with the same revision, and is in use behind it."""
+    started.migrate(pets(Column("c", Enum("a", name="letters"), server_default="a")))
+    new = pets(Column("c", Enum("a", "b", name="letters"), server_default="b"))
+    assert len(check(started, new).strip().splitlines()) == 3
+    started.migrate(new)
+    assert check(started, new) == ""
+
+
+# Enumerated types -----------------------------------------------------------------------------
+
+
+def letters(*values: str, name: str = "letters", **options: Any) -> Models:
+    return pets(Column("c", Enum(*values, name=name, **options)))
+
+
+def labels(project: Project) -> dict[str, list[str]]:
+    return {one["name"]: one["labels"] for one in schema_of(project.url)["types"]}
+
+
+@on("postgresql")
+def test_value_of_a_type_is_added(started: Project) -> None:
+    """At its place. A value cannot be taken out, so downgrade and upgrade go without."""
+    old, new = letters("b", "d"), letters("a", "b", "c:c", "it's", "d", "e%")
+    started.migrate(old)
+    assert "  add value 'a' of the type 'letters'\n" in check(started, new)
+    started.migrate(new, "new")
+    assert check(started, new) == ""
+    assert labels(started) == {"letters": ["a", "b", "c:c", "it's", "d", "e%"]}
+    started.do("db", "downgrade", models=new)
+    started.do("db", "upgrade", models=new)
+    assert check(started, new) == ""
+    assert "# PostgreSQL cannot take 'a', " in started.version("new").read_text()
+
+
+@on("postgresql")
+@pytest.mark.usefixtures("more")
+def test_type_in_a_schema_and_in_an_array(started: Project) -> None:
+
+    def models(*values: str) -> Models:
+        return pets(Column("c", ARRAY(Enum(*values, name="some letters", schema="more"))))
+
+    started.migrate(models("a"))
+    assert "'b' of the type 'more.some letters'" in check(started, models("a", "b"))
+    started.migrate(models("a", "b"))
+    assert check(started, models("a", "b")) == ""
+    started.migrate(people, "none", "--drop-unknown")
+    assert labels(started) == {}
+
+
+@on("postgresql")
+def test_value_that_is_gone_is_announced_with_what_to_write(started: Project) -> None:
+    """In lines that work, with the default of the column, and an array of the type."""
+
+    def models(*values: str) -> Models:
+        return pets(
+            Column("c", Enum(*values, name="letters"), server_default="a"),
+            Column("d", ARRAY(Enum(*values, name="letters"))),
+        )
+
+    started.migrate(models("a", "b"))
+    started.query("INSERT INTO pets (d) VALUES ('{a}')")
+    new = models("a")
+    assert "  drop value 'b' of the type 'letters'\n" in check(started, new)
+    output = started.do("db", "migrate", "-m", "new", models=new)
+    assert "Attention: The type 'letters' of the database has 'b', and the models do not" in output
+    file = started.version("new")
+    written = re.sub(r"#     (op\.execute)", r"\1", file.read_text())
+    file.write_text(written)
+    started.do("db", "upgrade", models=new)
+    assert check(started, new) == ""
+    assert started.query("SELECT c, d FROM pets") == [("a", "{a}")]
+
+
+@on("postgresql")
+def test_renamed_value_is_a_pair_and_says_so(started: Project) -> None:
+    started.migrate(letters("a", "b"))
+    new = letters("a", "c")
+    started.do("db", "migrate", "-m", "new", models=new)
+    file = started.version("new")
+    lines = file.read_text().splitlines()
+    (rename,) = [line for line in lines if "RENAME VALUE" in line]
+    lines = [rename.replace("#     ", "    ") if "ADD VALUE IF" in one else one for one in lines]
+    file.write_text("\n".join(lines) + "\n")
+    started.do("db", "upgrade", models=new)
+    assert check(started, new) == ""
+
+
+def nothing_of(metadata: MetaData) -> None:
+    pets()(metadata)
+
+
+def two(metadata: MetaData) -> None:
+    """One type in two tables."""
+    letters("a", "b")(metadata)
+    Table("more", metadata, Column("c", Enum("a", "b", name="letters")))
+
+
+def converted(metadata: MetaData) -> None:
+    pets(Column("c", String(9)))(metadata)
+
+
+WITH_TYPES: dict[str, tuple[Models, Models]] = {
+    "a table": (people, letters("a", "b")),
+    "a column": (nothing_of, letters("a", "b")),
+    "a column of an array": (nothing_of, pets(Column("c", ARRAY(Enum("a", name="letters"))))),
+    "two tables": (people, two),
+    "the second table": (letters("a", "b"), two),
+}
+
+
+@on("postgresql")
+@pytest.mark.parametrize("name", WITH_TYPES)
+def test_types_come_and_go_with_their_columns(started: Project, name: str) -> None:
+    """Up, down, up; and the other way round."""
+    empty, full = WITH_TYPES[name]
+    new = empty
+    started.migrate(empty, "start")
+    for number, new in enumerate((full, empty)):
+        before = schema_of(started.url)["types"]
+        started.migrate(new, f"new{number}", "--drop-unknown")
+        after = schema_of(started.url)["types"]
+        assert check(started, new) == ""
+        started.do("db", "downgrade", models=new)
+        assert schema_of(started.url)["types"] == before
+        started.do("db", "upgrade", models=new)
+        assert schema_of(started.url)["types"] == after
+        assert check(started, new) == ""
+    started.do("db", "downgrade", "base", models=new)
+    assert labels(started) == {}
+    started.do("db", "upgrade", models=new)
+    assert check(started, new) == ""
+
+
+@on("postgresql")
+def test_conversion_to_a_type_says_what_is_missing(started: Project) -> None:
+    started.migrate(converted)
+    started.query("INSERT INTO pets (c) VALUES ('a')")
+    new = letters("a", "b")
+    started.do("db", "migrate", "-m", "new", models=new)
+    file = started.version("new")
+    written = file.read_text()
+    (using,) = re.findall(r"# .* write (postgresql_using=.*) into the alter_column", written)
+    file.write_text(written.replace("existing_nullable=True)", f"{using})", 1))
+    started.do("db", "upgrade", models=new)
+    assert check(started, new) == ""
+
+
+@on("postgresql")
+def test_type_that_was_there_is_used_and_stays(started: Project) -> None:
+    """It may be somebody else's; and one for which the models say ``create_type=False``."""
+    started.query("CREATE TYPE letters AS ENUM ('a', 'b')")
+    started.query("CREATE TYPE own AS ENUM ('a')")
+
+    def models(metadata: MetaData) -> None:
+        letters("a", "b")(metadata)
+        own = postgresql.ENUM("a", name="own", create_type=False)
+        Table("more", metadata, Column("c", own))
+
+    started.migrate(models)
+    for _ in range(2):
+        started.do("db", "downgrade", "base", models=models)
+        assert labels(started) == {"letters": ["a", "b"], "own": ["a"]}
+        started.do("db", "upgrade", models=models)
+    assert check(started, models) == ""
+
+
+@concurrently
+def test_values_of_other_enumerations(started: Project) -> None:
+    """MariaDB's are a part of the column; those that are texts are not compared."""
+    started.migrate(letters("a", "b"))
+    difference = check(started, letters("a", "b", "c"))
+    if started.backend == "mariadb":
+        assert "ENUM('a', 'b') to ENUM('a', 'b', 'c')" in difference
+    elif started.backend == "sqlite":
+        assert difference == ""
+    started.migrate(letters("a", native_enum=False, length=9), "texts", "--drop-unknown")
+    if started.backend != "postgresql":  # which has to be told how
+        assert check(started, letters("a", "b", native_enum=False, length=9)) == ""
+
+
+# Names ----------------------------------------------------------------------------------------
+
+
+@concurrently
+def test_unknown_table_may_have_a_dot_in_its_name(started: Project) -> None:
+    quote = "`" if started.backend == "mariadb" else '"'
+    name = f"{quote}a.b{quote}"
+    started.query(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, name VARCHAR(50) NOT NULL)")
+    output = started.do("db", "migrate", "-m", "people")
+    assert "op.rename_table('a.b', 'people')" in output
+    started.query(f"DROP TABLE {name}")
+
+
+def other(metadata: MetaData, name: str = "other", schema: str | None = "more") -> None:
+    Table(name, metadata, Column("id", Integer, primary_key=True), schema=schema)
+
+
+def in_schemas(project: Project) -> Callable[..., str]:
+    """``flask db``, with all schemas."""
+
+    def do(models: Models, *args: str, **options: Any) -> str:
+        options = {"include_schemas": True, **options}
+        result = project.flask("db", *args, app=project.app(models, UOW_MIGRATIONS=options))
+        assert result.exit_code == 0, result.output
+        return str(result.output)
+
+    return do
+
+
+@on("postgresql")
+@pytest.mark.usefixtures("more")
+def test_tables_in_schemas_are_named_with_them(started: Project) -> None:
+    """In what is dropped, and in what to write instead."""
+    do = in_schemas(started)
+    do(other, "migrate", "-m", "first")
+    do(other, "upgrade")
+    later = lambda m: other(m, "later")  # noqa: E731
+    assert "op.rename_table('other', 'later', schema='more')" in do(later, "migrate", "-m", "x")
+    file = started.version("x")
+    written = re.sub(r"op\.create_table\('later'.*?\n    \)", "", file.read_text(), flags=re.S)
+    file.write_text(re.sub(r"# If it was renamed, write instead: ", "", written))
+    do(later, "upgrade")
+    assert do(later, "check") == _CLEAN
+    assert "This drops the table 'more.later' with" in do(people, "migrate", "--drop-unknown")
+
+
+@on("postgresql")
+@pytest.mark.usefixtures("more")
+def test_table_with_the_same_name_in_another_schema_is_unknown(started: Project) -> None:
+    do = in_schemas(started)
+    started.query("CREATE TABLE more.people (id INTEGER)")
+    assert "more.people" in do(people, "migrate", "-m", "first")
+    do(people, "upgrade")
+    assert "more.people" in do(people, "check")
+
+
+@on("postgresql")
+@pytest.mark.usefixtures("more")
+def test_table_of_the_revisions_in_a_schema_is_not_listed(started: Project) -> None:
+    """That of somebody else, which has the same name, is."""
+    do = in_schemas(started)
+    options = {"version_table_schema": "more"}
+    do(people, "migrate", "-m", "first", **options)
+    do(people, "upgrade", **options)
+    assert do(people, "check", **options) == _CLEAN
+    started.query("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+    assert do(people, "check", **options).endswith(f": alembic_version\n{_CLEAN}")
+
+
+@anywhere
+def test_renamed_table_is_recognised_in_a_folder_for_several(
+    project: Project, tmp_path: Path
+) -> None:
+    """Flask-Migrate's, which has one filter for all engines."""
+    from tests.migrations.test_flask_migrate import by_flask_migrate, with_entries
+
+    def later(metadata: MetaData) -> None:
+        people(metadata)
+        Table(
+            "records",
+            metadata,
+            Column("id", Integer, primary_key=True),
+            info={"bind_key": "audit"},
+        )
+
+    project.binds = {"audit": f"sqlite:///{tmp_path / 'audit.db'}"}
+    by_flask_migrate(project, "--multidb")
+    project.do("db", "upgrade", models=with_entries)
+    output = project.do("db", "migrate", "-m", "later", models=later)
+    assert "op.rename_table('entries', 'records') (engine 'audit')" in output
+    assert "1 table of the engine 'audit'" in output
+
+
+# What may fail --------------------------------------------------------------------------------
+
+
+def computed(metadata: MetaData) -> None:
+    pets(
+        Column("twice", Integer, Computed("id * 2"), nullable=False),
+        Column("nullable", Integer),
+        Column("has", Integer, server_default="1", nullable=False),
+    )(metadata)
+
+
+@concurrently
+def test_column_without_a_value_for_the_rows_is_announced(started: Project) -> None:
+    started.migrate(pets(Column("a", Integer)))
+    new = pets(Column("a", Integer), Column("b", Integer, nullable=False))
+    output = started.do("db", "migrate", "-m", "new", models=new)
+    needs = "get '' or 0" if started.backend == "mariadb" else "need a value"
+    said = "The column 'b' of 'pets' is NOT NULL and has no server default: rows that are there"
+    assert f"Attention: {said} {needs}" in output
+    assert "# The column 'b' of 'pets' is NOT NULL" in started.version("new").read_text()
+    assert "# Give it 'server_default=...'" in started.version("new").read_text()
+    started.do("db", "upgrade", models=new)  # there are none
+    assert check(started, new) == ""
+
+
+@concurrently
+def test_column_that_has_a_value_is_not_announced(started: Project) -> None:
+    started.migrate(pets())
+    assert "Attention" not in started.do("db", "migrate", "-m", "new", models=computed)
+
+
+@on("postgresql", "mariadb")
+def test_column_that_counts_is_not_announced(started: Project) -> None:
+    started.migrate(lambda m: Table("pets", m, Column("name", String(9))))
+    column = Column("id", Integer, primary_key=True)
+    if started.backend == "postgresql":
+        column = Column("id", Integer, Identity(), nullable=False)
+    new = lambda m: Table("pets", m, Column("name", String(9)), column._copy())  # noqa: E731
+    assert "Attention" not in started.do("db", "migrate", "-m", "new", models=new)
+
+
+def nameless(*columns: Any) -> Models:
+    def models(metadata: MetaData) -> None:
+        metadata.naming_convention = MetaData().naming_convention
+        people(metadata)
+        pets(*columns)(metadata)
+
+    return models
+
+
+@concurrently
+@pytest.mark.parametrize("kind", ["unique constraint", "foreign key"])
+def test_constraint_without_a_name_is_announced(started: Project, kind: str) -> None:
+    """With Alembic's warning, 'migrate' would be a traceback here: warnings are errors."""
+    old = nameless(Column("a", Integer))
+    new = nameless(Column("a", Integer, unique=True))
+    if kind == "foreign key":
+        new = nameless(Column("a", Integer, ForeignKey("people.id")))
+    started.migrate(old)
+    output = started.do("db", "migrate", "-m", "new", models=new)
+    said = f"A {kind} of 'pets' has no name, so 'downgrade' cannot drop it."
+    assert f"Attention: {said} Give the metadata a naming convention" in output
+    assert f"# {said}\n" in started.version("new").read_text()
+    if started.backend == "sqlite":
+        assert f"Attention: A {kind} of 'pets' has no name, so it cannot be added" in output
+        return
+    started.do("db", "upgrade", models=new)
+    assert check(started, new) == ""
+    result = started.flask("db", "downgrade", models=new)
+    assert result.exit_code == 1
+    assert said[:-1] in result.output
+
+
+@anywhere
+def test_constraint_of_the_database_without_a_name_is_announced(started: Project) -> None:
+    """SQLite makes none up."""
+    started.migrate(nameless(Column("a", Integer, ForeignKey("people.id"))))
+    output = started.do("db", "migrate", "-m", "new", models=nameless(Column("a", Integer)))
+    assert "A foreign key of 'pets' has no name, so 'upgrade' cannot drop it." in output
+
+
+@concurrently
+def test_drop_has_one_name(started: Project) -> None:
+    """In ``check`` and in ``migrate``."""
+    started.migrate(pets(Column("a", Integer)))
+    assert check(started, pets()).endswith("  drop column 'a' of 'pets'\n")
