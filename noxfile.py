@@ -10,7 +10,7 @@ nox.options.sessions = ["tests", "lowest"]
 nox.options.default_venv_backend = "venv"
 
 # The lower bounds of pyproject.toml, and what has to be old beside them.
-LOWEST = ["alembic==1.13.0", "flask==3.0.0", "sqlalchemy==2.0.30"]
+LOWEST = ["alembic==1.13.1", "flask==3.0.0", "sqlalchemy==2.0.30"]
 
 
 @nox.session(python=["3.10", "3.11", "3.12", "3.13"])

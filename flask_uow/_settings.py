@@ -165,14 +165,52 @@ def read_migrations(config: Mapping[str, Any]) -> MigrationSettings:
             " all other keys are options of Alembic's 'context.configure()'."
         )
     options = dict(given)
-    directory = str(options.pop("directory", "migrations"))
-    engines = options.pop("engines", None)
+    directory = options.pop("directory", "migrations")
+    if not isinstance(directory, (str, Path)) or not str(directory):
+        raise ConfigError(
+            f"UOW_MIGRATIONS['directory'] is {shown(directory)}, and it must be the name of a"
+            " folder, such as 'migrations'."
+        )
     return MigrationSettings(
-        directory=directory,
+        directory=str(directory),
         group=read_migration_names(config)[0] or "db",
-        engines=None if engines is None else tuple(name or DEFAULT for name in engines),
+        engines=_read_migrated(options.pop("engines", None)),
         options=options,
     )
+
+
+def _read_migrated(given: Any) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    names = list(given) if isinstance(given, (list, tuple)) else [0]
+    if not names or not all(name is None or isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"UOW_MIGRATIONS['engines'] is {shown(given)}, and it must be a list of names of"
+            " engines, such as ['default', 'audit']; all are migrated if it is left out."
+        )
+    found = tuple(str(name or DEFAULT) for name in names)
+    if len(set(found)) < len(found):
+        raise ConfigError(
+            f"UOW_MIGRATIONS['engines'] is {shown(given)}, and it names an engine twice."
+        )
+    return found
+
+
+def refuse_unknown_options(options: Mapping[str, Any], known: Iterable[str]) -> None:
+    """
+    :param options: of ``UOW_MIGRATIONS``.
+    :param known: the options of Alembic's ``context.configure()``.
+    :raises ConfigError: one of *options* is none of them.
+    """
+    names = {"directory", "engines", *known}
+    for key in options:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(
+                f"UOW_MIGRATIONS has a key {key!r}, which is no option of Alembic's"
+                f" 'context.configure()'; our own are 'directory' and 'engines'.{hint}"
+            )
 
 
 def _read_explicit_commit(config: Mapping[str, Any]) -> dict[str, str]:

@@ -7,24 +7,35 @@ An app pays for the name of the group of commands; what they need, Alembic above
 when one of them runs.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ._group import install as install
 from ._models import NAMING_CONVENTION as NAMING_CONVENTION
+from ._models import docstring as docstring
 from ._models import part_names as part_names
 
 if TYPE_CHECKING:
     from ._commands import Migrations as Migrations
     from ._environment import run as run
+    from ._results import Checked as Checked
+    from ._results import Created as Created
+    from ._results import EngineStatus as EngineStatus
+    from ._results import Generated as Generated
+    from ._steps import Step as Step
+
+_LATER = {
+    "Checked": "_results",
+    "Created": "_results",
+    "EngineStatus": "_results",
+    "Generated": "_results",
+    "Migrations": "_commands",
+    "Step": "_steps",
+    "run": "_environment",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Migrations":
-        from ._commands import Migrations
-
-        return Migrations
-    if name == "run":
-        from ._environment import run
-
-        return run
+    if name in _LATER:
+        return getattr(import_module(f".{_LATER[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,13 +8,14 @@ It reads ``current_app.extensions["migrate"]``: ``.db.get_engine()``, ``.db.engi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 
 from .. import _settings
 from .._binds import DEFAULT
+from ..errors import MigrationError
 from . import _models
 
 if TYPE_CHECKING:
@@ -39,6 +40,20 @@ class FlaskMigrateView:
         return _settings.read_migrations(self._app.config).directory
 
     @property
+    def migrate(self) -> NoReturn:
+        """What Flask-Migrate's own commands and functions begin with.
+
+        Up to version 3 its group ``db`` is an entry point, which Flask prefers to ours.
+
+        :raises MigrationError: always.
+        """
+        raise MigrationError(
+            "Flask-Migrate was called, and the migrations of this app are flask_uow's. Uninstall"
+            " Flask-Migrate, or set UOW_CLI_GROUP = 'uow' and write 'flask uow ...'; in code it is"
+            " 'flask_uow.migrations.Migrations().upgrade()'."
+        )
+
+    @property
     def configure_args(self) -> dict[str, Any]:
         """For ``context.configure()``; a new dict each time, because ``env.py`` adds to it."""
         settings = _settings.read_migrations(self._app.config)
@@ -60,8 +75,10 @@ class FlaskSQLAlchemyView:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def get_engine(self, bind: str | None = None) -> Engine:
-        return self._db.engines[bind]
+    def get_engine(self, *given: Any, **named: Any) -> Engine:
+        """``get_engine(bind)``, or ``get_engine(app, bind)``, which folders of version 2 call."""
+        names = [one for one in (*given, *named.values()) if isinstance(one, str)]
+        return self._db.engines[names[0] if names else None]
 
     @property
     def engine(self) -> Engine:

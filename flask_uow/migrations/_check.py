@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from flask import Flask, request_started
 
-from ..errors import MigrationsPending, UowError
+from ..errors import MigrationsPending
+from ._results import named
 
 logger = logging.getLogger("flask_uow")
 
@@ -26,11 +28,14 @@ def watch_requests(app: Flask, mode: str) -> None:
 class _Watcher:
     def __init__(self, app: Flask, mode: str) -> None:
         self._mode = mode
+        self._once = threading.Lock()
 
     def look(self, app: Flask, **_: Any) -> None:
         """
         :raises MigrationsPending: in the mode "error".
         """
+        if self._mode != "error" and not self._once.acquire(blocking=False):
+            return  # several first requests at once
         text = _pending(app) if app.debug else None
         if text is None or self._mode != "error":
             request_started.disconnect(self.look, app)
@@ -50,20 +55,14 @@ def _pending(app: Flask) -> str | None:
         if not (migrations.folder / "env.py").is_file():
             return None
         behind = [one for one in migrations.status() if one.pending]
-    except UowError as error:
-        logger.warning("The migrations could not be looked at: %s", error)
+    except (Exception, SystemExit) as error:  # of an 'env.py', too; the request has no part in it
+        what = str(error) or type(error).__name__
+        logger.warning("The migrations could not be looked at: %s", what)
         return None
     if not behind:
         return None
     engines = "; ".join(
-        f"of the engine {one.name!r}: {', '.join(_named(script) for script in one.pending)}"
+        f"of the engine {one.name!r}: {', '.join(named(script) for script in one.pending)}"
         for one in behind
     )
-    return (
-        f"Revisions are pending on the database {engines}. Write 'flask {migrations.group}"
-        " upgrade'."
-    )
-
-
-def _named(script: Any) -> str:
-    return f"{script.revision} ({script.doc})" if script.doc else str(script.revision)
+    return f"Revisions are pending on the database {engines}. Write '{migrations._next_upgrade()}'."

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import configparser
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +34,10 @@ def find(app: Flask, directory: str) -> Path:
     return here.absolute()
 
 
-def check(folder: Path, group: str) -> None:
+def check(folder: Path, group: str, app: Flask) -> None:
     """
-    :raises MigrationError: *folder* is not there, or nobody has made it one of migrations.
+    :raises MigrationError: *folder* is not there, or nobody has made it one of migrations, or it
+        belongs to another app.
     """
     if not folder.is_dir():
         raise MigrationError(
@@ -43,10 +47,38 @@ def check(folder: Path, group: str) -> None:
     for name in ("env.py", "script.py.mako"):
         if not (folder / name).is_file():
             raise MigrationError(
-                f"The folder {str(folder)!r} has no {name!r}, so it is none of migrations. Remove"
-                f" it and write 'flask {group} init', or name another one:"
-                f" 'flask {group} -d FOLDER ...'."
+                f"The folder {str(folder)!r} has no {name!r}, so it is none of migrations. Name"
+                f" another one: 'flask {group} -d FOLDER ...' or UOW_MIGRATIONS; with 'flask"
+                f" {group} init -d FOLDER' there is one."
             )
+    owner, mine = owner_of(folder), name_of(app)
+    if owner and mine and owner != mine:
+        own = f"migrations_{re.sub(r'[^a-z0-9]+', '_', mine.lower())}"
+        raise MigrationError(
+            f"The folder {str(folder)!r} belongs to the app {owner!r}, and this is {mine!r}. Make"
+            f" a folder of its own ('flask {group} -d {own} init', and UOW_MIGRATIONS ="
+            f" {own!r}); or, if the app was renamed or both are meant, change or remove the name"
+            f" in {str(folder / 'env.py')!r}."
+        )
+
+
+def name_of(app: Flask) -> str | None:
+    """What distinguishes *app*; None for one that is run as a file, which nothing does."""
+    return None if app.import_name == "__main__" else app.name
+
+
+def owner_of(folder: Path) -> str | None:
+    """The app whose folder it is: what ``env.py`` gives to ``run(app=...)``; None for any."""
+    try:
+        tree = ast.parse(_text(folder / "env.py"))
+    except (SyntaxError, ValueError):
+        return None  # who runs it will hear of it
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "run":
+            for keyword in node.keywords:
+                if keyword.arg == "app" and isinstance(keyword.value, ast.Constant):
+                    return str(keyword.value.value or "") or None
+    return None
 
 
 def is_ours(folder: Path) -> bool:
@@ -62,8 +94,8 @@ def is_flask_migrate(folder: Path) -> bool:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return ""
 
 
@@ -74,7 +106,8 @@ def config_of(
 
     :param autogenerate: what Flask-Migrate's ``env.py`` asks for.
     :param attributes: for ``config.attributes``.
-    :raises MigrationError: the installed Alembic cannot read ``[tool.alembic]``.
+    :raises MigrationError: the installed Alembic cannot read ``[tool.alembic]``, or one of the
+        files.
     """
     from alembic.config import Config
 
@@ -93,8 +126,29 @@ def config_of(
             f"{str(project)!r} has a section '[tool.alembic]', which Alembic reads from version"
             " 1.16 on, and the installed one is older. Update it: pip install -U alembic."
         ) from error
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    try:
+        config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    except UNREADABLE as error:
+        raise not_read(config, error) from error
     return config
+
+
+UNREADABLE = (configparser.Error, ValueError, KeyError, TypeError)
+
+
+def not_read(config: Config, error: Exception) -> MigrationError:
+    """One of the files of *config* is damaged."""
+    names = [config.config_file_name, getattr(config, "toml_file_name", None)]
+    if isinstance(error, configparser.Error):
+        names[1:] = []
+    elif type(error).__name__ == "TOMLDecodeError":
+        names[:1] = []
+    files = " or ".join(repr(str(name)) for name in names if name)
+    return MigrationError(
+        f"The settings of Alembic in {files} cannot be read ({type(error).__name__}:"
+        f" {' '.join(str(error).split())}). Mend them; a '%' of their own, as in 'file_template',"
+        " is written '%%'."
+    )
 
 
 def _project_file(folder: Path) -> Path | None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .._extension import Database
 
 EXTENSION = "uow_migrations"
+OPTIONS = "flask_uow.migrations"  # those of the group, in click's ``Context.meta``
 COMMANDS = (
     "branches",
     "check",
@@ -103,4 +104,4 @@ class LazyGroup(AppGroup):
 
 def _keep(**options: Any) -> None:
     """Keep the options of the group for the command."""
-    click.get_current_context().meta["flask_uow.migrations"] = options
+    click.get_current_context().meta[OPTIONS] = options

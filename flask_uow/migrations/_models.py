@@ -5,7 +5,7 @@ Nothing here knows Alembic.
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -66,20 +66,32 @@ def has_convention(db: Database) -> bool:
     return any("fk" in metadata.naming_convention for metadata in db.metadatas)
 
 
+def has_base(db: Database) -> bool:
+    """Was it given a base, and has not made its own?"""
+    return getattr(db.Model, "__module__", "").partition(".")[0] != "flask_uow"
+
+
+def docstring(text: str) -> str:
+    """*text* for a docstring in a file, whatever is in it."""
+    return text.replace("\\", "\\\\").replace('"""', r"\"\"\"")
+
+
 def part_name(engine: str) -> str:
-    """The name of an engine as a part of the name of a function: ``upgrade_<part>``."""
-    return re.sub(r"\W", "_", engine)
+    """The name of an engine as a part of the name of a function: ``upgrade_<part>``.
+
+    Python normalizes the names that it reads (NFKC), so this is how it will know it.
+    """
+    letters = unicodedata.normalize("NFKC", engine)
+    return "".join(one if f"_{one}".isidentifier() else "_" for one in letters)
 
 
 def part_names(config: Any) -> list[str]:
-    """The names of the parts of a new revision; none if there is one engine.
+    """The names of the parts of a new revision; none if it is for the main engine alone.
 
     :param config: the ``Config`` of Alembic, as ``script.py.mako`` has it.
     :raises MigrationError: two engines have the same part.
     """
-    names: list[str] = config.attributes.get("engine_names", [DEFAULT])
-    if len(names) < 2:
-        return []
+    names: list[str] = config.attributes.get("engine_names", [])
     parts = [part_name(name) for name in names]
     if len(set(parts)) < len(parts):
         raise MigrationError(

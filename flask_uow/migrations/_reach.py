@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from sqlalchemy import URL, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import URL, Engine, select
 
-from ..errors import DatabaseUnreachable, UowError
+from ..errors import DatabaseUnreachable
 
 A = TypeVar("A")
+
+_LEAST = 1.0  # seconds that a database has for an answer, however little time is left
 
 
 def address(url: URL) -> str:
@@ -19,17 +21,39 @@ def address(url: URL) -> str:
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def ping(engines: Mapping[str, Engine]) -> dict[str, str | None]:
-    """By name: why an engine gets no connection, None if it does."""
-    return {name: _why_not(engine) for name, engine in engines.items()}
+def ping(engines: Mapping[str, Engine], within: float | None = None) -> dict[str, str | None]:
+    """By name: why an engine gets no answer, None if it does.
+
+    :param within: seconds; None for as long as the drivers wait.
+    """
+    if within is None:
+        return {name: _why_not(engine) for name, engine in engines.items()}
+    found: dict[str, str | None] = {}
+
+    def ask(name: str, engine: Engine) -> None:
+        found[name] = _why_not(engine)
+
+    threads = []
+    for name, engine in engines.items():
+        if engine.dialect.name == "sqlite":
+            ask(name, engine)  # no server is silent here, and memory may belong to this thread
+        else:
+            # A driver that waits for a silent server can be left alone, and not interrupted.
+            threads.append(threading.Thread(target=ask, args=(name, engine), daemon=True))
+            threads[-1].start()
+    end = time.monotonic() + within
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return {name: found.get(name, f"no answer within {within:.3g} s") for name in engines}
 
 
 def _why_not(engine: Engine) -> str | None:
     try:
-        with engine.connect():
-            return None
-    except (DBAPIError, UowError, OSError) as error:
+        with engine.connect() as connection:
+            connection.scalar(select(1))  # the connection may have lain in its pool
+    except Exception as error:  # a driver has errors of its own for what it cannot read in a URL
         return words(error)
+    return None
 
 
 def words(error: BaseException) -> str:
@@ -52,13 +76,23 @@ def require(engines: Mapping[str, Engine], group: str) -> None:
             )
 
 
-def repeat(ask: Callable[[], A], is_enough: Callable[[A], bool], timeout: float) -> A:
-    """*ask* until the answer *is_enough*, or *timeout* seconds have passed; return the last one."""
+def repeat(
+    ask: Callable[[float], A],
+    is_enough: Callable[[A], bool],
+    timeout: float,
+    say: Callable[[A], object],
+) -> A:
+    """*ask* until the answer *is_enough*, or *timeout* seconds have passed; return the last one.
+
+    :param ask: is given the seconds that it may take.
+    :param say: is given each answer that is not enough, and that another one follows.
+    """
     end, pause = time.monotonic() + timeout, 0.1
     while True:
-        answer = ask()
+        answer = ask(max(_LEAST, end - time.monotonic()))
         left = end - time.monotonic()
         if left <= 0 or is_enough(answer):
             return answer
+        say(answer)
         time.sleep(min(pause, left))
         pause = min(2 * pause, 2.0)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from alembic.script import Script
+
+
+def named(script: Script) -> str:
+    """A revision for a message: its identifier and what it is for."""
+    return f"{script.revision} ({script.doc})" if script.doc else str(script.revision)
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class Created:
     """What ``init`` has made.
 
     :ivar convention: constraints of the models have names.
+    :ivar has_base: the ``Database`` was given a base of the app's own.
     """
 
     folder: Path
     files: list[Path]
     convention: bool
+    has_base: bool = True
 
 
 @dataclass(frozen=True)
@@ -80,3 +88,29 @@ class Checked:
     behind: list[EngineStatus]
     differences: list[str]
     unknown: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Waiting:
+    """Says what is waited for, each sentence once.
+
+    :param tell: is given the sentence.
+    """
+
+    def __init__(self, tell: Callable[[str], object]) -> None:
+        self._tell = tell
+        self._told: set[str] = set()
+
+    def __call__(self, statuses: Iterable[EngineStatus]) -> None:
+        for one in statuses:
+            if one.state == "up to date":
+                continue
+            if one.error is not None:
+                why = f"cannot be reached: {one.error}"
+            elif one.unknown:
+                why = f"is at {', '.join(one.unknown)}, which the folder does not have"
+            else:
+                why = f"lacks {', '.join(named(script) for script in one.pending)}"
+            sentence = f"Waiting: the database of the engine {one.name!r} ({one.url}) {why}."
+            if sentence not in self._told:
+                self._told.add(sentence)
+                self._tell(sentence)

@@ -2,7 +2,7 @@
 
 ====  =========================================================================================
 0     done, up to date, the models are what the databases are
-1     refused, or failed; ``status``, ``check``, ``wait``: revisions are pending
+1     refused, or failed; ``status``, ``check``, ``wait``: revisions are pending, or unknown
 2     a database cannot be reached; or the command line is wrong
 3     ``check``: the databases are up to date, and the models differ from them
 ====  =========================================================================================
@@ -12,8 +12,11 @@ An error is one sentence; in debug mode its traceback comes before it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +28,10 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from ..errors import DatabaseUnreachable, UowError
+from . import _texts
 from ._commands import Migrations
-from ._models import NAMING_CONVENTION
+from ._group import OPTIONS
+from ._refusals import LONGEST
 from ._results import EngineStatus
 from ._steps import Step
 
@@ -40,6 +45,29 @@ BEHIND, UNREACHABLE, DIFFERENT = 1, 2, 3
 commands: dict[str, click.Command] = {}
 
 
+class _Command(click.Command):
+    """A command to which one can write ``-1``, as a revision."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        relative = [one for one in args if re.fullmatch(r"-\d+", one)]
+        if relative and "--" not in args:
+            args = [*(one for one in args if one not in relative), "--", *relative]
+        return super().parse_args(ctx, args)
+
+
+class _Seconds(click.FloatRange):
+    """A number of seconds, which is one."""
+
+    def __init__(self, *, min_open: bool = False) -> None:
+        super().__init__(min=0, max=LONGEST, min_open=min_open)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
+        return seconds
+
+
 def _command(name: str) -> Callable[[Callable[..., object]], click.Command]:
     """A command of the group; its function is given a :class:`Migrations` first."""
 
@@ -47,16 +75,18 @@ def _command(name: str) -> Callable[[Callable[..., object]], click.Command]:
         @click.pass_context
         @functools.wraps(function)
         def called(ctx: click.Context, /, directory: str | None, **options: Any) -> None:
-            group: Mapping[str, Any] = ctx.meta.get("flask_uow.migrations", {})
+            group: Mapping[str, Any] = ctx.meta.get(OPTIONS, {})
             x_arg = options.pop("x_arg", ()) or group.get("x_arg", ())
             try:
                 migrations = Migrations(directory or group.get("directory"), x_arg=x_arg)
                 function(migrations, **options)
             except UowError as error:
+                if options.get("as_json"):
+                    click.echo(json.dumps({"error": str(error)}, indent=2))
                 _fail(error)
 
         directory = click.option("-d", "--directory", help="The folder of the migrations.")
-        made = click.command(name)(directory(with_appcontext(called)))
+        made = click.command(name, cls=_Command)(directory(with_appcontext(called)))
         commands[name] = made
         return made
 
@@ -73,7 +103,11 @@ def _fail(error: UowError) -> NoReturn:
 # Options that several commands share -----------------------------------------------------------
 
 _message = click.option("-m", "--message", help="What the revision is for.")
-_sql = click.option("--sql", is_flag=True, help="Print the SQL, and send nothing.")
+_sql = click.option(
+    "--sql",
+    is_flag=True,
+    help="Print the SQL, and send nothing. Of several engines each has a file, ENGINE.sql.",
+)
 _tag = click.option("--tag", help="Any text, for 'env.py'.")
 _x_arg = click.option("-x", "--x-arg", multiple=True, help="For 'env.py'; may be repeated.")
 _verbose = click.option("-v", "--verbose", is_flag=True, help="Say more.")
@@ -81,15 +115,15 @@ _branch_label = click.option("--branch-label", help="A label for the branch of t
 _rev_id = click.option("--rev-id", help="The identifier of the revision, instead of a random one.")
 _lock_timeout = click.option(
     "--lock-timeout",
-    type=click.FloatRange(min=0),
+    type=_Seconds(),
     metavar="SECONDS",
     help="How long to wait for somebody else who is migrating (600), and for locks of tables.",
 )
 _statement_timeout = click.option(
     "--statement-timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=_Seconds(min_open=True),
     metavar="SECONDS",
-    help="How long a statement may take (PostgreSQL, MariaDB).",
+    help="How long a statement may take (PostgreSQL, MariaDB, SQLite).",
 )
 
 
@@ -125,18 +159,10 @@ def init(migrations: Migrations, multidb: bool, template: str | None, package: b
     """Make the folder of the migrations."""
     created = migrations.init(template=template, package=package)
     for path in created.files:
-        click.echo(f"Created {_short(path)}")
-    if not created.convention:
-        lines = "".join(
-            f'        "{key}": "{value}",\n' for key, value in NAMING_CONVENTION.items()
-        )
-        click.echo(
-            "\nConstraints of your models have no names, and one without a name cannot be changed"
-            " later (SQLite, MariaDB). Before the first revision, give your base this metadata:\n\n"
-            "    metadata = MetaData(naming_convention={\n"
-            f"{lines}    }})\n\n"
-            "or 'naming_convention=flask_uow.migrations.NAMING_CONVENTION', which is the same."
-        )
+        click.echo(f"Created {_texts.short(path)}")
+    advice = _texts.convention(created, migrations.group)
+    if advice:
+        click.echo(f"\n{advice}", nl=False)
     click.echo(f"\nNext: flask {migrations.group} migrate -m MESSAGE")
 
 
@@ -173,7 +199,7 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
     generated = migrations.migrate(message, **options)
     for engine, count in generated.tables.items():
         address = migrations.engines[engine].dialect.name
-        click.echo(f"Models: {_count(count, 'table')} for the engine {engine!r} ({address})")
+        click.echo(f"Models: {_texts.count(count, 'table')} for the engine {engine!r} ({address})")
     if generated.modules:
         click.echo(f"        from {', '.join(generated.modules)}")
     _say_unknown(generated.unknown, migrations.group)
@@ -192,21 +218,13 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
         click.echo(f"Read it, then: flask {migrations.group} upgrade")
 
 
-def _say_unknown(unknown: Mapping[str, Sequence[str]], group: str) -> None:
-    for engine, tables in unknown.items():
-        of = f" of the engine {engine!r}" if engine else ""
-        click.echo(
-            f"Left alone, because the models do not know them ({_count(len(tables), 'table')}{of},"
-            f" 'flask {group} migrate --drop-unknown' drops them): {', '.join(tables)}"
-        )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _say_unknown(tables: Mapping[str, Sequence[str]], group: str) -> None:
+    for sentence in _texts.unknown(tables, group):
+        click.echo(sentence)
 
 
 def _say_written(script: Script) -> None:
-    click.echo(f"Written: {_short(Path(script.path))}")
+    click.echo(f"Written: {_texts.short(Path(script.path))}")
 
 
 @_command("edit")
@@ -295,15 +313,15 @@ def current(migrations: Migrations, verbose: bool) -> None:
 @_lock_timeout
 @_statement_timeout
 @click.argument("revision", default="head")
-def upgrade(migrations: Migrations, sql: bool, **options: Any) -> None:
+def upgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
     """Run the revisions that are missing."""
     if sql:
-        _print_sql(migrations, "upgrade", **options)
+        _print_sql(migrations, "upgrade", revision, **options)
         return
     with _Progress(migrations) as report:
-        steps = migrations.upgrade(options.pop("revision"), report=report, tell=_tell, **options)
+        steps = migrations.upgrade(revision, report=report, tell=_tell, **options)
     if not steps:
-        click.echo("Nothing to do: the databases are up to date.")
+        click.echo(migrations._nothing_to_do(revision))
 
 
 @_command("downgrade")
@@ -313,17 +331,15 @@ def upgrade(migrations: Migrations, sql: bool, **options: Any) -> None:
 @_lock_timeout
 @_statement_timeout
 @click.argument("revision", default="-1")
-def downgrade(migrations: Migrations, sql: bool, **options: Any) -> None:
+def downgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
     """Undo revisions, by default the last one."""
     if sql:
-        if options["revision"] == "-1":
-            options["revision"] = "head:-1"
-        _print_sql(migrations, "downgrade", **options)
+        _print_sql(migrations, "downgrade", "head:-1" if revision == "-1" else revision, **options)
         return
     with _Progress(migrations) as report:
-        steps = migrations.downgrade(options.pop("revision"), report=report, tell=_tell, **options)
+        steps = migrations.downgrade(revision, report=report, tell=_tell, **options)
     if not steps:
-        click.echo("Nothing to do.")
+        click.echo(f"Nothing to do: no database is beyond {revision!r}.")
 
 
 @_command("stamp")
@@ -332,14 +348,16 @@ def downgrade(migrations: Migrations, sql: bool, **options: Any) -> None:
 @click.option("--purge", is_flag=True, help="Forget first what is noted, whatever it is.")
 @_lock_timeout
 @click.argument("revision", default="head")
-def stamp(migrations: Migrations, sql: bool, **options: Any) -> None:
+def stamp(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
     """Note a revision as the current one, and run nothing."""
     if sql:
         options.pop("purge")
-        _print_sql(migrations, "stamp", **options)
+        _print_sql(migrations, "stamp", revision, **options)
         return
     with _Progress(migrations) as report:
-        migrations.stamp(options.pop("revision"), report=report, tell=_tell, **options)
+        steps = migrations.stamp(revision, report=report, tell=_tell, **options)
+    if not steps:
+        click.echo(f"Nothing to do: {revision!r} is what every database has noted.")
 
 
 def _print_sql(
@@ -349,9 +367,7 @@ def _print_sql(
     if len(scripts) == 1:
         click.echo(next(iter(scripts.values())), nl=False)
         return
-    for engine, script in scripts.items():
-        path = Path(f"{engine}.sql")
-        path.write_text(script, encoding="utf-8")
+    for path in _texts.write_sql(scripts):
         click.echo(f"Written: {path}", err=True)
 
 
@@ -376,7 +392,8 @@ class _Progress:
     def __call__(self, step: Step) -> None:
         self._begun = step.seconds is None
         if step.seconds is not None:
-            click.echo(f" {step.seconds:.2f} s")
+            nothing = " (nothing for this engine)" if step.empty else ""
+            click.echo(f" {step.seconds:.2f} s{nothing}")
             return
         engine = f"{step.engine}: " if self._several else ""
         message = f" {step.message}" if step.message else ""
@@ -393,8 +410,8 @@ def check(migrations: Migrations) -> None:
     _say_unknown(checked.unknown, migrations.group)
     if checked.behind:
         for status in checked.behind:
-            click.echo(_line(status))
-        click.echo(f"Write 'flask {migrations.group} upgrade'.")
+            click.echo(_texts.line(status))
+        click.echo(f"Write '{migrations._next_upgrade()}'.")
         sys.exit(BEHIND)
     if checked.differences:
         click.echo(
@@ -411,18 +428,21 @@ def check(migrations: Migrations) -> None:
 def status(migrations: Migrations, as_json: bool) -> None:
     """Where every database is, and what is pending.
 
-    Exit code 0: up to date; 1: pending; 2: one cannot be reached.
+    Exit code 0: up to date; 1: pending, or at a revision that the folder does not have; 2: one
+    cannot be reached.
     """
-    found = migrations.status()
     if as_json:
-        click.echo(json.dumps({"engines": [_as_dict(one) for one in found]}, indent=2))
+        with contextlib.redirect_stdout(sys.stderr):  # an 'env.py' may print
+            found = migrations.status()
+        click.echo(json.dumps({"engines": [_texts.as_dict(one) for one in found]}, indent=2))
         _exit_of(found)
+    found = migrations.status()
     _say_status(found)
 
 
 def _say_status(found: Sequence[EngineStatus]) -> NoReturn:
     for one in found:
-        click.echo(_line(one))
+        click.echo(_texts.line(one))
     _exit_of(found)
 
 
@@ -433,31 +453,6 @@ def _exit_of(found: Sequence[EngineStatus]) -> NoReturn:
     sys.exit(0 if states == {"up to date"} else BEHIND)
 
 
-def _as_dict(status: EngineStatus) -> dict[str, Any]:
-    return {
-        "name": status.name,
-        "url": status.url,
-        "state": status.state,
-        "reachable": status.error is None,
-        "error": status.error,
-        "current": list(status.current),
-        "unknown": list(status.unknown),
-        "pending": [{"revision": one.revision, "message": one.doc} for one in status.pending],
-    }
-
-
-def _line(status: EngineStatus) -> str:
-    text = f"{status.name} ({status.url}): {status.state}"
-    if status.error is not None:
-        return f"{text}: {status.error}"
-    text += f", at {', '.join(status.current) or 'no revision'}"
-    if status.unknown:
-        text += f" (the folder does not have {', '.join(status.unknown)})"
-    for script in status.pending:
-        text += f"\n  pending: {script.revision} {script.doc or ''}".rstrip()
-    return text
-
-
 @_command("ping")
 def ping(migrations: Migrations) -> None:
     """Does every database answer? Exit code 2 if one does not."""
@@ -465,19 +460,18 @@ def ping(migrations: Migrations) -> None:
 
 
 @_command("wait")
-@click.option(
-    "--timeout", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS", show_default=True
-)
+@click.option("--timeout", type=_Seconds(), default=60.0, metavar="SECONDS", show_default=True)
 @click.option("--upgraded", is_flag=True, help="Wait until somebody else has upgraded, too.")
 def wait(migrations: Migrations, timeout: float, upgraded: bool) -> None:
     """Wait until every database answers.
 
-    Exit code 2 if one does not in time; 1 if revisions are still pending.
+    Exit code 2 if one does not in time; 1 if revisions are still pending. Standard error says
+    what is waited for.
     """
     if upgraded:
-        _say_status(migrations.wait_for_upgrade(timeout))
+        _say_status(migrations.wait_for_upgrade(timeout, tell=_tell))
     else:
-        _say_answers(migrations.wait(timeout))
+        _say_answers(migrations.wait(timeout, tell=_tell))
 
 
 def _say_answers(answers: Mapping[str, str | None]) -> None:
@@ -485,7 +479,3 @@ def _say_answers(answers: Mapping[str, str | None]) -> None:
         click.echo(f"{name}: {'reachable' if error is None else f'unreachable: {error}'}")
     if any(answers.values()):
         sys.exit(UNREACHABLE)
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from flask_uow import Flask
+from flask_uow import Database, Flask
 from flask_uow.errors import DatabaseUnreachable, MigrationError, OutsideContext
 from flask_uow.migrations import Migrations
 from tests.migrations.projects import Project, nothing, people
@@ -43,7 +43,7 @@ def test_folder_exists(started: Project) -> None:
 
 def test_folder_of_something_else(project: Project) -> None:
     Path("migrations").mkdir()
-    refused(project.flask("db", "upgrade"), "has no 'env.py'", "flask db init")
+    refused(project.flask("db", "upgrade"), "has no 'env.py'", "flask db init -d")
 
 
 @pytest.mark.parametrize("command", ["upgrade", "downgrade", "stamp", "show", "edit"])
@@ -218,13 +218,22 @@ def test_functions_raise_and_neither_print_nor_exit(
 def test_two_apps_with_one_folder_do_not_disturb_each_other(
     started: Project, tmp_path: Path
 ) -> None:
-    """Each migrates its own database; what one compares, the other's tables are not part of."""
+    """Of one app twice, each migrates its own database; an app of another name is refused."""
     started.migrate(people)
     first = started.app()
     second = started.app(SQLALCHEMY_DATABASE_URI=f"sqlite:///{tmp_path / 'second.db'}")
     assert started.flask("db", "upgrade", app=second).exit_code == 0
     assert started.flask("db", "downgrade", app=first).exit_code == 0
     assert started.tables(f"sqlite:///{tmp_path / 'second.db'}") == {"people"}
+    assert started.tables() == set()
+    other = Flask("blog", root_path=str(started.folder))
+    other.config["SQLALCHEMY_DATABASE_URI"] = started.url
+    other.register_extension(Database())
+    refused(
+        started.flask("db", "upgrade", app=other),
+        "belongs to the app 'project', and this is 'blog'",
+        "flask db -d migrations_blog init",
+    )
     assert started.tables() == set()
 
 

@@ -257,3 +257,65 @@ def test_their_folder_is_ours_while_they_are_registered_too(project: Project) ->
     assert project.tables() == {"people", "noted"}
     with app.app_context():
         db.engine.dispose()
+
+
+# What a folder of version 2 does with two databases, in short.
+_OLD_ENV = """
+from alembic import context
+from flask import current_app
+from sqlalchemy import MetaData
+
+db = current_app.extensions["migrate"].db
+engines = {"": db.engine}
+for name in current_app.config["SQLALCHEMY_BINDS"]:
+    assert db.get_engine(current_app, name) is db.get_engine(app=current_app, bind=name)
+    engines[name] = db.get_engine(current_app, name)
+for name, engine in engines.items():
+    metadata = MetaData()
+    for table in db.metadata.tables.values():
+        if (table.info.get("bind_key") or "") == name:
+            table.to_metadata(metadata)
+    with engine.connect() as connection:
+        context.configure(
+            connection=connection,
+            upgrade_token=f"{name}_upgrades",
+            downgrade_token=f"{name}_downgrades",
+            target_metadata=metadata,
+            **current_app.extensions["migrate"].configure_args,
+        )
+        with context.begin_transaction():
+            context.run_migrations(engine_name=name)
+"""
+
+
+@anywhere
+def test_folder_of_version_2_for_several_databases(project: Project, tmp_path: Path) -> None:
+    """It asks for ``get_engine(current_app, bind)``."""
+    audit = f"sqlite:///{tmp_path / 'audit.db'}"
+    project.binds = {"audit": audit}
+    by_flask_migrate(project, "--multidb")
+    (project.folder / "migrations" / "env.py").write_text(_OLD_ENV)
+    project.do("db", "upgrade", models=with_entries)
+    assert (project.tables(), project.tables(audit)) == ({"people"}, {"entries"})
+    assert "up to date" in project.do("db", "status", models=with_entries)
+
+
+@anywhere
+@pytest.mark.parametrize("command", sorted(_commands_of(their_cli.db)))
+def test_commands_of_flask_migrate_say_whose_the_migrations_are(
+    started: Project, command: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to version 3 they are an entry point, which Flask prefers to the group of the app."""
+    app = started.app()
+    arguments = {"merge": ["a", "b"]}.get(command, [])
+    result = app.test_cli_runner().invoke(their_cli.db, [command, *arguments])
+    if command == "list-templates":
+        return  # it asks nobody
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert "the migrations of this app are flask_uow's" in caplog.text
+    assert "UOW_CLI_GROUP" in caplog.text
+    caplog.clear()
+    with app.app_context(), pytest.raises(SystemExit):
+        flask_migrate.upgrade()
+    assert "Migrations().upgrade()" in caplog.text

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, NullPool, String, Table
+from sqlalchemy.orm import declarative_base
 
 from flask_uow import Database, Flask
 from tests.migrations.projects import Project, nothing, people
@@ -209,13 +210,19 @@ def test_sql_of_every_command(started: Project) -> None:
 
 @on("sqlite-file")
 def test_naming_convention_is_offered_where_there_is_none(project: Project) -> None:
-    """As text to paste, and as a name to import."""
+    """As text to paste, for a ``Database`` with a base and for one without."""
     app = Flask("plain", root_path=str(project.folder))
     app.config["SQLALCHEMY_DATABASE_URI"] = project.url
     app.register_extension(Database())
     output = project.flask("db", "init", app=app).output
-    assert '"fk": "fk_%(table_name)s' in output
-    assert "flask_uow.migrations.NAMING_CONVENTION" in output
+    assert "db = Database(metadata=MetaData(naming_convention=NAMING_CONVENTION))" in output
+    assert "not even by 'flask db downgrade'" in output
+    app = Flask("plain", root_path=str(project.folder))
+    app.config["SQLALCHEMY_DATABASE_URI"] = project.url
+    app.register_extension(Database(declarative_base()))
+    output = project.flask("db", "init", "-d", "other", app=app).output
+    assert "class Base(DeclarativeBase):" in output
+    assert "Next: flask db -d other migrate" in output
 
 
 @on("sqlite-file")

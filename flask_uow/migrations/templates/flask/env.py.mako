@@ -1,8 +1,11 @@
 """What Alembic runs for every command of 'flask db' that asks the database.
 
 Options of Alembic's 'context.configure()' may be given to 'run()'.
+% if app:
+'app' says whose folder this is: the command of another app is refused.
+% endif
 """
 
 from flask_uow.migrations import run
 
-run()
+run(${f"app={app}" if app else ""})

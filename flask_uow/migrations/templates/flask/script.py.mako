@@ -1,8 +1,8 @@
 <%!
-from flask_uow.migrations import part_names
+from flask_uow.migrations import docstring, part_names
 %>\
 <% parts = part_names(config) %>\
-"""${message}
+"""${message | docstring}
 
 Revision ID: ${up_revision}
 Revises: ${down_revision | comma,n}
@@ -21,27 +21,27 @@ depends_on = ${repr(depends_on)}
 
 
 % if not parts:
-def upgrade():
+def upgrade() -> None:
     ${upgrades if upgrades else "pass"}
 
 
-def downgrade():
+def downgrade() -> None:
     ${downgrades if downgrades else "pass"}
 % else:
-def upgrade(engine_name):
+def upgrade(engine_name: str) -> None:
     globals()[f"upgrade_{engine_name}"]()
 
 
-def downgrade(engine_name):
+def downgrade(engine_name: str) -> None:
     globals()[f"downgrade_{engine_name}"]()
 % for part in parts:
 
 
-def upgrade_${part}():
+def upgrade_${part}() -> None:
     ${context.get(f"{part}_upgrades", "pass")}
 
 
-def downgrade_${part}():
+def downgrade_${part}() -> None:
     ${context.get(f"{part}_downgrades", "pass")}
 % endfor
 % endif
