@@ -16,15 +16,12 @@ from typing import Any
 
 from sqlalchemy import Column, MetaData, inspect
 
-from . import _written
-from ._differences import describe as describe  # noqa: PLC0414  # where _commands looks for it
+from . import _mysql_indexes, _written
 from ._differences import full
 from ._enums import Enums
 
 Named = dict[str, Any]
 Name = tuple["str | None", str]  # schema and name
-
-_MYSQL = {"mysql", "mariadb"}
 
 
 @dataclass
@@ -91,10 +88,7 @@ class Comparison:
         :param script: Alembic's ``MigrationScript``; the last parts of it are those of *engine*.
         :param context: its ``MigrationContext``.
         """
-        from alembic.operations import ops
-
-        doing = getattr(script, "upgrade_ops_list", [script])[-1]
-        undoing = getattr(script, "downgrade_ops_list", [ops.DowngradeOps([])])[-1]
+        doing, undoing = script.upgrade_ops_list[-1], script.downgrade_ops_list[-1]
         if "" in self._unknown:
             self._unknown.setdefault(engine, []).extend(self._unknown.pop(""))
         self.forget_versions(context)
@@ -102,6 +96,8 @@ class Comparison:
             self._announce_tables(engine, doing, context)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
+        if self.comment and context.dialect.name in _mysql_indexes.NAMES:
+            _mysql_indexes.mend(doing, undoing, context.connection)
         if context.dialect.name == "postgresql":
             self._compare_enums(engine, doing, undoing, context)
         for operations in (doing, undoing):
@@ -148,12 +144,11 @@ class Comparison:
         found: list[Any] = []
         for operation in list[Any](modified.ops):
             if isinstance(operation, ops.DropColumnOp):
-                found += self._noted(engine, _column_dropped(operation, added))
+                found += self._noted(engine, _column_dropped(operation, added, context))
             elif isinstance(operation, ops.AddColumnOp) and _needs_value(operation.column):
                 lines = _value_needed(operation, context.dialect.name)
                 found += self._noted(engine, lines, " ".join(lines))
             found.append(operation)
-            found += _index_of(operation, context.connection)
         modified.ops = found
 
     def _announce_nameless(self, engine: str, operations: Any, context: Any, what: str) -> None:
@@ -195,19 +190,6 @@ class Comparison:
         return [_written.comment(lines)]
 
 
-def _index_of(operation: Any, connection: Any) -> list[Any]:
-    """What drops the index that MySQL has made for the foreign key that *operation* drops."""
-    from alembic.operations import ops
-
-    if not isinstance(operation, ops.DropConstraintOp):
-        return []
-    if operation.constraint_type != "foreignkey" or connection.dialect.name not in _MYSQL:
-        return []
-    name, table, schema = str(operation.constraint_name), operation.table_name, operation.schema
-    names = {index["name"] for index in inspect(connection).get_indexes(table, schema=schema)}
-    return [ops.DropIndexOp(name, table, schema=schema)] if name in names else []
-
-
 def _table_dropped(operation: Any, created: Sequence[Name]) -> list[str]:
     schema, name = operation.schema, operation.table_name
     lines = [f"This drops the table {full(schema, name)!r} with all its rows."]
@@ -220,15 +202,37 @@ def _rename(schema: str | None, old: str, new: str) -> str:
     return f"If it was renamed, write instead: op.rename_table({old!r}, {new!r}{where})"
 
 
-def _column_dropped(operation: Any, added: Sequence[str]) -> list[str]:
+def _column_dropped(operation: Any, added: Sequence[str], context: Any) -> list[str]:
     table, name = full(operation.schema, operation.table_name), operation.column_name
     lines = [f"This drops the column {name!r} of {table!r} with all its values."]
     if added:
         lines += [
             "If it was renamed, write instead of the drop and the addition:",
-            f"    alter_column({name!r}, new_column_name={added[0]!r})",
+            f"    {_column_renamed(operation, added[0], context)}",
         ]
     return lines
+
+
+def _column_renamed(operation: Any, new: str, context: Any) -> str:
+    """The line of Python that renames a column; MySQL and MariaDB want its type anew."""
+    from alembic.autogenerate import render_python_code
+    from alembic.operations import ops
+
+    if context.opts.get("render_as_batch"):
+        return f"batch_op.alter_column({operation.column_name!r}, new_column_name={new!r})"
+    column = operation.to_column()
+    renaming = ops.AlterColumnOp(
+        operation.table_name,
+        operation.column_name,
+        schema=operation.schema,
+        modify_name=new,
+        existing_type=column.type,
+        existing_nullable=column.nullable,
+        existing_server_default=column.server_default,
+    )
+    code = render_python_code(ops.UpgradeOps([renaming]))
+    lines = (line.strip() for line in code.splitlines())
+    return " ".join(line for line in lines if line and not line.startswith("#"))
 
 
 def _needs_value(column: Column[Any]) -> bool:
@@ -246,7 +250,7 @@ def _value_needed(operation: Any, dialect: str) -> list[str]:
         " rows that are there need a value.",
         "Give it 'server_default=...', or add it nullable, fill it, and alter it then.",
     ]
-    if dialect in _MYSQL:
+    if dialect in _mysql_indexes.NAMES:
         lines[0] = lines[0].replace("need a value", "get '' or 0, if that is a value of it")
     return lines
 

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import _alembic, _folder, _reach, _refusals
-from ._autogenerate import Comparison, describe
+from ._autogenerate import Comparison
+from ._differences import describe
 from ._files import Files
 from ._lock import Tell
 from ._results import Checked, EngineStatus, Waiting

@@ -85,6 +85,7 @@ class Travel:
             self.at = _described(step, engine)
             self._report(self.at)
             start = time.perf_counter()
+            context.impl.memo.clear()  # SQLAlchemy notes there the types of PostgreSQL it has made
             transactions.begin()
             yield step  # goes on when the transaction of the step has been committed
             transactions.end()

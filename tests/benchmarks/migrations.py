@@ -20,6 +20,7 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
+    URL,
     Column,
     DateTime,
     ForeignKey,
@@ -136,20 +137,23 @@ def _child(program: list[str], folder: str, group: str) -> float:
 
 
 def _commands(options: argparse.Namespace) -> str:
+    """Times on the database itself, then what is sent: the proxy's own work is in no time."""
     url = make_url(options.url or "sqlite:///benchmark.db")
-    port = _PORTS.get(url.get_backend_name())
+    with _project(url, options) as apps:
+        times = [
+            [name, *_times(theirs, ours, rounds)]
+            for name, theirs, ours, rounds, _ in _pairs(apps, options)
+        ]
     with contextlib.ExitStack() as stack:
-        trips: Callable[[], int] = int
+        trips: Callable[[], int] | None = None
+        port = _PORTS.get(url.get_backend_name())
         if port is not None and not url.query.get("unix_socket"):
             url, proxy = stack.enter_context(counted(url, port))
             trips = lambda: proxy.count  # noqa: E731
-        made = (url.render_as_string(hide_password=False), options.tables, options.revisions)
-        apps = stack.enter_context(_project(*made))
-        rows = [
-            [name, *_row(theirs, ours, rounds, database, trips), 1.1]
-            for name, theirs, ours, rounds, database in _pairs(apps, options)
-        ]
+        apps = stack.enter_context(_project(url, options))
+        sent = [_sent(theirs, ours, db, trips) for _, theirs, ours, _, db in _pairs(apps, options)]
     head = "command|Alembic, ms|flask_uow|Alembic again|statements|round trips|target"
+    rows = [[*time, *counts, 1.1] for time, counts in zip(times, sent, strict=True)]
     return table(head.split("|"), rows)
 
 
@@ -194,32 +198,34 @@ def _removed(script: Any) -> None:
     path.unlink()
 
 
-def _row(
-    theirs: Call, ours: Call, rounds: int, db: Database, trips: Callable[[], int]
-) -> list[object]:
+def _times(theirs: Call, ours: Call, rounds: int) -> list[str]:
     calls = {"Alembic": theirs, "flask_uow": ours, "Alembic again": theirs}
     cases = {name: case("call()", call=call) for name, call in calls.items()}
     times = interleave(cases, rounds, 1)
+    return [
+        f"{statistics.median(times['Alembic']) * 1e3:.1f}",
+        *[ratio(times, one, "Alembic") for one in ("flask_uow", "Alembic again")],
+    ]
+
+
+def _sent(theirs: Call, ours: Call, db: Database, trips: Callable[[], int] | None) -> list[str]:
     statements, turns = [], []
     for call in (theirs, ours):
-        sent, before = 0, trips()
+        call()  # the connection is in the pool then
+        before = trips() if trips else 0
+        call()
+        turns.append(str(trips() - before) if trips else "")
+        sent = 0
 
         def count(*_: object) -> None:
             nonlocal sent
             sent += 1
 
-        call()  # the connection is in the pool, and has no listener yet
-        turns.append(str(trips() - before))
         event.listen(db.engine, "before_cursor_execute", count)
         call()
         event.remove(db.engine, "before_cursor_execute", count)
         statements.append(str(sent))
-    return [
-        f"{statistics.median(times['Alembic']) * 1e3:.1f}",
-        *[ratio(times, one, "Alembic") for one in ("flask_uow", "Alembic again")],
-        " and ".join(statements),
-        " and ".join(turns) if any(map(int, turns)) else "",
-    ]
+    return [" and ".join(statements), " and ".join(filter(None, turns))]
 
 
 def _models(count: int, changes: int) -> MetaData:
@@ -242,15 +248,15 @@ def _models(count: int, changes: int) -> MetaData:
 
 
 @contextlib.contextmanager
-def _project(url: str, tables: int, revisions: int) -> Iterator[dict[str, tuple[Flask, Database]]]:
+def _project(url: URL, options: argparse.Namespace) -> Iterator[dict[str, tuple[Flask, Database]]]:
     here = Path.cwd()
-    metadata = {"same": _models(tables, 0), "changed": _models(tables, 20)}
+    metadata = {"same": _models(options.tables, 0), "changed": _models(options.tables, 20)}
     with tempfile.TemporaryDirectory() as name:
         os.chdir(name)
         apps = {}
         for kind, models in metadata.items():
             app = Flask("benchmark", instance_path=name, root_path=name)
-            app.config["SQLALCHEMY_DATABASE_URI"] = url
+            app.config["SQLALCHEMY_DATABASE_URI"] = url.render_as_string(hide_password=False)
             db = Database(metadata=models)
             app.register_extension(db)
             apps[kind] = app, db
@@ -259,7 +265,7 @@ def _project(url: str, tables: int, revisions: int) -> Iterator[dict[str, tuple[
             with app.app_context():
                 Migrations().init()
                 Migrations().migrate("tables")
-                for number in range(revisions):
+                for number in range(options.revisions):
                     Migrations().revision(f"empty {number}")
                 Migrations().upgrade()
                 shutil.copytree("migrations", "plain")

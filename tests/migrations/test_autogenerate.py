@@ -97,21 +97,10 @@ CHANGES: dict[str, Callable[[MetaData], None]] = {
 }
 
 
-# MariaDB has an index for every foreign key, and makes it itself if there is none.
-NOT_ON_MARIADB = {
-    "add a table": "'downgrade' drops the index first, which the foreign key needs",
-    "add a foreign key": "'downgrade' leaves the index that MariaDB has made",
-}
-
-
 @concurrently
 @pytest.mark.parametrize("change", CHANGES)
-def test_change_is_found_made_and_undone(
-    started: Project, change: str, request: pytest.FixtureRequest
-) -> None:
+def test_change_is_found_made_and_undone(started: Project, change: str) -> None:
     """And then nothing is left to find, at either end, on either way."""
-    if started.backend == "mariadb" and change in NOT_ON_MARIADB:
-        request.applymarker(pytest.mark.xfail(reason=NOT_ON_MARIADB[change], strict=True))
     if "unique" in change and Version(alembic.__version__) < Version("1.13.1"):
         pytest.skip("Alembic 1.13.0 forgets that an index is unique when it undoes its drop")
     after = CHANGES[change]
@@ -200,7 +189,7 @@ def test_rename_is_a_drop_and_an_addition_and_says_so(started: Project) -> None:
     assert "Attention: This drops the column 'name' of 'people' with all its values." in output
     file = started.version("rename").read_text()
     assert "# This drops the column 'name' of 'people' with all its values.\n" in file
-    assert "#     alter_column('name', new_column_name='full_name')" in file
+    assert re.search(r"#     \w+\.alter_column\(.*'name', .*new_column_name='full_name'", file)
     started.do("db", "upgrade", models=renamed)
     _clean(started, renamed)
     started.do("db", "downgrade", models=renamed)
@@ -238,10 +227,6 @@ def _follow(file: Path, advice: str, *instead: str) -> None:
 
 
 @concurrently
-@pytest.mark.xfail(
-    reason="it names no table, and no 'op' or 'batch_op'; MariaDB needs 'existing_type', too",
-    strict=True,
-)
 def test_what_is_said_of_a_renamed_column_can_be_pasted(started: Project) -> None:
     """And keeps the values."""
     started.migrate(people)

@@ -379,3 +379,14 @@ def test_failed_revision_tells_its_engine_and_cause(started: Project) -> None:
         Migrations().upgrade()
     assert (caught.value.engine, caught.value.revision) == ("default", "one")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+@on("postgresql")
+def test_type_may_be_made_again_in_the_same_run(started: Project) -> None:
+    """SQLAlchemy would remember that it has made it."""
+    create = 'op.create_table({!r}, sa.Column("e", sa.Enum("a", name="kind")))'
+    started.write_revision("one", None, create.format("a"))
+    started.write_revision("two", "one", "op.drop_table('a')\nop.execute('DROP TYPE kind')")
+    started.write_revision("three", "two", create.format("b"))
+    started.do("db", "upgrade")
+    assert started.tables() == {"b"}
