@@ -295,7 +295,7 @@ def test_a_connection_that_is_being_opened_is_not_lost(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may take long, and the pool counts it from the start."""
-    opening = threading.Event()
+    opening, refused = threading.Event(), threading.Event()
     engine = make_engine(
         f"sqlite:///{tmp_path}/a.db", pool_size=1, max_overflow=0, pool_timeout=0.05
     )
@@ -303,13 +303,14 @@ def test_a_connection_that_is_being_opened_is_not_lost(
     @event.listens_for(engine, "do_connect")
     def take_long(*_: Any) -> None:
         opening.set()
-        time.sleep(0.3)
+        refused.wait(20)
 
     thread = threading.Thread(target=lambda: engine.connect().close())
     thread.start()
     opening.wait()
     with pytest.raises(PoolExhausted, match="nobody who is known here"):
         engine.connect()
+    refused.set()
     thread.join()
     assert not caplog.records
     engine.dispose()
