@@ -298,7 +298,7 @@ class _SharedFile:
         self._is_open = False
         self._next_opening = 0.0
         self._card: Any = array("q", [0, 0, 0, 0])  # nobody else sees this one
-        _files.add(self)
+        _files[self] = None
 
     def lock(self, started: float, timeout: float) -> None:
         """Wait for the lock.
@@ -432,7 +432,8 @@ class _SharedFile:
         self.close()
 
 
-_files: weakref.WeakSet[_SharedFile] = weakref.WeakSet()
+# Not a WeakSet: its keyrefs() are safe while other threads open files.
+_files: weakref.WeakKeyDictionary[_SharedFile, None] = weakref.WeakKeyDictionary()
 
 
 def _close_inherited() -> None:
@@ -440,8 +441,9 @@ def _close_inherited() -> None:
 
     A lock that it holds would be held here as well, and outlive it.
     """
-    for file in list(_files):
-        if file.process != os.getpid():
+    for reference in _files.keyrefs():
+        file = reference()
+        if file is not None and file.process != os.getpid():
             file.close()
 
 

@@ -290,6 +290,27 @@ def test_a_lender_that_wants_its_turn_waits_for_it() -> None:
     in_thread(partial(queue.acquire, object(), 0))
 
 
+def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
+    """Whoever waits looks whether files are a parent's, and other threads open theirs just then."""
+    end = threading.Event()
+
+    def open_files() -> None:
+        while not end.is_set():
+            kept = [_queue._SharedFile(f"{tmp_path}/{number}", None) for number in range(50)]
+            del kept
+
+    threads = [threading.Thread(target=open_files) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(2000):
+            _queue._close_inherited()
+    finally:
+        end.set()
+        for thread in threads:
+            thread.join()
+
+
 def test_the_wait_for_a_process_ends_and_names_it(file: str) -> None:
     """S4: a holder that hangs costs the others their timeout, not for ever."""
     with another_process_holding(file) as process:
