@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,24 @@ def test_import_is_light() -> None:
 def test_the_tower_does_not_know_the_migrations() -> None:
     """But for the one line in which ``Database`` hands an app over."""
     assert {module for module in MODULES if "migrations" in imports_of(module)} == {"_extension"}
+
+
+def test_migrations_import_in_one_direction() -> None:
+    """No circle among their modules; ``_group`` knows the commands only when one is used."""
+    graph = {path.stem: _neighbours(path) for path in (PACKAGE / "migrations").glob("*.py")}
+    graph["_group"].remove("cli")
+    assert list(graphlib.TopologicalSorter(graph).static_order())
+    lines = [len(path.read_text().splitlines()) for path in PACKAGE.glob("migrations/*.py")]
+    assert max(lines) <= 500
+
+
+def _neighbours(path: Path) -> set[str]:
+    """The modules beside *path* that it imports, at its start or later."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            found |= {node.module} if node.module else {alias.name for alias in node.names}
+    return found
 
 
 @pytest.mark.parametrize(
