@@ -19,6 +19,7 @@ def mend(doing: Any, undoing: Any, connection: Connection) -> None:
     """Mend both ways of a revision: Alembic's ``UpgradeOps`` and ``DowngradeOps``."""
     for operations in (doing, undoing):
         _keep_until_the_table_goes(operations)
+        _keep_until_the_foreign_key_goes(operations)
     _follow_foreign_keys(doing, _there(connection))
     _follow_foreign_keys(undoing, _made_by(doing, connection))
 
@@ -35,6 +36,34 @@ def _keep_until_the_table_goes(operations: Any) -> None:
         if (modified.schema, modified.table_name) in dropped:
             modified.ops = [one for one in modified.ops if not isinstance(one, ops.DropIndexOp)]
     operations.ops = [one for one in operations.ops if one not in changes or one.ops]
+
+
+def _keep_until_the_foreign_key_goes(operations: Any) -> None:
+    """Drop foreign keys first, and indexes when others have been made, but before columns go."""
+    from alembic.operations import ops
+
+    for modified in operations.ops:
+        if not isinstance(modified, ops.ModifyTableOps):
+            continue
+        created = {
+            _name_of(one)
+            for one in modified.ops
+            if isinstance(one, (ops.CreateIndexOp, ops.CreateUniqueConstraintOp))
+        }
+
+        def rank(one: Any, created: set[str] = created) -> int:
+            if isinstance(one, ops.DropColumnOp):
+                return 2
+            if isinstance(one, ops.DropConstraintOp) and one.constraint_type == "foreignkey":
+                return -1
+            is_drop = isinstance(one, (ops.DropIndexOp, ops.DropConstraintOp))
+            return 1 if is_drop and _name_of(one) not in created else 0
+
+        modified.ops = sorted(modified.ops, key=rank)
+
+
+def _name_of(operation: Any) -> str:
+    return str(getattr(operation, "index_name", None) or operation.constraint_name)
 
 
 def _follow_foreign_keys(operations: Any, is_made: Any) -> None:

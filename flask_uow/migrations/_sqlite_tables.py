@@ -2,8 +2,9 @@
 
 To change a table it makes a copy, drops the table and renames the copy. Triggers go with the table.
 So do indexes on expressions, which SQLAlchemy does not reflect; others come back without their
-``DESC``, their ``COLLATE``, or a part of their ``WHERE``. They are created again from the SQL that
-SQLite keeps of them, as soon as Alembic has created its own.
+``DESC``, their ``COLLATE``, or a part of their ``WHERE``. What is missing at the end of a revision
+is created again from the SQL that SQLite keeps of it. Not before: the revision may do so itself,
+which was the only way while nobody else did.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ _RENAME = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _UPDATE_OF = re.compile(r"(?:(?!\bBEGIN\b).)*\bUPDATE\s+OF\s+(.*?)\s+ON\b", re.I | re.S)
-_CREATE_INDEX = re.compile(r"\s*CREATE (?:UNIQUE )?INDEX\b", re.IGNORECASE)
+_TABLE_RENAMED = re.compile(
+    r'\s*ALTER TABLE (?!"?_alembic_tmp_).* RENAME TO\b', re.IGNORECASE | re.DOTALL
+)
+_DROP_OWN = re.compile(rf"\s*DROP (?:INDEX|TRIGGER) (?:IF EXISTS )?{_NAME}\s*$", re.IGNORECASE)
+_REFLECTED_WHERE = re.compile(r"\)\s+where\s+(.+)", re.IGNORECASE)  # as SQLAlchemy reads it
 
 
 @dataclass(frozen=True)
@@ -46,15 +51,22 @@ class _Index:
         return any(name is None for name, _, _ in self.keys)
 
     def is_lost(self, now: _Index | None) -> bool:
-        """Has Alembic not made it again as it was?
+        """Has Alembic made it again from what SQLAlchemy has reflected of it, which is less?
+
+        What differs in another way was changed on purpose.
 
         :param now: the one of its name, if there is one.
         """
         if now is None:
             return self.is_expression  # others it knows: they were dropped on purpose
         columns = [name for name, _, _ in self.keys]
-        is_same = columns == [name for name, _, _ in now.keys] and self.is_unique == now.is_unique
-        return is_same and (self.keys != now.keys or _where(self.sql) != _where(now.sql))
+        plain = tuple((name, False, "BINARY") for name in columns)
+        if self.is_unique != now.is_unique or now.keys != plain:
+            return False
+        where = _REFLECTED_WHERE.search(self.sql)
+        reflected = " ".join(where[1].split()) if where else ""
+        is_less = self.keys != plain or _where(self.sql) != reflected
+        return is_less and _where(now.sql) == reflected
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,16 @@ class _Known:
     indexes: list[_Index] = field(default_factory=list)
     triggers: list[tuple[str, str]] = field(default_factory=list)
     wrong: frozenset[str] = frozenset()
+
+    @property
+    def names(self) -> set[str]:
+        return {*(one.name for one in self.indexes), *(name for name, _ in self.triggers)}
+
+    def with_(self, earlier: _Known) -> _Known:
+        """And what belonged to it before the same revision had copied it a first time."""
+        indexes = {one.name: one for one in [*self.indexes, *earlier.indexes]}
+        triggers = {**dict(earlier.triggers), **dict(self.triggers)}
+        return _Known([*indexes.values()], [*triggers.items()], self.wrong | earlier.wrong)
 
 
 class Tables:
@@ -94,12 +116,13 @@ class Tables:
             return
         self._is_busy = True
         try:
-            if self._copied and not _CREATE_INDEX.match(statement):
-                self.check()
+            if self._copied and (_TABLE_RENAMED.match(statement) or self._is_wanted(statement)):
+                self.check()  # their SQL has the old name; or there would be nothing to drop
             dropped = _DROP.match(statement)
             if dropped:
                 name = _name_in(dropped)
-                self._dropped[name.lower()] = self._known(name)
+                known, earlier = self._known(name), self._copied.pop(name.lower(), None)
+                self._dropped[name.lower()] = known.with_(earlier) if earlier else known
         finally:
             self._is_busy = False
 
@@ -109,7 +132,14 @@ class Tables:
             name = _name_in(renamed)
             known = self._dropped.pop(name.lower(), None)
             if known is not None:
-                self._copied[name] = known
+                self._copied[name.lower()] = known
+
+    def _is_wanted(self, statement: str) -> bool:
+        """Does *statement* drop something that is still to be created again?"""
+        dropped = _DROP_OWN.match(statement)
+        return dropped is not None and any(
+            _name_in(dropped) in known.names for known in self._copied.values()
+        )
 
     def _known(self, table: str) -> _Known:
         triggers = [
@@ -121,6 +151,8 @@ class Tables:
         return _Known(self._indexes(table), triggers, wrong)
 
     def _restore(self, table: str, known: _Known) -> None:
+        if not self._master(table):
+            return  # it was dropped
         now = {index.name: index for index in self._indexes(table)}
         for index in known.indexes:
             if index.is_lost(now.get(index.name)):

@@ -54,6 +54,8 @@ def either(request: pytest.FixtureRequest, project: Project) -> Project:
 
 # What is run on PostgreSQL by default, too; all the rest on servers takes longer.
 _BY_DEFAULT = {"test_one_engine.py", "test_runs.py"}
+# Many processes, whatever the database.
+_LONG = {"test_logging.py", "test_oracle.py"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
@@ -63,5 +65,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "migrations" not in item.path.parts:
             continue
         on_postgresql = "postgresql" in item.name and item.path.name not in _BY_DEFAULT
-        if "mariadb" in item.name or on_postgresql:
+        is_long = item.path.name in _LONG or "of_ten" in item.name
+        if "mariadb" in item.name or on_postgresql or is_long:
             item.add_marker(pytest.mark.stress)

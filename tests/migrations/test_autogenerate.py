@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,29 @@ def _follow(file: Path, advice: str, *instead: str) -> None:
             lines[one.lineno - 1] = f"{' ' * one.col_offset}{wanted}"
             wanted = "pass"
     file.write_text("\n".join(lines) + "\n")
+
+
+def with_owner(metadata: MetaData, *, unique: bool) -> None:
+    people(metadata)
+    Table(
+        "pets",
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("owner", ForeignKey("people.id"), index=not unique, unique=unique),
+    )
+
+
+def without_owner(metadata: MetaData) -> None:
+    people(metadata)
+    Table("pets", metadata, Column("id", Integer, primary_key=True))
+
+
+@concurrently
+@pytest.mark.parametrize("unique", [False, True], ids=["index", "unique"])
+def test_column_goes_with_its_foreign_key_and_its_index(started: Project, unique: bool) -> None:
+    """MariaDB refuses to drop an index that a foreign key still needs."""
+    started.migrate(partial(with_owner, unique=unique), "with")
+    _there_and_back(started, partial(with_owner, unique=unique), without_owner)
 
 
 @concurrently

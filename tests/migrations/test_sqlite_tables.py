@@ -60,8 +60,9 @@ def test_triggers_and_indexes_are_there_again(either: Project) -> None:
     )
     before = master(either)
     assert len(before) == 7
-    either.write_revision("one", None, f"{NOT_NULL}\nop.execute(\"UPDATE people SET name = 'c'\")")
+    either.write_revision("one", None, NOT_NULL)
     either.do("db", "upgrade")
+    either.query("UPDATE people SET name = 'c'")
     assert either.query("SELECT t FROM log") == [("c",)]
     assert {one[:2] for one in master(either)} == {one[:2] for one in before}
     plain = {"plain", "part"}  # in Alembic's words
@@ -206,3 +207,66 @@ def test_foreign_key_that_fits_nothing_can_be_mended(either: Project) -> None:
     result = either.flask("db", "upgrade")
     assert "would refer to columns that are not unique" in result.output
     assert either.revision() == "two"
+
+
+OLD_HABITS = {
+    "a trigger": (f"{TRIGGER};", f"{NOT_NULL}\nop.execute({TRIGGER!r})"),
+    "a trigger of a column that is renamed": (
+        f"{TRIGGER};",
+        CHANGE.format('new_column_name="title"')
+        + f"\nop.execute({TRIGGER.replace('new.name', 'new.title')!r})",
+    ),
+    "an index": (
+        "CREATE INDEX low ON people (lower(name));",
+        f"{NOT_NULL}\nop.execute('UPDATE people SET nick = 1')"
+        "\nop.execute('CREATE INDEX low ON people (lower(name))')",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OLD_HABITS)
+def test_revision_that_creates_it_again_itself_goes_on_working(started: Project, what: str) -> None:
+    """As all of them had to."""
+    made, revision = OLD_HABITS[what]
+    prepare(started, made)
+    started.write_revision("one", None, revision)
+    started.do("db", "upgrade")
+    assert [one[1] for one in master(started)] == ["low" if "index" in what else "tr"]
+
+
+def test_index_that_is_changed_on_purpose_stays_so(started: Project) -> None:
+    prepare(started, "CREATE INDEX part ON people (name) WHERE name > 'a';")
+    started.write_revision(
+        "one",
+        None,
+        """
+        with op.batch_alter_table("people") as batch:
+            batch.drop_index("part")
+            batch.alter_column("name", nullable=False)
+            batch.create_index("part", ["name"], sqlite_where=sa.text("name > 'b'"))
+        """,
+    )
+    started.do("db", "upgrade")
+    ((_, _, sql),) = master(started)
+    assert sql.endswith("WHERE name > 'b'")
+
+
+def test_table_that_is_copied_twice_keeps_its_triggers(started: Project) -> None:
+    prepare(started, f"{TRIGGER};")
+    twice = NOT_NULL + "\n" + CHANGE.format("nullable=True")
+    started.write_revision("one", None, f'{twice}\nop.rename_table("people", "persons")')
+    started.do("db", "upgrade")
+    started.query("UPDATE persons SET name = 'c'")
+    assert started.query("SELECT t FROM log") == [("c",)]
+
+
+def test_table_with_old_orphans_may_be_renamed(either: Project) -> None:
+    """They are as many as before."""
+    prepare(
+        either,
+        "CREATE TABLE pets (id INTEGER PRIMARY KEY, owner INTEGER REFERENCES people(id));"
+        "INSERT INTO pets VALUES (1, 77);",
+    )
+    either.write_revision("one", None, 'op.rename_table("pets", "animals")')
+    either.do("db", "upgrade")
+    assert either.query("SELECT owner FROM animals") == [(77,)]
