@@ -153,15 +153,15 @@ def not_loaded(error: BaseException, folder: Path, group: str) -> MigrationError
     name = getattr(error, "name", None)
     if isinstance(module, ModuleType) and name in {"upgrade", "downgrade"}:
         return MigrationError(_no_function(str(module.__file__), name))
+    if isinstance(module, ModuleType) and name == "down_revision":
+        return MigrationError(
+            f"{str(module.__file__)!r} is no revision: it has no 'down_revision'. Set it to"
+            " the revision before it, or to None if it is the first."
+        )
     what = f"{type(error).__name__}: {words(error)}"
     where = _where(error, folder)
     if where is None:
         return MigrationError(f"It failed ({what}). 'flask --debug {group} ...' shows where.")
-    if isinstance(module, ModuleType) and name == "down_revision":
-        return MigrationError(
-            f"{str(where)!r} is no revision: it has no 'down_revision'. Set it to the revision"
-            " before it, or to None if it is the first."
-        )
     if where.name == "env.py" and not _folder.is_ours(folder):
         return MigrationError(
             f"{str(where)!r}, which flask_uow has not written, failed ({what}). If it is not meant"
