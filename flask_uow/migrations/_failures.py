@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import cast
 
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import MigrationError, UowError
-from . import _reach
+from . import _reach, _translate
 from ._steps import Step, Travel
 
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}
@@ -17,10 +16,7 @@ _KEEP_DDL = {"mysql", "mariadb", "oracle"}
 
 def exited(error: SystemExit, folder: Path, group: str) -> MigrationError:
     """A file of the folder wants to end the process."""
-    where = folder / "env.py"
-    for frame in traceback.extract_tb(error.__traceback__):
-        if Path(frame.filename).is_relative_to(folder):
-            where = Path(frame.filename)
+    where = _translate.file_of(error, folder) or folder / "env.py"
     return MigrationError(
         f"{str(where)!r} {_exit(error)}, and nothing behind that was done. Take it out: a file that"
         f" cannot go on raises an error. 'flask --debug {group} ...' shows where."

@@ -15,7 +15,7 @@ from .. import _settings
 from ..errors import MigrationError, OutsideContext
 from . import _folder, _history, _init, _logs, _models, _refusals
 from ._autogenerate import Comparison
-from ._job import Job, database_of
+from ._job import database_of
 from ._results import Created, Generated
 from ._runner import Runner
 
@@ -53,10 +53,6 @@ class Files:
         :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
         """
         return self._runner.engines
-
-    def job(self, *, writes: bool = False) -> Job:
-        """What ``env.py`` is told, for somebody who calls Alembic's own functions."""
-        return self._runner.job(writes=writes)
 
     def _scripts(self) -> ScriptDirectory:
         self._script = self._runner.scripts()

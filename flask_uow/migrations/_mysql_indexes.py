@@ -31,7 +31,7 @@ def _keep_until_the_table_goes(operations: Any) -> None:
     dropped = {
         (one.schema, one.table_name) for one in operations.ops if isinstance(one, ops.DropTableOp)
     }
-    changes = [one for one in operations.ops if isinstance(one, ops.ModifyTableOps)]
+    changes = _changes(operations)
     for modified in changes:
         if (modified.schema, modified.table_name) in dropped:
             modified.ops = [one for one in modified.ops if not isinstance(one, ops.DropIndexOp)]
@@ -42,9 +42,7 @@ def _keep_until_the_foreign_key_goes(operations: Any) -> None:
     """Drop foreign keys first, and indexes when others have been made, but before columns go."""
     from alembic.operations import ops
 
-    for modified in operations.ops:
-        if not isinstance(modified, ops.ModifyTableOps):
-            continue
+    for modified in _changes(operations):
         created = {
             _name_of(one)
             for one in modified.ops
@@ -62,6 +60,13 @@ def _keep_until_the_foreign_key_goes(operations: Any) -> None:
         modified.ops = sorted(modified.ops, key=rank)
 
 
+def _changes(operations: Any) -> list[Any]:
+    """Those of tables that stay, one ``ModifyTableOps`` for each."""
+    from alembic.operations import ops
+
+    return [one for one in operations.ops if isinstance(one, ops.ModifyTableOps)]
+
+
 def _name_of(operation: Any) -> str:
     return str(getattr(operation, "index_name", None) or operation.constraint_name)
 
@@ -70,9 +75,7 @@ def _follow_foreign_keys(operations: Any, is_made: Any) -> None:
     """Drop the index of a foreign key behind it."""
     from alembic.operations import ops
 
-    for modified in operations.ops:
-        if not isinstance(modified, ops.ModifyTableOps):
-            continue
+    for modified in _changes(operations):
         found: list[Any] = []
         for operation in list[Any](modified.ops):
             found.append(operation)
@@ -98,7 +101,7 @@ def _made_by(doing: Any, connection: Connection) -> Any:
     """Will *doing* make the foreign key that is dropped, and the server its index?"""
     from alembic.operations import ops
 
-    changes = [one for one in doing.ops if isinstance(one, ops.ModifyTableOps)]
+    changes = _changes(doing)
     keys = {
         (one.constraint_name, one.source_table): one
         for modified in changes

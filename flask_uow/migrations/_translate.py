@@ -159,7 +159,7 @@ def not_loaded(error: BaseException, folder: Path, group: str) -> MigrationError
             " the revision before it, or to None if it is the first."
         )
     what = f"{type(error).__name__}: {words(error)}"
-    where = _where(error, folder)
+    where = file_of(error, folder)
     if where is None:
         return MigrationError(f"It failed ({what}). 'flask --debug {group} ...' shows where.")
     if where.name == "env.py" and not _folder.is_ours(folder):
@@ -180,7 +180,7 @@ def _no_function(path: str, name: str) -> str:
     )
 
 
-def _where(error: BaseException, folder: Path) -> Path | None:
+def file_of(error: BaseException, folder: Path) -> Path | None:
     """The file of *folder* in which *error* came up, or that Alembic was loading."""
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename)
