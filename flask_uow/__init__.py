@@ -1,10 +1,10 @@
 """Every Flask request is one SQLAlchemy unit of work."""
 
 from . import errors as errors
-from ._extension import Database as Database
-from ._flask import Flask as Flask
-from ._options import CommitRule as CommitRule
-from ._scope import SessionProxy as SessionProxy
+from ._request.context import SessionProxy as SessionProxy
+from ._request.flask_class import Flask as Flask
+from ._request.view_options import CommitRule as CommitRule
+from .database import Database as Database
 from .errors import BlockRefused as BlockRefused
 from .errors import CommitRefused as CommitRefused
 from .errors import ConcurrentUse as ConcurrentUse

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 
-from .. import _settings
-from .._binds import DEFAULT
+from .._config import reading
+from .._transaction.routing import DEFAULT
 from ..errors import MigrationError
 from . import _models
 
 if TYPE_CHECKING:
-    from .._extension import Database
+    from ..database import Database
 
 
 class FlaskMigrateView:
@@ -37,7 +37,7 @@ class FlaskMigrateView:
 
     @property
     def directory(self) -> str:
-        return _settings.read_migrations(self._app.config).directory
+        return reading.read_migrations(self._app.config).directory
 
     @property
     def migrate(self) -> NoReturn:
@@ -56,7 +56,7 @@ class FlaskMigrateView:
     @property
     def configure_args(self) -> dict[str, Any]:
         """For ``context.configure()``; a new dict each time, because ``env.py`` adds to it."""
-        settings = _settings.read_migrations(self._app.config)
+        settings = reading.read_migrations(self._app.config)
         defaults = {
             "compare_type": True,
             "render_as_batch": True,

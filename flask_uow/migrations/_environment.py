@@ -13,7 +13,7 @@ from typing import Any, cast
 from flask import current_app, has_app_context
 from sqlalchemy import Connection, Engine
 
-from .. import _activity
+from .._transaction import record
 from ..errors import MigrationError
 from . import _alembic, _models, _steps
 from ._defaults import differ
@@ -170,6 +170,6 @@ def _is_empty(directive: Any) -> bool:
 
 def _announce_writing(connection: Connection) -> None:
     """On SQLite: take the write lock before the first look, and not when it is too late."""
-    activity = _activity.Activity()
+    activity = record.Activity()
     activity.will_write = True
-    _activity.observe(connection, activity)
+    record.observe(connection, activity)

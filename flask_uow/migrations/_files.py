@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import current_app, has_app_context
 from sqlalchemy import Engine
 
-from .. import _settings
+from .._config import reading
 from ..errors import MigrationError, OutsideContext
 from . import _folder, _history, _init, _logs, _models, _refusals
 from ._autogenerate import Comparison
@@ -34,7 +34,7 @@ class Files:
             )
         app: Any = cast(Any, current_app)._get_current_object()
         db = database_of(app)
-        settings = _settings.read_migrations(app.config)
+        settings = reading.read_migrations(app.config)
         _refusals.require_options(settings.options)
         if directory and directory != settings.directory:
             # The group takes the option as well as the command.

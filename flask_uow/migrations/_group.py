@@ -12,13 +12,13 @@ import click
 from flask import Flask
 from flask.cli import AppGroup
 
-from .. import _settings
+from .._config import reading
 from ..errors import ConfigNotice
 from ._adopted import FlaskMigrateView
 from ._check import watch_requests
 
 if TYPE_CHECKING:
-    from .._extension import Database
+    from ..database import Database
 
 EXTENSION = "uow_migrations"
 OPTIONS = "flask_uow.migrations"  # those of the group, in click's ``Context.meta``
@@ -49,10 +49,10 @@ def install(app: Flask, db: Database) -> None:
 
     :raises ConfigError: a setting of the migrations cannot be used.
     """
-    _settings.read_migrations(app.config)
+    reading.read_migrations(app.config)
     app.extensions[EXTENSION] = db
     app.extensions.setdefault("migrate", FlaskMigrateView(app, db))
-    name, check = _settings.read_migration_names(app.config)
+    name, check = reading.read_migration_names(app.config)
     if name in app.cli.commands:
         warnings.warn(
             f"The app {app.name!r} has a group of commands {name!r} already{_owner(app, name)},"

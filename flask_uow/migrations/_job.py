@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 
-from .. import _settings
-from .._binds import DEFAULT
-from .._settings import MigrationSettings
+from .._config import reading
+from .._config.settings import MigrationSettings
+from .._transaction.routing import DEFAULT
 from ..errors import MigrationError
 from . import _models
 from ._autogenerate import Comparison
 
 if TYPE_CHECKING:
-    from .._extension import Database
+    from ..database import Database
 
 ATTRIBUTE = "flask_uow"  # of Alembic's ``config.attributes``
 
@@ -132,4 +132,4 @@ def job_of_the_app(app: Flask) -> Job:
 
     :raises MigrationError: the app has no ``Database``.
     """
-    return job_of(database_of(app), _settings.read_migrations(app.config), writes=True)
+    return job_of(database_of(app), reading.read_migrations(app.config), writes=True)

@@ -34,7 +34,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from .._sqlite import is_memory, path_of
+from .._sqlite.profile import is_memory, path_of
 from ..errors import ConfigNotice, MigrationError, MigrationLocked
 from ._reach import address
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import MetaData, Table
 
-from .. import _binds
-from .._binds import DEFAULT
+from .._transaction import routing
+from .._transaction.routing import DEFAULT
 from ..errors import MigrationError
 
 if TYPE_CHECKING:
-    from .._extension import Database
+    from ..database import Database
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -38,9 +38,9 @@ def of_engine(db: Database, name: str, engines: Collection[str | None]) -> list[
     """
     found = []
     for metadata in db.metadatas:
-        names = {table: _binds.of_from(table) or DEFAULT for table in metadata.tables.values()}
+        names = {table: routing.of_from(table) or DEFAULT for table in metadata.tables.values()}
         if not set(names.values()) <= set(engines):
-            _binds.group(metadata, engines)  # which says what is wrong
+            routing.group(metadata, engines)  # which says what is wrong
         if name in names.values():
             mine = [table for table, owner in names.items() if owner == name]
             found.append(metadata if len(mine) == len(names) else _part(metadata, mine))

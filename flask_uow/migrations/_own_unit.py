@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from .._pending import pending
-from .._unit import has_begun_by_hand
+from .._unit.pending import pending
+from .._unit.unit import has_begun_by_hand
 from ..errors import MigrationError
 
 if TYPE_CHECKING:
-    from .._extension import Database
+    from ..database import Database
 
 
 def stand_aside(db: Database) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import URL, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import _settings, _sqlite
+from .._config import reading
+from .._sqlite import profile
 from ..errors import MigrationError
 from . import _models, _reach, _translate
 from ._results import named
@@ -40,7 +41,7 @@ def require_options(options: Mapping[str, Any]) -> None:
 
     known = set(inspect.signature(EnvironmentContext.configure).parameters) - {"self", "kw"}
     known |= {"version_table", "version_table_schema", "version_table_pk"}
-    _settings.refuse_unknown_options(options, known)
+    reading.refuse_unknown_options(options, known)
 
 
 def require_seconds(**given: Any) -> None:
@@ -164,7 +165,7 @@ def _identity(engine: Engine) -> object:
     url = engine.url
     kind = url.get_backend_name()
     if kind == "sqlite":
-        return None if _sqlite.is_memory(url) else ("sqlite", _file_of(url))
+        return None if profile.is_memory(url) else ("sqlite", _file_of(url))
     if not url.database:
         return None
     if kind in {"mysql", "mariadb"}:
@@ -174,7 +175,7 @@ def _identity(engine: Engine) -> object:
 
 
 def _file_of(url: URL) -> str:
-    path, _ = _sqlite.path_of(url.database or "", is_uri="uri" in url.query)
+    path, _ = profile.path_of(url.database or "", is_uri="uri" in url.query)
     return str(Path(path).resolve()) if path else str(url.database)
 
 

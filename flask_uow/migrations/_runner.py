@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from .._settings import MigrationSettings
+from .._config.settings import MigrationSettings
 from ..errors import MigrationError, MigrationFailed, UowError
 from . import (
     _adopted,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
     from flask import Flask
 
-    from .._extension import Database
+    from ..database import Database
 
 Heads = dict[str, "tuple[str, ...]"]
 

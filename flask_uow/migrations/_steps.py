@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from .._binds import DEFAULT
+from .._transaction.routing import DEFAULT
 from ._foreign_keys import ForeignKeys
 from ._models import part_name
 from ._sqlite_tables import Tables

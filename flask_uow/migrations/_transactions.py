@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import event
 
-from .._effects import Effect, effect_of
+from .._transaction.statements import Effect, effect_of
 from ..errors import MigrationError
 from . import _alembic
 

@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 from sqlalchemy import Engine, Integer, String, create_engine, insert, make_url, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from flask_uow import _fork, _guard, _sqlite_engine
-from flask_uow._engines import build
-from flask_uow._settings import read
+from flask_uow._config.reading import read
+from flask_uow._engine import fork, lost_transactions
+from flask_uow._engine.build import build
+from flask_uow._sqlite import engine as _sqlite_engine
 
 from ._measure import Case, case, interleave, ratio, table
 
@@ -78,8 +79,8 @@ def _engine(name: str, url: str) -> Engine:
     if name in {TRANSACTIONS, GUARD} and engine.dialect.name == "sqlite":
         _sqlite_engine.install(engine)
     if name == GUARD:
-        _guard.install(engine)
-        _fork.install(engine)
+        lost_transactions.install(engine)
+        fork.install(engine)
     return engine
 
 

@@ -12,9 +12,11 @@ from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from flask_uow import _liveness, _pool
-from flask_uow._holders import Holders
-from flask_uow._pool import ConnectionPool, PoolSettings
+from flask_uow._config.settings import PoolSettings
+from flask_uow._engine import liveness
+from flask_uow._engine import pool as _pool
+from flask_uow._engine.checkouts import Holders
+from flask_uow._engine.pool import ConnectionPool
 
 from ._measure import Case, Times, case, interleave, table
 
@@ -51,7 +53,7 @@ ADDITIONS: dict[str, tuple[Callable[[Engine], object], type[QueuePool]]] = {
     PLAIN: (nothing, QueuePool),
     CONTROL: (nothing, QueuePool),
     NOTHING: (listen, QueuePool),
-    "the check": (_liveness.install, QueuePool),
+    "the check": (liveness.install, QueuePool),
     "the holders": (hold, QueuePool),
     "both, in our pool": (everything, ConnectionPool),
 }

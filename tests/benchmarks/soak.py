@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from flask_uow import Database
-from flask_uow._unit import UnitOfWork
+from flask_uow._unit.unit import UnitOfWork
 
 from ._measure import table, versions
 from ._stacks import add_url

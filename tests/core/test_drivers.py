@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from flask_uow import _drivers
-from flask_uow._pool import PoolSettings
+from flask_uow._config.settings import PoolSettings
+from flask_uow._drivers import base
 from flask_uow.errors import ConfigNotice
 from tests.support.databases import TestDatabase, on
 from tests.support.partition import needs_partition, partition
@@ -43,7 +43,7 @@ servers = on("postgresql", "mariadb")
 
 
 def timeouts(url: str, seconds: float = 4, **given: Any) -> dict[str, Any]:
-    return _drivers.timeouts(make_url(url), given, seconds)
+    return base.timeouts(make_url(url), given, seconds)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
 
 
 def sock(connection: Any) -> Any:
-    return _drivers.socket_of(connection.connection.dbapi_connection)
+    return base.socket_of(connection.connection.dbapi_connection)
 
 
 @servers
@@ -225,12 +225,12 @@ def all_at_once(jobs: list[Any]) -> list[float]:
 
 def test_a_driver_that_shows_no_socket_has_no_descriptor() -> None:
     """An object without ``fileno()`` and without PyMySQL's socket."""
-    assert _drivers.descriptor_of(object()) is None
+    assert base.descriptor_of(object()) is None
 
 
 def test_a_driver_whose_socket_has_no_number_has_no_descriptor() -> None:
     """pg8000 has the method of a file, which says that it is none."""
-    assert _drivers.descriptor_of(io.BytesIO()) is None
+    assert base.descriptor_of(io.BytesIO()) is None
 
 
 def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
@@ -239,7 +239,7 @@ def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(1)
     try:
-        with _drivers.socket_of(Borrowed(one)) as borrowed:
+        with base.socket_of(Borrowed(one)) as borrowed:
             assert borrowed.fileno() == one.fileno()
     finally:
         socket.setdefaulttimeout(previous)
@@ -273,7 +273,7 @@ def engine_of(driver: str, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine whose driver has that name; what it talks to is SQLite."""
     engine = create_engine("sqlite://", poolclass=NullPool)
     monkeypatch.setattr(engine.dialect, "driver", driver)
-    _drivers.warn_of_blocking(engine)
+    base.warn_of_blocking(engine)
     return engine
 
 

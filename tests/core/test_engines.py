@@ -12,9 +12,10 @@ import sqlalchemy
 from sqlalchemy import Engine, make_url, text
 from sqlalchemy.pool import NullPool, StaticPool
 
-from flask_uow import ConfigError, Database, Flask, UnknownEngine, _engines
-from flask_uow._engines import Engines, build
-from flask_uow._settings import EngineSettings, Settings
+from flask_uow import ConfigError, Database, Flask, UnknownEngine
+from flask_uow._config.settings import EngineSettings, Settings
+from flask_uow._engine import build as _engines
+from flask_uow._engine.build import Engines, build
 
 
 def one(url: str, folder: Path, **options: Any) -> Engine:

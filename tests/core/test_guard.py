@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from flask_uow import _engines, _guard, _settings
-from flask_uow._activity import Activity, observe
-from flask_uow._effects import Effect, effect_of
+from flask_uow._config import reading
+from flask_uow._engine import build, lost_transactions
+from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.statements import Effect, effect_of
 from flask_uow.errors import TransactionLost
 
 READS = [
@@ -86,7 +87,7 @@ def test_a_query_with_a_locking_cte_is_not_called_a_write() -> None:
 def test_the_strongest_effect_is_kept() -> None:
     """A read after a write does not make the transaction a reading one."""
     engine = create_engine("sqlite://")
-    _guard.install(engine)
+    lost_transactions.install(engine)
     activity = Activity()
     with engine.connect() as connection:
         observe(connection, activity)
@@ -100,7 +101,7 @@ def test_the_strongest_effect_is_kept() -> None:
 def test_a_failed_statement_is_noted() -> None:
     """An error of the database marks the transaction, and the thread has left the database."""
     engine = create_engine("sqlite://")
-    _guard.install(engine)
+    lost_transactions.install(engine)
     activity = Activity()
     with engine.connect() as connection:
         observe(connection, activity)
@@ -113,7 +114,7 @@ def test_a_failed_statement_is_noted() -> None:
 def test_a_connection_that_nobody_observes_is_left_alone() -> None:
     """``engine.connect()`` outside of any unit works as without the listeners."""
     engine = create_engine("sqlite://")
-    _guard.install(engine)
+    lost_transactions.install(engine)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
         with pytest.raises(OperationalError):
@@ -126,7 +127,7 @@ def test_an_error_while_the_engine_looks_at_its_database_is_told_as_it_is(
 ) -> None:
     """That connection is not one of the pool's, and has no transaction."""
     engine = create_engine("sqlite://")
-    _guard.install(engine)
+    lost_transactions.install(engine)
 
     def look(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT * FROM nowhere")
@@ -140,7 +141,7 @@ def test_an_error_while_the_engine_looks_at_its_database_is_told_as_it_is(
 @pytest.fixture
 def memory() -> Engine:
     """An engine in memory, with all that an app's has, and one row."""
-    engine = _engines.build(_settings.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+    engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE t (id INTEGER PRIMARY KEY)"))
         connection.execute(text("INSERT INTO t VALUES (1)"))
@@ -199,7 +200,7 @@ def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(autocommit: bool, dooms
         def _query(self, sql: str) -> None:
             raise Deadlock(1213, sql)
 
-    telling = _guard._telling(Cursor)()
+    telling = lost_transactions._telling(Cursor)()
     with pytest.raises(Deadlock):
         telling._query("UPDATE t SET id = id")
-    assert _guard._SIGNS["pymysql"](Cursor.connection) is dooms
+    assert lost_transactions._SIGNS["pymysql"](Cursor.connection) is dooms

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
-from flask_uow._holders import Holder, Holders
+from flask_uow._engine.checkouts import Holder, Holders
 from tests.support.threads import in_thread
 
 

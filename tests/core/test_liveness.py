@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
-from flask_uow import _liveness
+from flask_uow._engine import liveness
 
 
 class Connection(sqlite3.Connection):
@@ -60,7 +60,7 @@ class Pool:
 
         self.engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
         self.engine.dialect.do_ping = self._ping  # type: ignore[assignment,method-assign]
-        _liveness.install(self.engine, **options)
+        liveness.install(self.engine, **options)
 
     def _ping(self, _connection: object) -> bool:
         self.pings += 1

@@ -18,8 +18,8 @@ from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.exc import OperationalError as SQLAlchemyOperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from flask_uow import _outcomes
-from flask_uow._outcomes import (
+from flask_uow._drivers import outcomes as _outcomes
+from flask_uow._drivers.outcomes import (
     Outcome,
     Phase,
     code_of,

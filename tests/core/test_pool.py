@@ -17,8 +17,11 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadPool, StaticPool
 
-from flask_uow import PoolExhausted, _liveness, _pool
-from flask_uow._pool import ConnectionPool, PoolSettings
+from flask_uow import PoolExhausted
+from flask_uow._config.settings import PoolSettings
+from flask_uow._engine import liveness as _liveness
+from flask_uow._engine import pool as _pool
+from flask_uow._engine.pool import ConnectionPool
 from tests.support.databases import TestDatabase, on
 from tests.support.pools import make_engine
 from tests.support.threads import in_threads
@@ -174,7 +177,7 @@ def test_who_is_refused_does_not_stop_all_threads_each_time(
 ) -> None:
     """A pool that is overloaded looks for garbage once, not for each of those it refuses."""
     collections = []
-    monkeypatch.setattr("flask_uow._pool.gc.collect", lambda: collections.append(1))
+    monkeypatch.setattr("flask_uow._engine.pool.gc.collect", lambda: collections.append(1))
     with small.connect(), small.connect(), small.connect():
         for _ in range(3):
             with pytest.raises(PoolExhausted):

@@ -22,8 +22,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from flask_uow import _queue
-from flask_uow._queue import QueueTimeout, WriteQueue
+from flask_uow._sqlite import write_queue
+from flask_uow._sqlite.write_queue import QueueTimeout, WriteQueue
 from tests.support.threads import in_thread, in_threads
 
 ROOT = Path(__file__).parents[2]
@@ -296,7 +296,7 @@ def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
 
     def open_files() -> None:
         while not end.is_set():
-            kept = [_queue._SharedFile(f"{tmp_path}/{number}", None) for number in range(50)]
+            kept = [write_queue._SharedFile(f"{tmp_path}/{number}", None) for number in range(50)]
             del kept
 
     threads = [threading.Thread(target=open_files) for _ in range(3)]
@@ -304,7 +304,7 @@ def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
         thread.start()
     try:
         for _ in range(2000):
-            _queue._close_inherited()
+            write_queue._close_inherited()
     finally:
         end.set()
         for thread in threads:
@@ -505,7 +505,7 @@ def test_a_file_system_without_locks(file: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_system_without_flock(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: no file is made."""
-    monkeypatch.setattr(_queue, "fcntl", None)
+    monkeypatch.setattr(write_queue, "fcntl", None)
     with holding(WriteQueue(file)):
         pass
     assert not Path(file).exists()
@@ -526,7 +526,7 @@ GREENLETS = """
 from gevent import monkey
 monkey.patch_all()
 import gevent, sys
-from flask_uow._queue import WriteQueue
+from flask_uow._sqlite.write_queue import WriteQueue
 
 queue, order, ticks = WriteQueue(sys.argv[1]), [], 0
 def wait(number):

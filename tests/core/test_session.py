@@ -13,11 +13,12 @@ from sqlalchemy import Engine, String, create_engine, event, func, insert, join,
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, column_property, mapped_column
 from sqlalchemy.orm.exc import FlushError
 
-from flask_uow import Database, DiscardedWork, Flask, _guard
-from flask_uow._activity import Activity, observe
-from flask_uow._effects import Effect
-from flask_uow._scope import SEPARATE_REQUEST_CONTEXT
-from flask_uow._session import UnitSession
+from flask_uow import Database, DiscardedWork, Flask
+from flask_uow._engine import lost_transactions
+from flask_uow._request.context import SEPARATE_REQUEST_CONTEXT
+from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.statements import Effect
+from flask_uow._unit.session import UnitSession
 
 
 class Base(DeclarativeBase):
@@ -234,7 +235,7 @@ def test_remove_inside_a_stream_ends_it_once(two_engines: Flask, db: Database) -
 def test_a_statement_without_parameters_is_noticed() -> None:
     """The driver is called in three ways, and each of them counts."""
     engine = create_engine("sqlite://")
-    _guard.install(engine)
+    lost_transactions.install(engine)
     activity = Activity()
     with engine.connect() as connection:
         observe(connection, activity)

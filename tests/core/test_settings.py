@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import URL
 
 from flask_uow import ConfigError, ConfigNotice
-from flask_uow._settings import read
+from flask_uow._config.reading import read
 
 URI = {"SQLALCHEMY_DATABASE_URI": "sqlite:///app.db"}
 

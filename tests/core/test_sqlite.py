@@ -26,10 +26,12 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspe
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from flask_uow import _sqlite, _sqlite_engine
-from flask_uow._activity import Activity, observe
-from flask_uow._sqlite import SqliteProfile, file_system_of, path_of, refuse_network
-from flask_uow._sqlite_connection import Kind, SqliteConnection, kind_of
+from flask_uow._config.settings import SqliteProfile
+from flask_uow._sqlite import engine as _sqlite_engine
+from flask_uow._sqlite import profile as _sqlite
+from flask_uow._sqlite.connection import Kind, SqliteConnection, kind_of
+from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
+from flask_uow._transaction.record import Activity, observe
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness

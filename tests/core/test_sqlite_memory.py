@@ -15,9 +15,11 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
 
-from flask_uow import _fork, _sqlite, _sqlite_engine
-from flask_uow._activity import Activity, observe
-from flask_uow._sqlite import SqliteProfile
+from flask_uow._config.settings import SqliteProfile
+from flask_uow._engine import fork
+from flask_uow._sqlite import engine as _sqlite_engine
+from flask_uow._sqlite import profile
+from flask_uow._transaction.record import Activity, observe
 from flask_uow.errors import TransactionLost
 from tests.support.threads import in_thread
 
@@ -27,7 +29,7 @@ SHARED = "sqlite:///file:uow_memory?mode=memory&cache=shared&uri=true"
 @pytest.fixture
 def engine() -> Iterator[Engine]:
     """One connection for everybody, and a table ``t`` with the rows 1 and 2."""
-    yield (made := make("sqlite://", _sqlite.memory_options()))
+    yield (made := make("sqlite://", profile.memory_options()))
     made.dispose()
 
 
@@ -331,7 +333,7 @@ def test_the_last_connection_to_a_shared_cache_is_kept(pooled: Engine) -> None:
 
 def test_a_fork_leaves_a_shared_cache_to_the_parent(pooled: Engine) -> None:
     """The connections to files are closed before a fork; a database in memory would be gone."""
-    _fork.install(pooled)
+    fork.install(pooled)
     if (child := os.fork()) == 0:
         os._exit(0)
     os.waitpid(child, 0)

@@ -18,10 +18,11 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_uow import RollbackOnly, TransactionLost, UnitEnded, _guard
-from flask_uow._commit_hooks import Hook
-from flask_uow._session import UnitSession
-from flask_uow._unit import UnitOfWork
+from flask_uow import RollbackOnly, TransactionLost, UnitEnded
+from flask_uow._engine import lost_transactions
+from flask_uow._unit.commit_hooks import Hook
+from flask_uow._unit.session import UnitSession
+from flask_uow._unit.unit import UnitOfWork
 
 # States: "nothing" has happened; a "read"; an object is "added", not sent; it is "sent". A "sent"
 # also adds two hooks, +1 for the commit and -1 for the rollback, the next ones +2 and -2; "hook"
@@ -267,7 +268,7 @@ class Machine:
         dialect.dbapi = cast(Any, self.driver)
         pool = QueuePool(lambda: cast(Any, self.driver), dialect=dialect)
         engine = Engine(pool, dialect, make_url("recording://"))
-        _guard.install(engine)
+        lost_transactions.install(engine)
         self.unit = UnitOfWork(UnitSession(engines={"default": engine}), "on_success")
         self.ran: list[str] = []
         self._things = itertools.count(1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_uow import _settings
+from flask_uow._config import reading
 from tests.docs import pages
 from tests.docs.pages import DOCS, PAGES, ROOT
 
@@ -67,25 +67,25 @@ def test_configuration_names_every_key_and_no_other() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     headings = set(re.findall(r"^## `(\w+)`", text, re.MULTILINE))
     switches = {"SQLALCHEMY_TRACK_MODIFICATIONS", "SQLALCHEMY_RECORD_QUERIES"}
-    assert headings == _settings._KNOWN - switches
+    assert headings == reading._KNOWN - switches
     named = set(re.findall(r"`((?:SQLALCHEMY|UOW)_\w+)`", text))
-    assert named == _settings._KNOWN | set(_settings._SUCCESSORS)
+    assert named == reading._KNOWN | set(reading._SUCCESSORS)
 
 
 def test_configuration_tells_the_defaults() -> None:
     """Those of the table are what the code does."""
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| \[`(UOW_\w+)`\]\(.*\) \|.*\| `(.+)` \|$", text, re.MULTILINE))
-    settings = _settings.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"})
+    settings = reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"})
     read: dict[str, object] = {
         "UOW_COMMIT": "on_success",
         "UOW_EXPLICIT_COMMIT": settings.explicit_commit_in([]),
         "UOW_RETRY_PAUSE": settings.retry_pause,
     }
-    read |= {key: getattr(settings.pool, name) for key, name in _settings._POOL_KEYS.items()}
-    read |= {key: getattr(settings.sqlite, name) for key, name in _settings._SQLITE_KEYS.items()}
-    read["UOW_CLI_GROUP"], read["UOW_CHECK_MIGRATIONS"] = _settings.read_migration_names({})
-    read["UOW_MIGRATIONS"] = _settings.read_migrations({}).directory
+    read |= {key: getattr(settings.pool, name) for key, name in reading._POOL_KEYS.items()}
+    read |= {key: getattr(settings.sqlite, name) for key, name in reading._SQLITE_KEYS.items()}
+    read["UOW_CLI_GROUP"], read["UOW_CHECK_MIGRATIONS"] = reading.read_migration_names({})
+    read["UOW_MIGRATIONS"] = reading.read_migrations({}).directory
     assert {key: ast.literal_eval(value) for key, value in shown.items()} == read
     assert settings.commit == "on_success"
 

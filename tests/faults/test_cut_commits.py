@@ -24,7 +24,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from flask_uow import Database, Flask
-from flask_uow._outcomes import Outcome, Phase, code_of, is_disconnect, is_transient, outcome_of
+from flask_uow._drivers.outcomes import (
+    Outcome,
+    Phase,
+    code_of,
+    is_disconnect,
+    is_transient,
+    outcome_of,
+)
 from tests.conftest import MakeApp
 from tests.faults.conftest import Server, failure, insert, sees
 from tests.support.databases import TestDatabase, anywhere, on

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 
-from flask_uow._outcomes import (
+from flask_uow._drivers.outcomes import (
     Outcome,
     Phase,
     code_of,

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from flask_uow import Database, Flask
-from flask_uow._outcomes import Outcome, Phase, outcome_of
+from flask_uow._drivers.outcomes import Outcome, Phase, outcome_of
 from tests.faults.clusters import Cluster, cluster, wait_until
 from tests.faults.conftest import ON_POSTGRESQL
 from tests.support.models import Base, User

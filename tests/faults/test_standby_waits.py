@@ -16,8 +16,9 @@ import psycopg2
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from flask_uow import Database, Flask, _replication
-from flask_uow._replication import is_about_a_standby
+from flask_uow import Database, Flask
+from flask_uow._drivers import notices as _replication
+from flask_uow._drivers.notices import is_about_a_standby
 from tests.faults.clusters import Cluster, cluster, wait_until
 from tests.faults.conftest import ON_POSTGRESQL
 from tests.support.models import Base, User

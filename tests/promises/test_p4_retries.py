@@ -30,7 +30,8 @@ from flask.views import MethodView, View
 from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from flask_uow import ConfigError, Database, ReadOnly, _retry
+from flask_uow import ConfigError, Database, ReadOnly
+from flask_uow._unit import retries as _retry
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, anywhere, on
 from tests.support.faults import Faults

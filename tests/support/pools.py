@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, make_url
 
-from flask_uow import _pool
-from flask_uow._pool import PoolSettings
+from flask_uow._config.settings import PoolSettings
+from flask_uow._engine import pool
 
 
 def make_engine(
@@ -24,6 +24,6 @@ def make_engine(
     :param options: for ``create_engine()``.
     """
     settings = settings or PoolSettings()
-    engine = create_engine(url, **_pool.options_for(make_url(url), options, settings))
-    _pool.install(engine, options, settings, who=who, describe=describe)
+    engine = create_engine(url, **pool.options_for(make_url(url), options, settings))
+    pool.install(engine, options, settings, who=who, describe=describe)
     return engine

@@ -1,0 +1,176 @@
+"""A forked process leaves the connections of its parent alone (P13).
+
+Two processes that write to one socket get each other's rows. So a child starts with empty pools,
+and what it inherited it neither uses nor closes: a polite goodbye, or a ROLLBACK, would end the
+session of the parent. It is kept until the process ends, out of reach of garbage collection. Who
+goes on with a connection of the parent, outside of a unit, finds an :class:`_OfTheParent` in it.
+
+SQLite is different: what it knows of its file locks is kept for each file and process, and a child
+that inherits an open connection believes to have locks that only the parent has. Its commits
+would be lost when the parent closes the file. So idle connections are closed before the fork, and
+if one was in use, or about to be opened, the child may not open that file. (A lock inside of
+SQLite's library may be held for ever, too, by a thread that is not in the child.)
+
+Python tells of a fork by ``os.register_at_fork``. Servers that fork in C (uWSGI) do not run it,
+so the process id is compared as well, when a unit opens: :func:`notice`.
+
+Nothing here knows Flask or sessions.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from functools import partial
+from typing import Any, NoReturn
+
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
+
+from .._sqlite.profile import is_memory
+from ..errors import ForkedUnit
+
+generation = 0
+"""How many forks lie between this process and the first one, as far as they were noticed."""
+
+_process = os.getpid()
+_lock = threading.Lock()
+# Not a WeakSet: its keyrefs() are safe while other threads build engines.
+_engines: weakref.WeakKeyDictionary[Engine, None] = weakref.WeakKeyDictionary()
+_entries: weakref.WeakKeyDictionary[ConnectionPoolEntry, weakref.ref[Engine]] = (
+    weakref.WeakKeyDictionary()
+)
+_opening: dict[int, weakref.ref[Engine]] = {}  # by thread; until it is done, or after a failure
+_pools: weakref.WeakKeyDictionary[Pool, None] = weakref.WeakKeyDictionary()  # of SQLite's engines
+_forbidden: weakref.WeakSet[Engine] = weakref.WeakSet()
+_abandoned: list[object] = []
+
+
+def install(engine: Engine) -> None:
+    """Let a child of this process begin with an empty pool for *engine*."""
+    if isinstance(engine.pool, StaticPool) or (_is_sqlite(engine) and is_memory(engine.url)):
+        return  # a database in memory: the child has a copy of its own, and nothing but this one
+    _engines[engine] = None
+    reference = weakref.ref(engine)
+    event.listen(engine, "connect", partial(_note_connection, reference))
+    if _is_sqlite(engine):
+        event.listen(engine, "do_connect", partial(_note_opening, reference))
+        event.listen(engine, "engine_disposed", _note_pool)
+        _note_pool(engine)
+
+
+def notice() -> None:
+    """See whether this is another process than before, and disown its parent's connections."""
+    if os.getpid() != _process:
+        _disown(announced=False)
+
+
+def _is_sqlite(engine: Engine) -> bool:
+    return engine.dialect.name == "sqlite"
+
+
+def _note_connection(
+    engine: weakref.ref[Engine], _connection: Any, entry: ConnectionPoolEntry
+) -> None:
+    _entries[entry] = engine
+    _opening.pop(threading.get_ident(), None)
+
+
+def _note_pool(engine: Engine) -> None:
+    _pools[engine.pool] = None
+
+
+def _note_opening(engine: weakref.ref[Engine], *_: Any) -> None:
+    if engine() in _forbidden:
+        raise ForkedUnit(
+            "This process forked while a connection to a SQLite file was in use, and SQLite cannot"
+            " be used in such a child: what it knows of the locks on the file is its parent's, and"
+            " commits could be lost. Fork while no unit of work is open in any thread, or start"
+            " the child anew (multiprocessing's 'spawn')."
+        )
+    _opening[threading.get_ident()] = engine
+
+
+def _disown(*, announced: bool) -> None:
+    """
+    :param announced: Python has told of the fork before; not if it was done in C.
+    """
+    global generation, _process  # noqa: PLW0603  # of the process, as the sockets are
+    with _lock:
+        if os.getpid() == _process:
+            return
+        for entry, reference in list(_entries.items()):
+            _abandon(entry, reference(), announced=announced)
+        _forbidden.update(engine for one in _opening.values() if (engine := one()) is not None)
+        _entries.clear()
+        _opening.clear()
+        _pools.clear()  # a thread that is not here may hold the lock of one
+        for engine in list(_engines):
+            _abandoned.append(engine.pool)
+            engine.dispose(close=False)
+        _process = os.getpid()
+        generation += 1
+
+
+def _abandon(entry: Any, engine: Engine | None, *, announced: bool) -> None:
+    """Cut *entry*, and who has checked it out, off from the driver's connection."""
+    if engine is not None and _is_sqlite(engine) and entry.dbapi_connection is not None:
+        if entry.in_use or announced:  # what is idle now was in use when they were closed
+            _forbidden.add(engine)
+        else:  # there is no transaction to disturb
+            entry.dbapi_connection.close()
+    _abandoned.append(entry.dbapi_connection)
+    lent = getattr(entry, "fairy_ref", None)  # a weak reference, while it is checked out
+    proxy = lent() if lent is not None else None
+    if proxy is not None:
+        proxy.dbapi_connection = _OfTheParent()
+    entry.dbapi_connection = None
+
+
+class _OfTheParent:
+    """Stands in for the driver's connection in a ``Connection`` of the parent, and for its cursors.
+
+    A cursor is had without an error, because SQLAlchemy wraps what is raised before there is one.
+    """
+
+    def cursor(self, *_: object, **__: object) -> _OfTheParent:
+        return self
+
+    pgconn = None  # where the guard looks for the state of a transaction
+
+    def rollback(self) -> None:
+        """Nothing: to give the connection back, or drop it, is all that is left to do."""
+
+    def close(self) -> None:
+        """Nothing, as for :meth:`rollback`."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise ForkedUnit(
+            "This connection was open when the process forked: it belongs to the parent process,"
+            " which goes on with it. Let the child open its own ('with db.engine.connect():' in"
+            " it), or close the connection before the fork."
+        )
+
+
+def _before_fork() -> None:
+    _opening.pop(threading.get_ident(), None)  # has failed
+    used = [reference() for reference in _pools.keyrefs()]  # others may add to it meanwhile
+    for reference in _engines.keyrefs():
+        engine = reference()
+        if engine is not None and _is_sqlite(engine):
+            engine.dispose()
+    # A connection that was in use when its pool was replaced has gone back to that since.
+    for pool in used:
+        if pool is not None:
+            pool.dispose()
+
+
+def _after_fork() -> None:
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()  # the parent's may be held by a thread that is not here
+    _disown(announced=True)
+
+
+if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows, which does not fork
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

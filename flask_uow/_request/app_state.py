@@ -1,0 +1,121 @@
+"""What one app has: settings, engines and session factory, made at their first use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask
+from sqlalchemy import Engine
+from sqlalchemy.orm import sessionmaker
+
+from .._config import reading
+from .._config.options import UnitOptions
+from .._config.settings import Settings
+from .._engine import build, fork
+from .._unit.session import UnitSession
+
+EXTENSION = "uow"
+
+Variant = tuple["dict[str, Engine]", "dict[Any, Engine]"]
+
+
+class AppState:
+    """``app.extensions["uow"]``.
+
+    :ivar owner: the scope of the ``Database`` that the app was initialised with.
+    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
+    :ivar on_open: called whenever a unit of this app is opened.
+    :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        owner: object,
+        session_options: dict[str, Any],
+        **watch: Callable[..., Any],
+    ) -> None:
+        self.owner = owner
+        self._watch = watch
+        self.on_open: Callable[[], None] = lambda: None
+        self.error_hook: Callable[..., Any] | None = None
+        self._app = app
+        self._session_options = session_options
+        self._lock = threading.Lock()
+        self._settings: Settings | None = None
+        self._engines: dict[str, Engine] | None = None
+        self._sessionmaker: sessionmaker[UnitSession] | None = None
+        self._variants: dict[tuple[str | None, bool], Variant] = {}
+
+    @property
+    def settings(self) -> Settings:
+        """
+        :raises ConfigError: a value of ``app.config`` cannot be used.
+        """
+        if self._settings is None:
+            self._settings = reading.read(self._app.config)
+        return self._settings
+
+    @property
+    def engines(self) -> dict[str, Engine]:
+        """The engines by name, in declared order. Built once, whichever thread is first.
+
+        :raises ConfigError: a dialect is unknown, a driver is missing, a file has no place.
+        """
+        fork.notice()
+        if self._engines is None:
+            with self._lock:
+                if self._engines is None:  # pragma: no branch  # false for the second of two
+                    self._engines = build.build(
+                        self.settings,
+                        self._app.instance_path,
+                        **self._watch,
+                    )
+        return self._engines
+
+    @property
+    def sessionmaker(self) -> sessionmaker[UnitSession]:
+        """The factory of the sessions of this app.
+
+        :raises ConfigError: as :attr:`engines`.
+        """
+        if self._sessionmaker is None:
+            # Two threads may each make one; they are alike, and one is kept.
+            options = self._session_options
+            self._sessionmaker = sessionmaker(engines=self.engines, routes={}, **options)
+        return self._sessionmaker
+
+    def new_session(self) -> UnitSession:
+        """What ``sessionmaker()`` makes, in a third of the time.
+
+        :raises ConfigError: as :attr:`engines`.
+        """
+        fork.notice()
+        factory = self.sessionmaker
+        return factory.class_(**factory.kw)
+
+    def fit(self, session: UnitSession, options: UnitOptions) -> None:
+        """Let the transactions of *session* be as *options* want them.
+
+        :raises ConfigError: the isolation level is not known.
+        """
+        if options.of_transaction:
+            session.use(*self.variant(options))
+        if options.read_only:
+            session.read_only_from_now_on()
+            session.will_write = False
+        if options.retries:
+            session.count_commits()
+
+    def variant(self, options: UnitOptions) -> Variant:
+        """The engines for transactions as *options* want them, and what is kept for sessions.
+
+        :raises ConfigError: the isolation level is not known.
+        """
+        key = options.isolation_level, options.read_only
+        if key not in self._variants:
+            engines = build.with_options(self.engines, key[0], read_only=key[1])
+            self._variants[key] = engines, {}
+        return self._variants[key]

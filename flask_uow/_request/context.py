@@ -1,0 +1,345 @@
+"""Which Flask context are we in, and which unit of work is kept on it.
+
+The scope of a unit is the innermost context: the request if there is one, else the app context
+(P2). The unit is an attribute of the context object itself, so it cannot outlive it, and no two
+contexts can share it. ``SessionProxy`` is what an app knows as ``db.session``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import flask.globals
+from flask import Flask
+from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
+from sqlalchemy.util import ScopedRegistry
+
+from .._config.options import NO_OPTIONS
+from .._engine.checkouts import caller, place_of
+from .._unit.session import S, UnitSession
+from .._unit.unit import UnitOfWork, is_exit
+from ..errors import OutsideContext, SetupError
+from .app_state import EXTENSION, AppState
+from .view_options import of_request
+
+_cv_app: Any = flask.globals._cv_app
+# Flask before 3.2 keeps the request in a context of its own, beside the app context.
+_cv_request: Any = getattr(flask.globals, "_cv_request", None)
+
+SEPARATE_REQUEST_CONTEXT = _cv_request is not None
+
+current_app_context: Callable[[None], Any] = _cv_app.get
+"""``current_app_context(None)``: the active one, or None; from Flask 3.2 on, maybe a request's."""
+current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
+"""``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
+
+_HOME = "_flask_uow_home"
+RUNNING = "_flask_uow_running"
+"""The attribute of a context whose request is being answered: the app context that it began in."""
+
+# Methods that promise not to change anything (RFC 9110, section 9.2.1).
+_SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
+
+if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        return _cv_app.get(None)
+
+    def _request_of(context: Any) -> Any:
+        return context.request if context.has_request else None
+
+else:
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        request = _cv_request.get(None)
+        app_context = _cv_app.get(None)
+        if request is None:
+            return app_context
+        pushed = request._cv_tokens
+        if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
+            return request
+        return _innermost(request, app_context)
+
+    def _request_of(context: Any) -> Any:
+        return getattr(context, "request", None)
+
+
+def _innermost(request: Any, app_context: Any) -> Any:
+    """Was *app_context* pushed inside *request*, or is it the one that the request lives in?
+
+    A request remembers the app context that it pushed for itself. One that found an app context
+    of its app already there (a test's) does not; it is at home in the one in which it is
+    dispatched. One that never is, is taken to be at home where it is first seen. The answer is
+    kept on the request.
+    """
+    pushed = request._cv_tokens
+    home = pushed[-1][1] if pushed else None
+    if home is None:
+        home = request.__dict__.get(_HOME) or request.__dict__.get(RUNNING)
+        if home is None or not _is_pushed(home):
+            home = app_context if app_context.app is request.app else None
+            request.__dict__[_HOME] = home
+    return request if home is app_context else app_context
+
+
+def _is_pushed(context: Any) -> bool:
+    """Has *context* not ended? A thread that copied the context variables still sees it then."""
+    return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
+
+
+def is_running(context: Any) -> bool:
+    """Is a request being answered in *context*, so that its unit commits by itself?
+
+    Not in an app context, and not in a request context that somebody pushed without dispatching
+    it: of a socket event, of a test.
+    """
+    return getattr(context, RUNNING, None) is not None
+
+
+class Scope(ScopedRegistry[S]):
+    """Keeps the units of one ``Database``, each on its context."""
+
+    # One name for each Database: no other one finds its unit by mistake.
+    _names = map("_flask_uow_unit_{}".format, itertools.count())
+
+    def __init__(self) -> None:
+        self.key = next(self._names)
+        self._failed = f"{self.key}_failed"
+
+    def __call__(self) -> S:
+        """The session of the current unit.
+
+        :raises OutsideContext: no Flask context is active.
+        :raises SetupError: the app was not initialised with this ``Database``.
+        :raises ConcurrentUse: another thread is inside the database with this unit.
+        """
+        context = current_context()
+        unit: Any = getattr(context, self.key, None) or self._open(context)
+        session = unit.session
+        session.refuse_other_thread()
+        return session  # type: ignore[no-any-return]
+
+    def peek(self) -> UnitOfWork | None:
+        """The current unit, if it was opened."""
+        return self.on(current_context())
+
+    def on(self, context: Any) -> UnitOfWork | None:
+        """The unit that is kept on *context*, if it was opened."""
+        return getattr(context, self.key, None)
+
+    def describe(self, context: Any) -> str:
+        """What *context* is, in words: the request, its endpoint, where its unit was opened."""
+        request, unit = _request_of(context), self.on(context)
+        if request is None:
+            text = f"an app context of {context.app.name!r}"
+        else:
+            text = f"{request.method} {request.path} (endpoint {request.endpoint!r})"
+        return text if unit is None else f"{text}, from {place_of(*unit.place)}"
+
+    def unit(self) -> UnitOfWork:
+        """The current unit, opened if need be. Raises as calling does."""
+        self()
+        return cast(UnitOfWork, self.peek())
+
+    def state(self, context: Any = None) -> AppState:
+        """The state of the app of *context*, by default the current one.
+
+        :raises OutsideContext: no Flask context is active.
+        :raises SetupError: the app was not initialised with this ``Database``.
+        """
+        context = context or current_context()
+        if context is None:
+            raise OutsideContext(
+                "The database was used outside of a Flask context, so it is not known which app"
+                " and which unit of work is meant. Use it in a view function, in a command"
+                " ('@app.cli.command()'), or inside 'with app.app_context():'. A thread needs a"
+                " context of its own."
+            )
+        app: Flask = context.app
+        state: AppState | None = app.extensions.get(EXTENSION)
+        if state is None or state.owner is not self:
+            raise SetupError(
+                f"The app {app.name!r} is not registered with this Database"
+                f"{'' if state is None else ' but with another one'}. Was 'db.init_app(app)' or"
+                " 'app.register_extension(db)' called, and is there only one 'Database()'?"
+            )
+        return state
+
+    def fail(self, context: Any, error: BaseException) -> None:
+        """Take note that an exception left the view: for the unit, or for one opened later."""
+        context.__dict__[self._failed] = True
+        unit = self.on(context)
+        if unit is not None:
+            unit.fail(error)
+
+    def forgive(self, context: Any) -> None:
+        """Take :meth:`fail` back: the view is run again."""
+        context.__dict__.pop(self._failed, None)
+        unit = self.on(context)
+        if unit is not None:
+            unit.failed = False
+
+    def end(self, context: Any, error: BaseException | None) -> None:
+        """End the unit of *context*, or only release it if its body is still to be streamed."""
+        unit: UnitOfWork = context.__dict__[self.key]
+        context.__dict__.pop(self._failed, None)  # it may be pushed again
+        warn = error is None or (is_exit(error) and _request_of(context) is None)
+        if unit.streaming:
+            unit.release(error, warn=warn)
+        else:
+            self.forget(context)
+            unit.end(error, warn=warn)
+            if unit.hooks is not None and (late := self.forget(context)) is not None:
+                late.end()  # a hook of the rollback has opened it
+
+    def forget(self, context: Any) -> UnitOfWork | None:
+        """Take the unit off *context*, so that the next use opens a new one."""
+        return cast("UnitOfWork | None", context.__dict__.pop(self.key, None))
+
+    def has(self) -> bool:
+        return self.peek() is not None
+
+    def set(self, obj: S) -> None:
+        if not isinstance(obj, UnitSession):
+            raise SetupError(
+                f"{type(obj).__name__!r} cannot become the session of this unit of work. Make it"
+                " with 'db.sessionmaker(...)', or pass the options: 'db.session(autoflush=False)'."
+            )
+        self._open(current_context(), obj)
+
+    def waiting(self) -> UnitOfWork | None:
+        """The unit whose outcome is still to come, if there is one; opened in a request."""
+        context = current_context()
+        unit = self.on(context)
+        if unit is None:
+            return self.unit() if is_running(context) else None
+        waits = unit.has_work or unit.blocks or (is_running(context) and not unit.finished)
+        return unit if waits else None
+
+    def clear(self) -> None:
+        """Undo what is not committed, end the unit; the next use opens a new one.
+
+        :raises CommitRefused: inside a block.
+        """
+        unit = self.peek()
+        if unit is not None:
+            if unit.blocks:
+                unit.session.close()  # which is refused
+            self.forget(current_context())
+            unit.end(warn=False)
+
+    def _open(self, context: Any, session: UnitSession | None = None) -> UnitOfWork:
+        state = self.state(context)
+        if not _is_pushed(context):
+            raise OutsideContext(
+                "The Flask context that this thread works in has ended: the request was answered"
+                " and its unit of work is closed. Give a thread that lives longer a context of"
+                " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
+            )
+        request, home = _request_of(context), current_app_context(None)
+        session, settings = session or state.new_session(), state.settings
+        options = NO_OPTIONS if request is None else of_request(context.app, request)
+        rule = options.commit or settings.commit
+        if request is not None:
+            if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
+                # It may be pushed again, for a streamed body or by a test client, and does not
+                # say then which app context it lives in.
+                setattr(context, _HOME, home)
+            session.will_write = request.method not in _SAFE
+            if options is not NO_OPTIONS:
+                state.fit(session, options)
+            if settings.explicit_commit and rule != "explicit" and is_running(context):
+                session.explicit_commit = settings.explicit_commit_in(request.blueprints)
+        unit = UnitOfWork(session, rule, home)
+        frame = caller(2)
+        if frame is not None:
+            unit.place = frame.f_code, frame.f_lineno
+        if getattr(context, self._failed, False):
+            unit.failed = True
+        state.on_open()
+        # Two threads may be here at once: the first one's unit is kept.
+        return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))
+
+
+class SessionProxy(scoped_session[S]):
+    """``db.session``: stands for the session of the current unit of work.
+
+    It is a ``scoped_session``, so other libraries take it for one, and an object that can be
+    passed around before any app exists; only calls and attributes need a context.
+    """
+
+    def __init__(self, scope: Scope[S]) -> None:
+        self.registry = self._scope = scope
+        self._key = scope.key
+
+    if not TYPE_CHECKING:  # pragma: no branch  # true whenever it runs
+
+        def add(self, instance: object, *, _warn: bool = True) -> None:
+            """As the session's; the most called method by far, so without a detour."""
+            unit = getattr(current_request_context(None), self._key, None)
+            if unit is not None and unit.home is _cv_app.get() and unit.session.thread is None:
+                unit.session.add(instance, _warn=_warn)
+            else:
+                self.registry().add(instance, _warn=_warn)
+
+        @property
+        def _proxied(self) -> S:
+            """What the methods of ``scoped_session`` ask for, each time: so the usual case first.
+
+            That is a request whose unit is open. The slow path is ``registry()``.
+            """
+            unit = getattr(current_request_context(None), self._key, None)
+            if unit is not None and unit.home is _cv_app.get():
+                session = unit.session
+                if session.thread is None:
+                    return session
+            return self.registry()
+
+        @property
+        def session_factory(self) -> sessionmaker[UnitSession]:
+            """The session factory of the current app."""
+            return self._scope.state().sessionmaker
+
+    # scoped_session passes on what a Session has, but for these.
+
+    def in_transaction(self) -> bool:
+        """Has the current session begun a transaction?"""
+        return self._proxied.in_transaction()
+
+    def in_nested_transaction(self) -> bool:
+        """Is the current session inside a savepoint?"""
+        return self._proxied.in_nested_transaction()
+
+    def get_transaction(self) -> SessionTransaction | None:
+        """The transaction of the current session, if it has begun one."""
+        return self._proxied.get_transaction()
+
+    def get_nested_transaction(self) -> SessionTransaction | None:
+        """The innermost savepoint of the current session, if there is one."""
+        return self._proxied.get_nested_transaction()
+
+    def remove(self) -> None:
+        """Undo what is not committed and close the session; the next use opens a new unit."""
+        self._scope.clear()
+
+    def invalidate(self) -> None:
+        """As :meth:`remove`, but drop the connection instead of giving it back to the pool.
+
+        For a connection that may be in the middle of a reply: after a timeout that was raised
+        into a running statement, for instance.
+        """
+        unit = self._scope.peek()
+        if unit is not None:
+            if unit.blocks:
+                unit.session.invalidate()  # which is refused
+            unit.invalidate()
+            self._scope.clear()
+
+    def __repr__(self) -> str:
+        unit = self._scope.peek()
+        what = "without a unit" if unit is None else f"of {unit.session!r}"
+        return f"<{type(self).__name__} {what}>"

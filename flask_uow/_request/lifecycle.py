@@ -1,0 +1,268 @@
+"""Where the unit of work meets the request: the order of events, and the one place that decides.
+
+What happens to a unit in a request, in this order:
+
+1. The first ``db.session`` opens it, in a ``before_request`` function, the view or later.
+2. An exception leaves the view: what was written is rolled back, then the app's error handlers
+   run (P4). After a conflict, a view with retries is run again instead.
+3. The return value, the view's or the handler's, has become a response.
+4. **The decision** (:func:`_decide`): commit or roll back. If the commit fails, the failure goes
+   to the app's error handlers as if the view had raised it, and their response goes on (P3).
+5. The app's ``after_request`` functions run, and the session cookie is saved.
+6. What these have written is committed, or the answer becomes a 500 (P5).
+7. The response is sent.
+8. The context ends, and behind its teardown functions the session is closed (P6). A streamed
+   body keeps it open until the response is closed (P9).
+
+Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
+or that sees an exception which an error handler answers (2). So five methods of the app object
+are wrapped, each handing its arguments on as they came, and cost less than one registered
+function would in requests that never use the database. With a receiver of the signal
+``got_request_exception`` for errors that nobody handles, they are the whole seam:
+
+==========================  ===================================================================
+``full_dispatch_request``   is the time in which the unit commits by itself: 1 to 6
+``handle_user_exception``   sees the exception before the handlers do: 2
+``process_response``        runs the ``after_request`` functions: 4 before it, 6 behind it
+``do_teardown_request``     runs the teardown functions: 8 behind it, even if one of them raises
+``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
+==========================  ===================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial, wraps
+from typing import Any
+
+from flask import Flask, Response, got_request_exception
+from werkzeug.exceptions import HTTPException
+
+from .._unit.unit import UnitOfWork, logger
+from . import view_retry
+from .app_state import EXTENSION, AppState
+from .body import Body
+from .context import (
+    RUNNING,
+    SEPARATE_REQUEST_CONTEXT,
+    Scope,
+    current_app_context,
+    current_request_context,
+)
+
+Method = Callable[..., Any]
+
+
+def install(app: Flask, scope: Scope[Any]) -> None:
+    """Wrap the methods of *app*."""
+    state: AppState = app.extensions[EXTENSION]
+    state.on_open = partial(_stay_first, app, state, scope)
+    state.on_open()
+    _wrap(app, "full_dispatch_request", _note_dispatch)
+    _wrap(app, "process_response", _finish_around, scope, app)
+    _wrap(app, "do_teardown_appcontext", _end_behind, scope, current_app_context)
+    if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
+        _wrap(app, "do_teardown_request", _end_behind, scope, current_request_context)
+    # An error that no handler answered, or that came after them. Costs nothing until it is sent.
+    got_request_exception.connect(_on_unhandled, app)
+
+
+def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) -> None:
+    setattr(app, name, wrapper(getattr(app, name), *args))
+
+
+def _note_dispatch(original: Method) -> Method:
+    @wraps(original)
+    def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
+        setattr(current_request_context(None), RUNNING, current_app_context(None))
+        return original(*args, **kwargs)
+
+    return full_dispatch_request
+
+
+# 2 --------------------------------------------------------------------------------------------
+
+
+def _stay_first(app: Flask, state: AppState, scope: Scope[Any]) -> None:
+    """Wrap ``handle_user_exception``, again if another extension has put its own in front.
+
+    Those of REST frameworks answer an error themselves and do not pass it on.
+    """
+    current: Method = app.handle_user_exception
+    if current is not state.error_hook:
+        state.error_hook = _roll_back_first(current, scope, app)
+        app.handle_user_exception = state.error_hook  # type: ignore[method-assign]
+
+
+def _roll_back_first(original: Method, scope: Scope[Any], app: Flask) -> Method:
+    @wraps(original)
+    def handle_user_exception(*args: Any, **kwargs: Any) -> Any:
+        *before, error = (*args, *kwargs.values())  # Flask 3.2 passes the context before it
+        replay = _replay_for(error)
+        _fail(scope, error)
+        if replay is not None:
+            try:
+                return replay.again(app, tuple(before))
+            except Exception as raised:
+                handle: Method = app.handle_user_exception
+                return handle(*before, raised)
+        try:
+            return original(*args, **kwargs)
+        except Exception as raised:
+            if raised is not error:  # the handler itself failed
+                _fail(scope, raised)
+            raise
+
+    return handle_user_exception
+
+
+def _replay_for(error: BaseException) -> view_retry.Replay | None:
+    """The view that shall be run again because of *error*, if there is one."""
+    replay = view_retry.of(current_request_context(None))
+    return replay if replay is not None and replay.is_wanted(error) else None
+
+
+def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
+    _fail(app.extensions[EXTENSION].owner, exception)
+
+
+def _fail(scope: Scope[Any], error: BaseException) -> None:
+    context = current_request_context(None)
+    if context is not None and not _is_redirect(error):
+        scope.fail(context, error)
+
+
+def _is_redirect(error: BaseException) -> bool:
+    """A raised answer below 400 is an answer, not a failure."""
+    if not isinstance(error, HTTPException):
+        return False
+    code = error.code if error.response is None else error.response.status_code
+    return code is not None and code < 400
+
+
+# 4 to 6 ---------------------------------------------------------------------------------------
+
+
+def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
+    key = scope.key
+
+    @wraps(original)
+    def process_response(*args: Any, **kwargs: Any) -> Any:
+        context = current_request_context(None)
+        # By getattr: a context builds its __dict__ when it is asked for it.
+        unit = getattr(context, key, None)
+        if unit is not None:
+            *before, response = (*args, *kwargs.values())
+            args, kwargs = (*before, _finish(app, unit, response, before)), {}
+        response = original(*args, **kwargs)
+        unit = getattr(context, key, None)  # an after_request function may be the first
+        if unit is not None:
+            _finish_late(scope, context, unit, response)
+        setattr(context, RUNNING, None)  # from here on nothing is committed by itself
+        return response
+
+    return process_response
+
+
+def _finish(app: Flask, unit: UnitOfWork, response: Response, context: Iterable[Any]) -> Response:
+    """Decide; a commit that fails is handled as if the view had raised its error."""
+    try:
+        _decide(unit, response)
+    except Exception as error:
+        # In this order: what runs when the answer is closed finds a clean session.
+        unit.fail(error)
+        _drop(response)
+        # Inside the except clause: without a handler, Flask re-raises the current error.
+        handle: Method = app.handle_user_exception
+        replacement = app.make_response(handle(*context, error))
+        if not unit.failed:  # it is the view's, which was run again and may conflict once more
+            return _finish(app, unit, replacement, context)
+        _decide(unit, replacement)
+        return replacement
+    return response
+
+
+def _drop(response: Response) -> None:
+    """Close an answer that will not be sent: it may hold a file or a context.
+
+    Flask does send it if it is the page for an unhandled error, whose own work cannot be stored;
+    then it must not look like a success.
+    """
+    response.status_code = max(response.status_code, 500)
+    try:
+        response.close()
+    except Exception:
+        logger.exception("An answer whose commit failed could not be closed.")
+
+
+_LATE_ROUNDS = 10
+"""So often, hooks may have added work and hooks of their own."""
+
+
+def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response: Response) -> None:
+    try:
+        for _ in range(_LATE_ROUNDS):
+            if not (unit.has_work or unit.hooks):
+                break
+            _decide(unit, response)
+    except Exception:
+        _drop(response)
+        raise
+    unit.finished = True
+    unit.session.explicit_commit = "allow"  # nobody else commits from here on
+    # A file that is passed through is not closed by way of the response.
+    if response.is_streamed and not response.direct_passthrough:
+        unit.streaming = True
+        if unit.has_work or unit.hooks:
+            unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
+        response.response = Body(response.response, partial(_close, scope, context))
+
+
+def _decide(unit: UnitOfWork, response: Response) -> None:
+    """Commit or roll back: the rules of P4, in their order.
+
+    :raises Exception: the commit failed, or the rule did.
+    """
+    if unit.session.rollback_only:
+        unit.rollback()
+    elif unit.rule == "explicit":
+        pass  # the view has committed what it wanted; the rest is undone when the context ends
+    elif unit.failed and unit.session.in_transaction() and not unit.has_work:
+        # The view looked as if it had only read, but a SELECT can call a function that writes.
+        unit.session.end_keeping_objects()
+    elif unit.failed or _is_success(unit, response):
+        unit.commit()  # of a failed unit, only what the error handler wrote is left
+    else:
+        unit.rollback()
+
+
+def _is_success(unit: UnitOfWork, response: Response) -> bool:
+    if callable(unit.rule):
+        return bool(unit.rule(response))
+    return unit.rule == "always" or response.status_code < 400
+
+
+def _close(scope: Scope[Any], context: Any) -> None:
+    unit = scope.forget(context)
+    if unit is not None:
+        unit.end()
+
+
+# 8 --------------------------------------------------------------------------------------------
+
+
+def _end_behind(original: Method, scope: Scope[Any], find: Callable[[None], Any]) -> Method:
+    key = scope.key
+
+    @wraps(original)
+    def teardown(*args: Any, **kwargs: Any) -> None:
+        context = find(None)
+        try:
+            original(*args, **kwargs)
+        finally:
+            if getattr(context, key, None) is not None:
+                args = (*args, *kwargs.values())
+                error = args[-1] if args and isinstance(args[-1], BaseException) else None
+                scope.end(context, error)
+
+    return teardown

@@ -1,0 +1,154 @@
+"""A view that is run again after a conflict: ``@db.unit(retries=...)`` (P4).
+
+What the view has done to the request is taken back first: ``g``, the cookie session, the functions
+it has added with ``after_this_request``, how far it has read the body. That is only tried where
+nothing happened that cannot be taken back.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from functools import wraps
+from typing import Any, cast
+
+from flask import Flask
+
+from .._config.options import UnitOptions
+from .._unit import retries as _retry
+from .._unit.unit import logger
+from .context import Scope, current_app_context, current_request_context
+from .view_options import F, of_request
+
+_REPLAY = "_flask_uow_replay"
+
+
+# Of other bodies, Flask leaves the form empty and the stream unread.
+_FORMS = frozenset(["application/x-www-form-urlencoded", "multipart/form-data"])
+
+
+class Replay:
+    """One view that is being run, perhaps several times."""
+
+    def __init__(self, scope: Scope[Any], context: Any, retries: int) -> None:
+        self._scope = scope
+        self._context = context
+        self._retries = retries
+        self.attempt = 1
+        unit = scope.unit()
+        # They would be lost with the attempt, and nobody would do them again.
+        self._possible = not unit.has_work and not unit.hooks
+        self._session = unit.session
+        self._committed = unit.session.count_commits()  # since the unit was opened
+        self._rollback_only = unit.session.rollback_only
+        self._g = dict(vars(current_app_context(None).g))
+        self._cookie = _copy_of(context.session)
+        self._flashes = context.flashes
+        self._after = len(context._after_request_functions)
+
+    def is_wanted(self, error: BaseException) -> bool:
+        """Shall the view be run again? Asked before anything is rolled back."""
+        if not _retry.is_worthwhile(error):
+            return False
+        if self.attempt > self._retries:
+            _retry.note(error, self.attempt)
+            return False
+        unit = self._scope.on(self._context)
+        # In another session, after 'db.session.remove()', it may have committed unheard.
+        same = unit is not None and unit.session is self._session
+        return self._possible and same and not self._committed and self._can_read()
+
+    def _can_read(self) -> bool:
+        """Can the body be read once more?"""
+        request = self._context.request
+        seen = vars(request)
+        if "stream" not in seen:  # nobody has read it
+            return True
+        if "form" in seen and request.mimetype in _FORMS:
+            return not any(file.stream.closed for file in _files(seen))
+        return seen.get("_cached_data") is not None
+
+    def again(self, app: Flask, arguments: tuple[Any, ...]) -> Any:
+        """Run the view; its return value.
+
+        :param arguments: those of ``app.dispatch_request``: none, from Flask 3.2 on the context.
+        """
+        state = self._scope.state(self._context)
+        self.attempt += 1
+        pause = _retry.pause_before(self.attempt, state.settings.retry_pause)
+        logger.info("A conflict: %s is run again, in %.3f s.", self._context.request, pause)
+        time.sleep(pause)
+        self._scope.forgive(self._context)
+        self._session.rollback_only = self._rollback_only
+        self._restore()
+        return app.dispatch_request(*arguments)
+
+    def _restore(self) -> None:
+        context = self._context
+        g = vars(current_app_context(None).g)
+        g.clear()
+        g.update(self._g)
+        _set_back(context.session, self._cookie)
+        del context._after_request_functions[self._after :]
+        context.flashes = self._flashes
+        self._rewind(context.request)
+
+    def _rewind(self, request: Any) -> None:
+        seen = vars(request)
+        seen.pop("_cached_json", None)  # the view may have changed it
+        for file in _files(seen):
+            file.stream.seek(0)
+
+
+def _files(seen: dict[str, Any]) -> list[Any]:
+    """The uploaded files of a request, if anybody has asked for them."""
+    if "files" not in seen:
+        return []
+    return [file for files in seen["files"].listvalues() for file in files]
+
+
+def of(context: Any) -> Replay | None:
+    """The view that is run in *context*, if it wants to be run again."""
+    return getattr(context, _REPLAY, None)
+
+
+def starting(view: F, scope: Scope[Any], options: UnitOptions) -> F:
+    """Let *view* note, when it starts, what it may have to go back to; if it wants retries."""
+    if not options.retries or not callable(view):
+        return view
+    if isinstance(view, type):  # a view class, which is not a function of its own
+        wrapped = starting(cast(Any, view).dispatch_request, scope, options)
+        setattr(view, "dispatch_request", wrapped)  # noqa: B010
+        return cast(F, view)
+
+    def note() -> None:
+        context = current_request_context(None)
+        # The first attempt, and of the view that the request was routed to.
+        routed = context is not None and of_request(context.app, context.request) is options
+        if routed and of(context) is None:
+            setattr(context, _REPLAY, Replay(scope, context, options.retries))
+
+    @wraps(view)
+    def started(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return view(*args, **kwargs)
+
+    @wraps(view)
+    async def coroutine_started(*args: Any, **kwargs: Any) -> Any:
+        note()
+        return await view(*args, **kwargs)
+
+    return cast(F, coroutine_started if inspect.iscoroutinefunction(view) else started)
+
+
+def _copy_of(cookie: Any) -> dict[str, Any] | None:
+    if not isinstance(cookie, dict):  # none, or of a class that we do not know
+        return None
+    return copy.deepcopy(dict(cookie))
+
+
+def _set_back(cookie: Any, before: dict[str, Any] | None) -> None:
+    if before is not None and dict.copy(cookie) != before:
+        dict.clear(cookie)
+        dict.update(cookie, copy.deepcopy(before))

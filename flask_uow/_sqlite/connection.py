@@ -1,0 +1,452 @@
+"""A connection to SQLite that waits for its turn before it writes.
+
+Nothing here knows Flask, sessions or engines.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+from sqlalchemy.engine import Dialect
+
+from ..errors import ConfigError, TransactionLost
+from .write_queue import QueueTimeout, WriteQueue
+
+
+class Kind(enum.Enum):
+    """What a statement means for the transaction that it comes in."""
+
+    READ = "it changes nothing"
+    WRITE = "it may change something"
+    SAVEPOINT = "it needs a transaction, and reads nothing yet"
+    END = "it ends something, so it begins nothing"
+    OUTSIDE = "it may not work in a transaction, or it is a BEGIN itself"
+
+
+# SQLite has neither functions that write nor SELECT ... INTO, so the first word is enough.
+_KINDS = {
+    Kind.READ: "select values explain",
+    Kind.SAVEPOINT: "savepoint",
+    Kind.END: "commit end rollback release",
+    Kind.OUTSIDE: "pragma vacuum attach detach begin",
+}
+WORK = frozenset([Kind.WRITE, Kind.SAVEPOINT])
+"""Who has done such a thing cannot begin anew."""
+
+_KIND_OF_WORD = {word: kind for kind, words in _KINDS.items() for word in words.split()}
+_FIRST_WORD = re.compile(r"(?:\s|[(;]|--[^\n]*|/\*.*?\*/)*(\w*)", re.DOTALL)
+_WRITING_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
+
+_BEGIN = re.compile(r"\s*begin\b", re.IGNORECASE)
+_LOCKING_BEGIN = re.compile(r"\s*begin\s+(?:immediate|exclusive)\b", re.IGNORECASE)
+
+
+def is_begin(statement: str) -> bool:
+    """Does *statement* begin a transaction by itself?"""
+    return _BEGIN.match(statement) is not None
+
+
+@lru_cache(maxsize=2048)
+def kind_of(statement: str) -> Kind:
+    """Tell the kind of a statement by its words; in doubt it is a write.
+
+    >>> kind_of("/* report */ SELECT random()").name
+    'READ'
+    >>> kind_of("WITH one AS (SELECT 1) INSERT INTO t SELECT * FROM one").name
+    'WRITE'
+    """
+    match = _FIRST_WORD.match(statement)
+    word = match[1].lower() if match else ""
+    if word == "with":
+        return Kind.WRITE if _WRITING_WORD.search(statement) else Kind.READ
+    return _KIND_OF_WORD.get(word, Kind.WRITE)
+
+
+_BUSY = ("SQLITE_BUSY", 5)
+_BUSY_SNAPSHOT = ("SQLITE_BUSY_SNAPSHOT", 517)
+
+OUT_OF_DATE = (
+    "this transaction began by reading, and what it has read is out of date: somebody else has"
+    " written since, or is writing now. Nothing of it is stored. Call 'rollback()' and do the"
+    " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
+    " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
+    " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
+)
+
+
+def locked(text: str, *, out_of_date: bool = False) -> sqlite3.OperationalError:
+    """SQLite's own error for a lock that somebody else has, in words that go on."""
+    error: Any = sqlite3.OperationalError(f"database is locked: {text}")
+    # Tables of errors look for these first. (Python 3.10 sets none.)
+    error.sqlite_errorname, error.sqlite_errorcode = _BUSY_SNAPSHOT if out_of_date else _BUSY
+    return cast(sqlite3.OperationalError, error)
+
+
+def why_not(error: QueueTimeout, file: str, timeout: float) -> str:
+    """Who is in the way of a writer, and what can be done about it."""
+    if error.by_own_flow:
+        return (
+            f"this thread has the write lock of {file!r} already, for another unit of work that"
+            " has written and is still open, so it would wait for itself. Commit that one first,"
+            " or do all the writing in it"
+        )
+    return (
+        f"the write lock of {file!r} was held {error}, and did not become free within {timeout:g} s"
+        " (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its first statement to its"
+        " commit: do slow work (mail, HTTP) before or after"
+    )
+
+
+class SqliteCursor(sqlite3.Cursor):
+    """SQLite's cursor, which tells its connection how a transaction has ended.
+
+    Who uses a cursor of the driver may swallow its errors, and go on with what is left.
+    """
+
+    def execute(self, *arguments: Any) -> SqliteCursor:
+        return self._tell(super().execute, arguments)
+
+    def executemany(self, *arguments: Any) -> SqliteCursor:
+        return self._tell(super().executemany, arguments)
+
+    def _tell(self, method: Callable[..., object], arguments: tuple[Any, ...]) -> SqliteCursor:
+        connection: Any = self.connection
+        try:
+            method(*arguments)
+        except BaseException:
+            connection.note_loss()
+            raise
+        # What succeeds, and leaves no transaction, is a COMMIT or a ROLLBACK.
+        connection.began = connection.in_transaction
+        return self
+
+    def executescript(self, script: str) -> SqliteCursor:
+        """Commit what there is, as the driver does, and run *script*."""
+        connection: Any = self.connection
+        if connection.in_transaction:
+            connection.commit()
+        super().executescript(script)
+        connection.began = connection.in_transaction
+        return self
+
+
+class SqliteConnection(sqlite3.Connection):
+    """SQLite's connection, which leaves the queue when its transaction ends.
+
+    :ivar queue: the queue of its database; None if there is none.
+    :ivar file: the path of its database, for messages.
+    :ivar identity: which file that was when it was opened.
+    :ivar timeout: how long it waits in the queue, in seconds.
+    :ivar patient: a reader that waits for a writer keeps nobody from anything (WAL).
+    :ivar writing: it waits for its turn or has it, and must leave the queue at the end.
+    :ivar has_read: the running transaction began by reading, and holds on to what it saw.
+    :ivar has_work: the running transaction has written, or has set a savepoint.
+    :ivar began: a transaction was begun, and neither commit() nor rollback(), nor a typed COMMIT or
+        ROLLBACK, has ended it. If there is none any more, it was lost.
+    :ivar lost: an error, or the app by means of the driver, has undone its work; and perhaps the
+        driver has begun another one since.
+    :ivar resting: it has lent its turn, and begins anew with the next statement.
+    :ivar is_kept: SQLAlchemy has dropped it, and is given it again as if it were a new one.
+    :ivar before_commit: called before the COMMIT of a transaction that may have written.
+    :ivar after_commit: called after it.
+    """
+
+    queue: WriteQueue | None = None
+    file = ""
+    identity: tuple[int, int] | None = None
+    timeout = 0.0
+    patient = True
+    writing = False
+    has_read = False
+    has_work = False
+    began = False
+    lost = False
+    resting = False
+    is_kept = False
+    cursor_class: type[sqlite3.Cursor] = SqliteCursor
+    before_commit: Callable[[SqliteConnection], object] | None = None
+    after_commit: Callable[[SqliteConnection], object] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._place = Place(weakref.ref(self))
+
+    @property
+    def has_lost(self) -> bool:
+        """Is the transaction gone, as after a full disk or ON CONFLICT ROLLBACK?"""
+        return self.lost or (self.began and not self.in_transaction)
+
+    def note_loss(self) -> None:
+        self.lost = self.has_lost
+
+    def cursor(self, factory: Any = None) -> Any:
+        return super().cursor(_telling(factory, self.cursor_class))
+
+    # The driver's own pass by cursor().
+
+    def execute(self, *arguments: Any) -> Any:
+        return self._with_cursor("execute", *arguments)
+
+    def executemany(self, *arguments: Any) -> Any:
+        return self._with_cursor("executemany", *arguments)
+
+    def executescript(self, script: str) -> Any:
+        return self._with_cursor("executescript", script)
+
+    def _with_cursor(self, method: str, *arguments: Any) -> Any:
+        cursor = self.cursor()
+        try:
+            return getattr(cursor, method)(*arguments)
+        except BaseException:
+            cursor.close()  # the traceback keeps it, and it would keep the file open
+            raise
+
+    def begin(self, *, immediate: bool) -> None:
+        """Begin a transaction. One that writes waits for its turn first.
+
+        :raises sqlite3.OperationalError: that took longer than the timeout.
+        """
+        self.has_read = self.has_work = False
+        if not immediate:
+            super().execute("BEGIN")
+            self.began = True
+            return
+        try:
+            self.wait_in_queue()
+            self.resting = False
+            super().execute("BEGIN IMMEDIATE")
+            self.began = True
+        finally:
+            self._leave_queue()
+
+    def expect_begin(self, statement: str) -> None:
+        """Note that *statement* is run outside of a transaction, and is perhaps a BEGIN itself."""
+        self.has_read = self.has_work = False
+        if _LOCKING_BEGIN.match(statement):
+            self.wait_in_queue()
+
+    def begin_to_write(self) -> None:
+        """Wait for the turn in a transaction that has not written yet.
+
+        :raises sqlite3.OperationalError: that took longer than the timeout, or cannot succeed.
+        """
+        try:
+            # With a rollback journal the writer, in its COMMIT, waits for us to stop reading.
+            self.wait_in_queue(0 if self.has_read and not self.patient else None)
+        except sqlite3.OperationalError as error:
+            self.writing = False
+            if self.has_read:
+                raise locked(OUT_OF_DATE, out_of_date=True) from error
+            raise
+
+    def wait_in_queue(self, seconds: float | None = None) -> None:
+        """Wait for the turn to write, which ends with the transaction.
+
+        :raises sqlite3.OperationalError: somebody else had it for all that time.
+        """
+        self.writing = True
+        if self.queue is None:
+            return
+        seconds = self.timeout if seconds is None else seconds
+        try:
+            self.queue.acquire(self._place, seconds)
+        except QueueTimeout as error:
+            outer = error.by_own_flow
+            if not (isinstance(outer, Place) and outer.gives_way()):
+                raise locked(why_not(error, self.file, self.timeout)) from None
+            if not self.queue.borrow(self._place, outer):
+                self.wait_in_queue(seconds)
+
+    def create_function(self, name: str, *arguments: Any, **options: Any) -> None:
+        try:
+            super().create_function(name, *arguments, **options)
+        except sqlite3.OperationalError:
+            # SQLAlchemy adds these once more; somebody else may be using them just now.
+            if not (self.is_kept and name in {"regexp", "floor"}):
+                raise
+
+    def commit(self) -> None:
+        """Commit, or fail and roll back.
+
+        SQLite leaves a transaction open if its COMMIT fails (a deferred foreign key, a reader in
+        the way), and SQLAlchemy would return the connection to the pool like that.
+
+        :raises TransactionLost: there is nothing left to be committed.
+        """
+        if self.has_lost:
+            self.undo()
+            raise TransactionLost(None)
+        wrote = self.writing and self.in_transaction
+        try:
+            if wrote and self.before_commit is not None:
+                self.before_commit(self)
+            super().commit()
+        except BaseException:
+            self.undo()
+            raise
+        self.began = self.has_work = False
+        if self.writing:  # also if it has lent its turn, and has nothing to commit itself
+            self._leave_queue()
+        if wrote and self.after_commit is not None:
+            self.after_commit(self)
+
+    def rollback(self) -> None:
+        """Roll back, behind SQLAlchemy's back: its COMMIT would store nothing, or what comes next.
+
+        SQLAlchemy calls it too: see :func:`roll_back`.
+        """
+        is_loss = self.lost or (self.began and self.has_work)
+        self.undo()
+        self.lost = is_loss
+
+    def undo(self) -> None:
+        """Roll back, and forget everything."""
+        self.began = self.lost = self.has_work = False
+        try:
+            super().rollback()
+        finally:
+            if self.writing:
+                self._leave_queue()
+
+    def __exit__(self, kind: Any, *_: Any) -> Literal[False]:
+        # The driver's own would pass by these two.
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+        return False
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:
+            self._leave_queue_for_good()
+
+    def __del__(self) -> None:
+        self._leave_queue_for_good()
+
+    def _leave_queue(self) -> None:
+        if not self.in_transaction:
+            self.writing = self.resting = False
+            self._leave_queue_for_good()
+
+    def _leave_queue_for_good(self) -> None:
+        if self.queue is not None:
+            self.queue.release(self._place)
+
+
+def undo(connection: sqlite3.Connection) -> None:
+    """Roll back, for us: who did the work is told in another way."""
+    if isinstance(connection, SqliteConnection):
+        connection.undo()
+    else:  # of a 'creator'
+        connection.rollback()
+
+
+def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
+    """SQLAlchemy's own *do_rollback*, which is no loss."""
+    do_rollback(proxy)
+    if isinstance(proxy.dbapi_connection, SqliteConnection):
+        proxy.dbapi_connection.lost = False
+
+
+@lru_cache(maxsize=64)
+def _telling(factory: Any, own: type[sqlite3.Cursor]) -> Any:
+    """The class of cursors that somebody asks for, with ours in front of it."""
+    if factory is None or factory is sqlite3.Cursor:
+        return own
+    if not isinstance(factory, type) or issubclass(factory, SqliteCursor):
+        return factory
+    return type(factory.__name__, (SqliteCursor, factory), {})
+
+
+class Place:
+    """A place in the queue. It does not keep a connection alive that somebody has lost."""
+
+    def __init__(self, connection: weakref.ref[SqliteConnection]) -> None:
+        self._connection = connection
+        self._asked = threading.Lock()  # two inner units may ask at once, in threads
+
+    def gives_way(self) -> bool:
+        """Let a unit of work inside this one go first, if this one has the turn and no work yet.
+
+        A view for POST has it from its first SELECT on, and may well call something that stores a
+        row in a unit of its own. The outer one begins anew with its next statement, and nobody
+        else writes before that.
+        """
+        connection = self._connection()
+        if connection is None:
+            return False
+        with self._asked:
+            if connection.has_work or connection.lost:
+                return False
+            if connection.in_transaction:
+                try:
+                    sqlite3.Connection.rollback(connection)  # it keeps its place in the queue
+                except sqlite3.ProgrammingError:  # it may be used in its own thread only
+                    return False
+                connection.began, connection.resting = False, True
+            return connection.resting
+
+
+# What the driver is told ----------------------------------------------------------------------
+
+LEGACY = getattr(sqlite3, "LEGACY_TRANSACTION_CONTROL", -1)
+
+
+def refuse_contradictions(options: dict[str, Any]) -> None:
+    """
+    :raises ConfigError: the driver would begin transactions as well.
+    """
+    if options.get("isolation_level", "") != "":
+        raise ConfigError(
+            f"'connect_args' or the URL sets 'isolation_level' to {options['isolation_level']!r},"
+            " and transactions are begun by flask_uow, not by the driver. Drop it; UOW_SQLITE_BEGIN"
+            " says how they begin, and the engine option 'isolation_level': 'AUTOCOMMIT' that"
+            " there are none."
+        )
+    if options.get("autocommit", LEGACY) != LEGACY:
+        raise ConfigError(
+            f"The connection to SQLite has 'autocommit' set to {options['autocommit']!r}, and"
+            " transactions are begun by flask_uow, not by the driver. Drop it from 'connect_args';"
+            " UOW_SQLITE_BEGIN says how they begin, and the engine option 'isolation_level':"
+            " 'AUTOCOMMIT' that there are none."
+        )
+
+
+def connection_class(given: Any) -> Any:
+    """Our class, or the user's with ours in front of it.
+
+    :raises ConfigError: the user's is no class of connections.
+    """
+    if given is None or given is sqlite3.Connection:
+        return SqliteConnection
+    if isinstance(given, type) and issubclass(given, SqliteConnection):
+        return given
+    if isinstance(given, type) and issubclass(given, sqlite3.Connection):
+        return type(given.__name__, (SqliteConnection, given), {})
+    raise ConfigError(
+        f"The 'factory' in 'connect_args' is {given!r}, and it must be a subclass of"
+        " 'sqlite3.Connection'."
+    )
+
+
+def refuse_isolation_level(dialect: Dialect) -> None:
+    """
+    :raises ConfigError: the engine's option is one that only the driver knows.
+    """
+    level = getattr(dialect, "_on_connect_isolation_level", None)
+    known = dialect.get_isolation_level_values(cast(Any, None))
+    if level is not None and str(level).replace("_", " ").upper() not in known:
+        raise ConfigError(
+            f"The engine option 'isolation_level' is {level!r}, and SQLite knows"
+            f" {', '.join(map(repr, known))}. UOW_SQLITE_BEGIN = 'immediate' takes the write lock"
+            " at the beginning of every transaction."
+        )

@@ -1,0 +1,121 @@
+"""What is particular to SQLite: how it is used, where its file lies, that memory is shared.
+
+Nothing here knows Flask, sessions or connections.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from sqlalchemy import URL
+from sqlalchemy.pool import StaticPool
+
+from .._config.settings import SqliteProfile
+from ..errors import ConfigError
+
+# Where the database is ------------------------------------------------------------------------
+
+
+def is_memory(url: URL) -> bool:
+    """Does *url* name a database that lives in memory?"""
+    database = url.database or ""
+    return database in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+
+
+def memory_options() -> dict[str, Any]:
+    """One connection for everybody: a second one would see a database of its own, empty."""
+    return {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+
+
+def in_folder(url: URL, folder: str, where: str) -> URL:
+    """Let a relative file name mean one in *folder*, which is created.
+
+    A path relative to the current directory would be another file for each way to start the app.
+
+    :param where: the config key, for the message.
+    :raises ConfigError: the folder, or the file in it, cannot be created.
+    """
+    prefix = "file:" if (url.database or "").startswith("file:") else ""
+    name = (url.database or "").removeprefix(prefix)
+    path = Path(folder, name)  # the name alone, if it is absolute
+    if path == Path(name):
+        return url
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.exists() or os.access(path.parent, os.W_OK | os.X_OK)):
+            raise PermissionError(f"no file can be made in {str(path.parent)!r}")
+    except OSError as error:
+        raise ConfigError(
+            f"{where} names the SQLite file {name!r}, which belongs in the instance folder, and"
+            f" it cannot be created there: {error}. Make the folder writable, give Flask another"
+            " one ('Flask(__name__, instance_path=...)'), or write an absolute path"
+            " ('sqlite:////var/lib/app/app.db')."
+        ) from error
+    return url.set(database=f"{prefix}{path}")
+
+
+# File systems of other machines; SQLite's locks, or the memory that WAL shares, fail on them.
+_NETWORK = frozenset(
+    """
+    nfs nfs4 cifs smb3 smbfs ncpfs afs coda ceph lustre davfs
+    fuse.sshfs fuse.glusterfs fuse.cephfs fuse.s3fs fuse.gcsfuse fuse.rclone fuse.davfs2
+    """.split()
+)
+
+
+def file_system_of(path: str) -> str:
+    """The type of the file system that *path* is on, as Linux calls it; else an empty string."""
+    best, found = "", ""
+    try:
+        place = os.path.realpath(path)
+        for mount, kind in _mounts():
+            inside = place == mount or place.startswith(mount.rstrip("/") + "/")
+            if inside and len(mount) >= len(best):  # the last one covers the others
+                best, found = mount, kind
+    except (OSError, IndexError):  # unreadable, or of another form than we know
+        return ""
+    return found
+
+
+_OCTAL = re.compile(r"\\(\d{3})")  # a blank is written as \040
+
+
+def _mounts() -> Iterator[tuple[str, str]]:
+    for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+        left, _, right = line.partition(" - ")
+        mount = _OCTAL.sub(lambda found: chr(int(found[1], 8)), left.split()[4])
+        yield mount, right.split()[0]
+
+
+def refuse_network(path: str, profile: SqliteProfile) -> None:
+    """
+    :raises ConfigError: the file is on another machine, and *profile* needs it to be on this one.
+    """
+    kind = file_system_of(path)
+    if kind not in _NETWORK or not (profile.journal_mode == "wal" or profile.queue):
+        return
+    raise ConfigError(
+        f"The SQLite file {path!r} is on a network file system ({kind}), where neither WAL mode"
+        " nor the queue of the writers can be trusted: each machine has a memory and locks of its"
+        " own. Put the file on a local disk, use a database server, or, if one machine alone uses"
+        " it, set UOW_SQLITE_JOURNAL_MODE = 'delete' and UOW_SQLITE_QUEUE = False."
+    )
+
+
+def path_of(location: str, *, is_uri: bool) -> tuple[str, dict[str, str]]:
+    """The path that a file name or URI means, empty in memory; and the query of the URI."""
+    options: dict[str, str] = {}
+    if is_uri and location.startswith("file:"):
+        location, _, query = location.removeprefix("file:").partition("?")
+        options = {key: values[-1] for key, values in parse_qs(query).items()}
+        if location.startswith("//"):  # file://localhost/path
+            location = "/" + location[2:].partition("/")[2]
+        location = unquote(location)
+    if location in {"", ":memory:"} or options.get("mode") == "memory":
+        return "", options
+    return str(Path(location).absolute()), options

@@ -1,0 +1,84 @@
+"""Which engine does a table belong to: the one place that reads bind keys.
+
+A model names its engine by ``__bind_key__``, a table by ``Table(info={"bind_key": ...})``, all
+tables of one ``MetaData`` by ``MetaData(info={"bind_key": ...})``; the nearest word wins, and
+none means ``"default"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from sqlalchemy import MetaData, Table, event
+from sqlalchemy.orm import Mapper
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.expression import ClauseElement, FromClause
+
+from ..errors import UnknownEngine
+
+DEFAULT = "default"
+
+
+def of_mapper(mapper: Mapper[Any]) -> str | None:
+    """The engine name that a mapped class or its table states; None if both are silent."""
+    key: str | None = getattr(mapper.class_, "__bind_key__", None)
+    return key or of_from(mapper.local_table)
+
+
+def of_from(selectable: FromClause) -> str | None:
+    """The engine name that a table, or the first table of a join, states; None if it is silent."""
+    if isinstance(selectable, Table):
+        of_table, of_metadata = selectable.info, selectable.metadata.info
+        key: str | None = of_table.get("bind_key") or of_metadata.get("bind_key")
+        return key
+    return of_clause(selectable)
+
+
+def of_clause(clause: ClauseElement) -> str | None:
+    """The first engine name that a table inside *clause* states; None if all are silent."""
+    for element in visitors.iterate(clause):
+        if isinstance(element, Table) and (key := of_from(element)):
+            return key
+    return None
+
+
+def group(metadata: MetaData, engines: Collection[str | None]) -> dict[str, list[Table]]:
+    """The tables of *metadata* by the name of their engine.
+
+    :raises UnknownEngine: a table names an engine that is not among *engines*.
+    """
+    groups: dict[str, list[Table]] = {}
+    for table in metadata.sorted_tables:
+        name = of_from(table) or DEFAULT
+        if name not in engines:
+            raise UnknownEngine(unknown(name, engines, f"the table {table.fullname!r}"))
+        groups.setdefault(name, []).append(table)
+    return groups
+
+
+def stamp(mappers: Iterable[Mapper[Any]]) -> None:
+    """Write the ``__bind_key__`` of mapped classes on their tables.
+
+    Core statements and ``create_all()`` see only the table.
+    """
+    for mapper in mappers:
+        _stamp(mapper, mapper.class_)
+
+
+@event.listens_for(Mapper, "instrument_class")
+def _stamp(mapper: Mapper[Any], class_: type[Any]) -> None:
+    key = getattr(class_, "__bind_key__", None)
+    if key and isinstance(mapper.local_table, Table):
+        mapper.local_table.info.setdefault("bind_key", key)
+
+
+def unknown(name: str, known: Iterable[str | None], user: str) -> str:
+    """The sentence for an engine that nobody configured; *user* says who asked for it."""
+    names = ", ".join(repr(other) for other in known) or "none"
+    where = "SQLALCHEMY_DATABASE_URI" if name == DEFAULT else f"SQLALCHEMY_BINDS[{name!r}]"
+    return (
+        f"There is no engine {name!r}, which {user} asks for. Configured engines: {names}."
+        f" Set {where}, or correct the name ('__bind_key__' of the model, 'bind_key' in the info"
+        " of its table or metadata)."
+    )

@@ -1,0 +1,317 @@
+"""Boundaries that the programmer sets: ``db.atomic()`` and ``db.independent()`` (P4, P7).
+
+``atomic`` is all or nothing. Where a unit is running, which commits by itself, a block is a part
+of it: a savepoint. Where none is, in a command or a worker, the outermost block *is* the unit: it
+commits at its end, and it alone may choose an isolation level, read only, or be run again after a
+conflict.
+
+``independent`` is another session on another connection, whose commit nothing around it undoes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from sqlalchemy.orm import Session
+
+from .._config import reading
+from .._config.options import UnitOptions, retries_option
+from .._request.context import Scope, current_context, is_running
+from .._transaction.statements import Effect
+from ..errors import BlockRefused, ConfigError, Rollback, RollbackOnly, shown
+from . import retries as _retry
+from .pending import pending
+from .session import UnitSession
+from .unit import Block, UnitOfWork, has_begun_by_hand
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Atomic:
+    """What ``db.atomic()`` returns: a context manager, or a decorator. See ``Database.atomic``."""
+
+    def __init__(
+        self,
+        scope: Scope[Any],
+        *,
+        durable: bool = False,
+        isolation_level: str | None = None,
+        read_only: bool = False,
+        retries: int = 0,
+    ) -> None:
+        self._scope = scope
+        self._retries = retries_option(retries, "'retries' of 'db.atomic(...)'")
+        self._options = UnitOptions(isolation_level=isolation_level, read_only=read_only)
+        wanted = {
+            "durable": durable,
+            "isolation_level": isolation_level is not None,
+            "read_only": read_only,
+            "retries": bool(retries),
+        }
+        # What only a whole transaction can have.
+        self._outermost_only = [name for name, is_wanted in wanted.items() if is_wanted]
+        self._entered: tuple[UnitOfWork, Block] | None = None
+
+    def __enter__(self) -> Session:
+        if self._retries:
+            raise BlockRefused(
+                "'with db.atomic(retries=...)' cannot be run again: Python runs the lines of a"
+                " 'with' block once. Put the work into a function, and write"
+                " '@db.atomic(retries=...)' above it."
+            )
+        return self._enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool | None:
+        # Not 'bool': type checkers would ask what a function returns behind a block that returns.
+        return self._exit(error)
+
+    def __call__(self, function: F) -> F:
+        _refuse_generator(function)
+        if inspect.iscoroutinefunction(function):
+            return cast(F, self._wrap_coroutine(function))
+
+        @wraps(function)
+        def atomic(*args: Any, **kwargs: Any) -> Any:
+            attempt, before = 1, self._commits()
+            while True:
+                try:
+                    with self._another():
+                        return _completed(function(*args, **kwargs), function)
+                except Exception as error:
+                    if not self._is_repeated(error, attempt, before):
+                        raise
+                else:
+                    return None  # undone by 'Rollback'
+                time.sleep(self._pause(attempt))
+                attempt += 1
+
+        return cast(F, atomic)
+
+    def _wrap_coroutine(self, function: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        from asyncio import sleep  # takes long to import, and few need it
+
+        @wraps(function)
+        async def atomic(*args: Any, **kwargs: Any) -> Any:
+            attempt, before = 1, self._commits()
+            while True:
+                try:
+                    with self._another():
+                        return await function(*args, **kwargs)
+                except Exception as error:
+                    if not self._is_repeated(error, attempt, before):
+                        raise
+                else:
+                    return None
+                await sleep(self._pause(attempt))
+                attempt += 1
+
+        return atomic
+
+    def _another(self) -> Atomic:
+        """A block of the same kind for one call; calls may be nested, or run in many threads."""
+        block = Atomic(self._scope)
+        block._options, block._outermost_only = self._options, self._outermost_only
+        return block
+
+    def _is_repeated(self, error: Exception, attempt: int, before: int) -> bool:
+        if not self._retries or not _retry.is_worthwhile(error) or self._commits() != before:
+            return False
+        if attempt > self._retries:
+            _retry.note(error, attempt)
+            return False
+        return True
+
+    def _commits(self) -> int:
+        """How often this unit has committed, by whatever way; asked by those who try again."""
+        return len(self._scope.unit().session.count_commits()) if self._retries else 0
+
+    def _pause(self, attempt: int) -> float:
+        return _retry.pause_before(attempt + 1, self._scope.state().settings.retry_pause)
+
+    def _enter(self) -> Session:
+        if self._entered is not None:
+            raise BlockRefused(
+                "This 'db.atomic()' block is open already. Each 'with' needs a block of its own:"
+                " write 'with db.atomic():' anew instead of keeping the object."
+            )
+        unit = self._scope.unit()
+        outermost = not (unit.blocks or is_running(current_context()))
+        if outermost:
+            _refuse_earlier_work(unit)
+            _prepare(unit.session, self._scope, self._options)
+        elif self._outermost_only:
+            raise BlockRefused(_why_not_nested(self._outermost_only, unit))
+        self._entered = unit, unit.begin_block(outermost=outermost)
+        return unit.session
+
+    def _exit(self, error: BaseException | None) -> bool:
+        if self._entered is None:
+            raise BlockRefused("This 'db.atomic()' block was left before it was entered.")
+        (unit, block), self._entered = self._entered, None
+        ours = isinstance(error, Rollback) and (error.block is None or error.block is self)
+        if ours:
+            block.rollback_only = True
+        try:
+            unit.end_block(block, None if ours else error)
+        finally:
+            if block.outermost:
+                unit.session.restore()
+        return ours
+
+
+def _refuse_generator(function: Callable[..., Any]) -> None:
+    if not callable(function):
+        raise ConfigError(
+            f"'@db.atomic' was put on {shown(function)}, which is not a function. Write"
+            " '@db.atomic' or '@db.atomic(...)' above a 'def', or 'with db.atomic():'."
+        )
+    if isinstance(function, (staticmethod, classmethod)):
+        raise ConfigError(
+            "'@db.atomic' was put above '@staticmethod' or '@classmethod'. Write it below, directly"
+            " above the 'def'."
+        )
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigError(
+            f"'@db.atomic' was put on the generator function {function.__qualname__!r}, whose lines"
+            " run when its caller asks for them, perhaps never to the end. Write 'with"
+            " db.atomic():' around the loop that uses it, or return a list."
+        )
+
+
+def _completed(result: Any, function: Callable[..., Any]) -> Any:
+    """
+    :raises ConfigError: *result* is still to be run, behind the block.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        name = getattr(function, "__qualname__", repr(function))
+        what = "generator" if inspect.isgenerator(result) else "coroutine"
+        result.close()
+        raise ConfigError(
+            f"{name!r} under '@db.atomic' returned a {what}, whose lines would run when the block"
+            " is over. Put '@db.atomic' directly above the 'async def', below other decorators;"
+            " around a generator, write 'with db.atomic():' where it is used."
+        )
+    return result
+
+
+def _why_not_nested(names: list[str], unit: UnitOfWork) -> str:
+    what = " and ".join(f"'{name}'" for name in names)
+    around = "another 'db.atomic()' block" if unit.blocks else "a request, whose unit is running"
+    for_view = " and ".join(f"'{name}'" for name in names if name != "durable")
+    instead = (
+        f" For a view, write '@db.unit(...)' with {for_view} above it."
+        if for_view and not unit.blocks
+        else ""
+    )
+    return (
+        f"'db.atomic()' was given {what}, which belongs to a whole transaction, inside {around}."
+        f" Nothing was done. Leave the option out here, or give it to the outermost block.{instead}"
+    )
+
+
+def _refuse_earlier_work(unit: UnitOfWork) -> None:
+    session = unit.session
+    if session.rollback_only:
+        raise RollbackOnly(
+            "'db.atomic()' is refused: 'db.set_rollback_only()' was called for this unit of work,"
+            " so nothing of it will be stored. Nothing was done. To undo one block, call it inside."
+        )
+    if not session.in_transaction():
+        return
+    if has_begun_by_hand(session):
+        raise BlockRefused(
+            "'db.atomic()' was written inside 'with db.session.begin():' or 'begin_nested()', which"
+            " it would have to end. Nothing was done. Write 'with db.atomic():' for the outer one,"
+            " too; inside another, it is a savepoint."
+        )
+    work = [*session.activity.flushed, *pending(session)]
+    if work or session.activity.effect is Effect.WRITE:
+        what = ", ".join(f"{name} ({kind})" for name, kind in work[:5]) or "SQL statements"
+        raise BlockRefused(
+            f"'db.atomic()' would commit more than its own work: {what} came before it in this"
+            " context, uncommitted. Nothing was done. Move it into the block, or commit it first"
+            " with 'db.session.commit()'."
+        )
+
+
+def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> None:
+    """Let the next transaction of *session* be as *options* want it, and no other."""
+    if session.in_transaction() and session.activity.effect is Effect.READ:
+        # So that it begins anew: what was read before may be out of date, and is read again.
+        session.rollback_now()
+    before = session.engines, session._routes, session.will_write
+    if options.of_transaction:
+        if session.in_transaction():
+            raise BlockRefused(
+                "'db.atomic()' was given an isolation level or 'read_only', and the transaction of"
+                " this context has begun already, with a statement that may have written. Nothing"
+                " was done. Commit first, with 'db.session.commit()'."
+            )
+        session.use(*scope.state().variant(options))
+    if options.read_only:
+        session.read_only_from_now_on()
+    session.will_write = not options.read_only
+
+    def restore() -> None:
+        engines, routes, session.will_write = before
+        session.use(engines, routes)
+        if options.read_only:
+            session.read_and_write()
+
+    session.restore_by(restore)
+
+
+class Independent:
+    """What ``db.independent()`` returns. See there."""
+
+    def __init__(self, scope: Scope[Any]) -> None:
+        self._scope = scope
+        self._unit: UnitOfWork | None = None
+
+    def __enter__(self) -> Session:
+        if self._unit is not None:
+            raise BlockRefused(
+                "This 'db.independent()' block is open already. Write 'with db.independent() as"
+                " session:' anew instead of keeping the object."
+            )
+        session = self._scope.state().new_session()
+        session.will_write = True
+        self._unit = UnitOfWork(session, "explicit")
+        return session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool | None:
+        unit, self._unit = cast(UnitOfWork, self._unit), None
+        ours = isinstance(error, Rollback) and (error.block is None or error.block is self)
+        try:
+            if error is None:
+                unit.commit()
+        finally:
+            unit.end(error, warn=False)
+        return ours
+
+
+class ExplicitCommit:
+    """What ``db.explicit_commit()`` returns. See there."""
+
+    def __init__(self, scope: Scope[Any], mode: str) -> None:
+        self._scope = scope
+        self._mode = reading.explicit_commit(mode, "The mode of 'db.explicit_commit(...)'")
+        self._before: list[tuple[UnitSession, str]] = []
+
+    def __enter__(self) -> None:
+        session = self._scope.unit().session
+        self._before.append((session, session.explicit_commit))
+        session.explicit_commit = self._mode
+
+    def __exit__(self, *_: object) -> None:
+        session, mode = self._before.pop()
+        session.explicit_commit = mode

@@ -1,0 +1,146 @@
+"""Functions that wait for the outcome of a transaction: ``on_commit`` and ``on_rollback`` (P10).
+
+They run when the transaction has really ended, never at the release of a savepoint. What was added
+inside a savepoint is dropped with it, or belongs to what is around it when it is released.
+
+A session has none of this until the first function is added: its listeners cost nothing before.
+
+Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy import event
+from sqlalchemy.orm import InstanceState, Session, SessionTransaction
+
+from ..errors import HookRefused, shown
+
+logger = logging.getLogger("flask_uow")
+
+
+class Hook(NamedTuple):
+    """A function that waits.
+
+    :ivar on_commit: for the commit; else for the rollback.
+    """
+
+    on_commit: bool
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class CommitHooks:
+    """The hooks of one session.
+
+    :ivar floor: so many of the first stay whatever is rolled back: they were added before.
+    """
+
+    floor = 0
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._waiting: list[Hook] = []
+        # How many there were when a savepoint was set; what has none was set before the first.
+        self._marks: dict[SessionTransaction, int] = {}
+        self._kept: SessionTransaction | None = None
+        event.listen(session, "after_transaction_create", self._note_savepoint)
+        event.listen(session, "after_commit", self._note_commit)
+        event.listen(session, "after_transaction_end", self._note_end)
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def add(self, hook: Hook) -> None:
+        self._waiting.append(hook)
+
+    def settle(self, *, committed: bool) -> None:
+        """Run those that have waited for this, and drop the others."""
+        run(self._take(0 if committed else self.floor, committed=committed))
+
+    def _take(self, start: int, *, committed: bool) -> list[Hook]:
+        taken, self._waiting[start:] = self._waiting[start:], []
+        return [hook for hook in taken if hook.on_commit is committed]
+
+    # Events -----------------------------------------------------------------------------------
+
+    def _note_savepoint(self, _session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self._marks[transaction] = len(self._waiting)
+
+    def _note_commit(self, session: Session) -> None:
+        # A RELEASE is told in the same way as a COMMIT.
+        self._kept = session.get_nested_transaction() or session.get_transaction()
+
+    def _note_end(self, _session: Session, transaction: SessionTransaction) -> None:
+        # In the other events the session cannot be used, and a hook may want to.
+        kept = self._kept is transaction
+        self._kept = None if kept else self._kept
+        if transaction.parent is None:
+            self._session.restore()  # what a hook does is not the block's any more
+            self.settle(committed=kept)
+        elif transaction.nested:
+            mark = self._marks.pop(transaction, self.floor)
+            if not kept:
+                run(self._take(mark, committed=False))
+
+
+def run(hooks: list[Hook]) -> None:
+    """Run *hooks* in their order. One that fails is logged, and the rest run."""
+    for number, hook in enumerate(hooks, 1):
+        try:
+            hook.function(*hook.args, **hook.kwargs)
+        except Exception:  # noqa: PERF203  # each by itself
+            logger.exception(
+                "%s failed. It was added by db.%s; the transaction is over, and stays as it is.",
+                _name(hook.function),
+                _adder(hook.on_commit),
+            )
+        except BaseException:  # the process may be about to end; what is stored stays stored
+            run(hooks[number:])
+            raise
+
+
+def checked(
+    on_commit: bool, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Hook:
+    """
+    :raises HookRefused: *function* cannot be called, or one of the arguments is an ORM object.
+    """
+    name = _adder(on_commit)
+    if not callable(function):
+        raise HookRefused(
+            f"'db.{name}' was given {shown(function)}, which cannot be called. Write"
+            f" 'db.{name}(function, argument, ...)', without calling the function."
+        )
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    ):
+        raise HookRefused(
+            f"'db.{name}' was given the coroutine function {_name(function)!r}, and nobody would"
+            " await it. Pass an ordinary function, which may start a task or put a job into a"
+            " queue."
+        )
+    for argument in (*args, *kwargs.values()):
+        if isinstance(getattr(argument, "_sa_instance_state", None), InstanceState):
+            raise HookRefused(
+                f"'db.{name}({_name(function)}, ...)' was given an object of the model"
+                f" {type(argument).__name__!r}. When the function runs, the transaction is over,"
+                " and the object may be out of date or have no session. Pass its primary key, and"
+                " load it anew."
+            )
+    return Hook(on_commit, function, args, kwargs)
+
+
+def _adder(on_commit: bool) -> str:
+    return "on_commit" if on_commit else "on_rollback"
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__qualname__", None) or repr(function)

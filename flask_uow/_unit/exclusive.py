@@ -1,0 +1,70 @@
+"""One thread at a time may be inside the database with a session, and only in its own process.
+
+Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Protocol, TypeVar, cast
+
+from .._engine import fork
+from ..errors import ConcurrentUse, ForkedUnit
+
+
+class Guarded(Protocol):
+    """What has a door.
+
+    :ivar door: locked while a thread is inside.
+    :ivar thread: the thread that is.
+    :ivar generation: of the process that made it, see ``_fork``.
+    """
+
+    door: threading.Lock
+    thread: int | None
+    generation: int
+
+
+M = TypeVar("M", bound=Callable[..., Any])
+
+
+def alone(method: M) -> M:
+    """Let a method of the session refuse a second thread while a first is in one of them."""
+
+    @wraps(method)
+    def inside(self: Guarded, *args: Any, **kwargs: Any) -> Any:
+        # Asked through the module: gevent replaces the function when it patches.
+        me = threading.get_ident()
+        if self.generation != fork.generation:
+            raise ForkedUnit(_FORKED)
+        if self.thread == me:  # inside already: a flush inside a commit
+            return method(self, *args, **kwargs)
+        if not self.door.acquire(False):
+            raise concurrent_use()
+        self.thread = me
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self.thread = None
+            self.door.release()
+
+    return cast(M, inside)
+
+
+_FORKED = (
+    "This unit of work was open when the process forked: its connection belongs to the parent"
+    " process, which goes on with it. Give the child a context of its own ('with"
+    " app.app_context():' in it), or fork before the first use of 'db.session'."
+)
+
+
+def concurrent_use() -> ConcurrentUse:
+    """The error for the second thread."""
+    return ConcurrentUse(
+        "This unit of work is in use by another thread: a statement of it is running there. A"
+        " session and its connection can do one thing at a time. Give the second thread a"
+        " context of its own ('with app.app_context():' in it, or 'copy_current_request_context'),"
+        " or wait for the first to finish."
+    )

@@ -1,0 +1,49 @@
+"""Which work is worth running again, after how long a pause (P4's retries).
+
+Nothing here knows Flask or sessions.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from .._config.settings import RETRY_PAUSE
+from .._drivers import outcomes
+from .._drivers.outcomes import Outcome, Phase
+from ..errors import TransactionLost
+
+LONGEST_PAUSE = 2.0
+"""Seconds. A request that has waited for longer is better answered with an error."""
+
+_random = random.SystemRandom()  # two workers forked from one process do not get the same numbers
+
+
+def is_worthwhile(error: BaseException) -> bool:
+    """Was another transaction in the way, and is certainly nothing stored?
+
+    So a conflict (serialization failure, deadlock, lock timeout), whether it was raised by a
+    statement or by COMMIT. An error after which the work may be stored is none of these.
+    """
+    if isinstance(error, TransactionLost) and error.__cause__ is not None:
+        error = error.__cause__  # the code swallowed the conflict, and met its consequence
+    not_applied = outcomes.outcome_of(error, Phase.AT_COMMIT) is Outcome.NOT_APPLIED
+    return not_applied and outcomes.is_transient(error)
+
+
+def pause_before(attempt: int, first: float = RETRY_PAUSE) -> float:
+    """Seconds to wait before *attempt*, the second being 2.
+
+    Random between half and all of a time that doubles: those who have met once do not meet again.
+
+    :param first: the longest pause before the second attempt.
+    """
+    longest = min(first * 2.0 ** (attempt - 2), max(first, LONGEST_PAUSE))
+    return longest * (0.5 + 0.5 * _random.random())
+
+
+def note(error: BaseException, attempts: int) -> None:
+    """Let the traceback of the last error say how often it was tried."""
+    add_note: Any = getattr(error, "add_note", None)  # since Python 3.11
+    if add_note is not None:
+        add_note(f"flask_uow: this was attempt {attempts}; the ones before met conflicts too")

@@ -1,0 +1,499 @@
+"""The session of a unit of work: a SQLAlchemy ``Session`` that knows its engines and its end.
+
+What it adds: an engine is found by its bind key; several engines commit in the order in which they
+were configured; who else decides over a commit is asked (blocks, ``UOW_EXPLICIT_COMMIT``); what
+only reads is kept from writing; two threads at once are refused, and so is any use after the end.
+
+Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm.exc import FlushError
+from sqlalchemy.orm.unitofwork import UOWTransaction
+
+from .._engine import fork, lost_transactions
+from .._engine.checkouts import place_of_caller
+from .._transaction import routing
+from .._transaction.record import Activity, observe
+from ..errors import (
+    CommitRefused,
+    PartialCommit,
+    RollbackOnly,
+    SetupError,
+    TransactionLost,
+    UnitEnded,
+    UnknownEngine,
+    shown,
+)
+from .commit_hooks import CommitHooks
+from .exclusive import alone, concurrent_use
+from .pending import refuse_flush
+
+S = TypeVar("S", bound=Session)
+_IN_BLOCK = (
+    "{0}() is refused inside 'db.atomic()', which is all or nothing and ends by itself. {1} What is"
+    " to be stored whatever happens belongs into 'with db.independent() as session:'."
+)
+_LET_IT_END = "Let the block end."
+_OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
+_FORBIDDEN = (
+    "{}() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
+    " whole when it is answered. Leave the commit out, or set the key to 'flush' or 'allow', for"
+    " one blueprint if need be."
+)
+
+
+class UnitSession(Session):
+    """The ``Session`` behind ``db.session``.
+
+    :ivar engines: the engines of the app by name, in the order of their configuration.
+    :ivar connections: the connections of the running transaction, by engine.
+    :ivar begun: what was begun on them; the user may have ended it since.
+    :ivar activity: what the running transaction has done; a new one for each transaction.
+    :ivar thread: the thread that is inside the database with this session just now.
+    :ivar rollback_only: ``commit()`` is refused.
+    :ivar door: locked while that thread is inside.
+    :ivar read_only: what writes is refused.
+    :ivar will_write: its transactions are expected to write.
+    :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
+    :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
+        (``"flush"``), or is refused (``"forbid"``).
+    :ivar committed: grows with each COMMIT, if somebody has asked: see :meth:`count_commits`.
+    :ivar hooks: what waits for the outcome; None until there is something.
+    :ivar plain_commit: nothing of the user's has a say in how connections commit.
+    :ivar ended: the unit of work is over, and any further use is refused.
+    :ivar generation: of the process that made the session, see ``_fork``.
+    """
+
+    # Of the class until a session says otherwise; the first three are not written to.
+    connections: Mapping[Engine, Connection] = MappingProxyType({})
+    begun: Sequence[RootTransaction | None] = ()
+    activity = Activity()
+    thread: int | None = None
+    rollback_only = False
+    will_write = False
+    read_only = False
+    blocks = 0
+    explicit_commit = "allow"
+    hooks: CommitHooks | None = None
+    committed: list[bool] | None = None
+    _restore: Callable[[], None] | None = None
+    ended = False
+    plain_commit = True
+
+    def __init__(
+        self,
+        *,
+        engines: Mapping[str, Engine],
+        routes: dict[Any, Engine] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.engines = engines
+        self._routes = {} if routes is None else routes
+        self.generation = fork.generation
+        self.door = threading.Lock()
+
+    def count_commits(self) -> list[bool]:
+        """What grows with each COMMIT on its connections from now on, whoever says it."""
+        if self.committed is None:
+            self.committed = []
+            for connection in self.connections.values():
+                lost_transactions.tell_of_commits(connection, self.committed)
+        return self.committed
+
+    def restore_by(self, restore: Callable[[], None]) -> None:
+        """Call *restore* when the next transaction has ended, or :meth:`restore` is called."""
+        self._restore = restore
+
+    def restore(self) -> None:
+        """Become what it was before a block."""
+        restore, self._restore = self._restore, None
+        if restore is not None:
+            restore()
+
+    def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
+        """From the next transaction on, find the engines among these."""
+        self.engines, self._routes = engines, routes
+
+    def read_only_from_now_on(self) -> None:
+        """Refuse what writes."""
+        self.read_only = True
+        event.listen(self, "before_flush", refuse_flush)
+
+    def read_and_write(self) -> None:
+        """Undo :meth:`read_only_from_now_on`."""
+        self.read_only = False
+        event.remove(self, "before_flush", refuse_flush)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Does it belong to the parent of this process?"""
+        return self.generation != fork.generation
+
+    def refuse_other_thread(self) -> None:
+        """
+        :raises ConcurrentUse: another thread is inside the database with this session.
+        """
+        if self.thread not in {None, threading.get_ident()}:
+            raise concurrent_use()
+
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
+    ) -> Engine | Connection:
+        """Find the engine by the bind key of the model or table.
+
+        :raises UnknownEngine: the key is not configured.
+        """
+        if bind is not None or self.bind is not None:
+            given = super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
+            # A connection may be in a transaction that is not ours to commit.
+            self.plain_commit = self.plain_commit and not isinstance(given, Connection)
+            return given
+        engine = self._routes.get(mapper)
+        if engine is not None:
+            return engine
+        name: str | None = None
+        user = "this statement"
+        if mapper is not None:
+            mapped = mapper if isinstance(mapper, Mapper) else inspect(mapper)
+            name, user = routing.of_mapper(mapped), f"the model {mapped.class_.__name__!r}"
+        elif clause is not None and len(self.engines) > 1:
+            name = routing.of_clause(clause)
+        try:
+            engine = self.engines[name or routing.DEFAULT]
+        except KeyError:
+            sentence = routing.unknown(name or routing.DEFAULT, self.engines, user)
+            raise UnknownEngine(sentence) from None
+        if mapper is not None:
+            self._routes[mapper] = engine
+        return engine
+
+    @alone
+    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+        """As it was. What is done with the driver's own cursors passes by unseen, so it counts."""
+        given = (*args, *kwargs.values(), None)[0]
+        if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
+            self.plain_commit = False  # as in get_bind()
+        connection = super().connection(*args, **kwargs)
+        self.activity.may_do_anything()
+        return connection
+
+    def commit(self) -> None:
+        """Commit; if several engines took part, one after the other in their declared order.
+
+        :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
+        :raises CommitRefused: somebody else decides: a block, or ``UOW_EXPLICIT_COMMIT``.
+        :raises PartialCommit: one engine failed to commit after another one had committed.
+        """
+        if self.explicit_commit == "flush":
+            self.flush()
+        else:
+            if self.blocks:
+                raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
+            if self.explicit_commit == "forbid":
+                raise CommitRefused(_FORBIDDEN.format("commit", place_of_caller(2)))
+            self._settle_idle(committed=True)
+            self.commit_now()
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """As it was. The end of ``with session.begin():`` is a commit; with "flush" a savepoint.
+
+        :raises CommitRefused: as :meth:`commit`.
+        """
+        if nested or self.explicit_commit == "flush":
+            return super().begin(nested=True)
+        if self.blocks:
+            raise CommitRefused(_IN_BLOCK.format("begin", "It has begun already." + _OF_OTHERS))
+        if self.explicit_commit == "forbid":
+            raise CommitRefused(_FORBIDDEN.format("begin", place_of_caller(2)))
+        return super().begin()
+
+    def rollback(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        if self.blocks:
+            raise CommitRefused(_IN_BLOCK.format("rollback", "Raise 'Rollback' to undo the block."))
+        self._settle_idle(committed=False)
+        self.rollback_now()
+
+    def _settle_idle(self, *, committed: bool) -> None:
+        # Without a transaction, no end of one tells the hooks.
+        if self.hooks and not self.in_transaction():
+            self.hooks.settle(committed=committed)
+
+    def close(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("close")
+        self.close_now()
+
+    def reset(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("reset")
+        super().reset()
+
+    def invalidate(self) -> None:
+        """As it was.
+
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("invalidate")
+        self.invalidate_now()
+
+    def _refuse_in_block(self, method: str) -> None:
+        if self.blocks and not self.ended:
+            raise CommitRefused(_IN_BLOCK.format(method, _LET_IT_END))
+
+    def invalidate_now(self) -> None:
+        """Drop the connections, whoever else has a say in it."""
+        super().invalidate()
+
+    @alone
+    def rollback_now(self) -> None:
+        """Roll back, whoever else has a say in it."""
+        super().rollback()
+
+    @alone
+    def close_now(self) -> None:
+        """Close, whoever else has a say in it."""
+        super().close()
+
+    @alone
+    def commit_now(self) -> None:
+        """:meth:`commit`, for those who decide."""
+        if self.rollback_only:
+            raise RollbackOnly(
+                "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
+                " so nothing of it will be stored. Decide before the first commit, or leave the"
+                " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
+            )
+        if len(self.engines) > 1 and self.in_transaction() and self._is_plain():
+            # Before counting: the flush is what reaches the second engine, more often than not.
+            self.flush()
+            if len(self.connections) > 1:
+                self._commit_in_order()
+                return
+        if len(self.connections) > 1 and self.in_transaction():
+            self._check_each()
+        super().commit()
+
+    @alone
+    def commit_keeping_objects(self) -> None:
+        """Commit, and leave the objects as they are: the automatic commit.
+
+        Nothing expires, so what the ORM does for a commit is not needed, and the connections are
+        committed directly. An ordinary commit it is where that could be noticed: a listener, a
+        savepoint left open, and whatever :meth:`_is_plain` asks for.
+        """
+        heard = self.dispatch.before_commit or self.dispatch.after_commit
+        if self._is_plain() and not heard:
+            self._flush_all()
+            # Again: the flush may be what asks for the engine, or for a savepoint.
+            if self._is_plain() and not self.in_nested_transaction():
+                self._commit_connections()
+                self._conclude()
+                return
+        expire, self.expire_on_commit = self.expire_on_commit, False
+        try:
+            self.commit_now()
+        finally:
+            self.expire_on_commit = expire
+
+    @alone
+    def end_keeping_objects(self) -> None:
+        """Roll back where nothing was to be stored, and leave the objects as they are.
+
+        To those who listen it is a commit: what waits for one has nothing to wait for any more.
+        """
+        while (savepoint := self.get_nested_transaction()) is not None:
+            savepoint.commit()
+        if self.in_transaction():
+            self.dispatch.after_commit(self)
+            self._conclude()
+
+    def _is_plain(self) -> bool:
+        """May the connections be committed one by one, in place of the ORM's commit?
+
+        Not if the user's own code has a say in it, and not after a failed flush that somebody
+        swallowed, for which the ORM raises.
+        """
+        return self.plain_commit and not self.twophase and self.is_active
+
+    def _commit_in_order(self) -> None:
+        # Session.commit() visits its connections in the order of a set.
+        self.dispatch.before_commit(self)
+        while (savepoint := self.get_nested_transaction()) is not None:
+            savepoint.commit()
+        self._flush_all()
+        self._commit_connections()
+        # In the order of SQLAlchemy's own commit: what hears of the end asks how it was.
+        self.dispatch.after_commit(self)
+        if self.expire_on_commit:
+            self.expire_all()
+        self._conclude()
+
+    def _flush_all(self) -> None:
+        for _ in range(100):  # a listener may add objects meanwhile
+            before = len(self.activity.flushed)
+            super().flush()  # no second thread can come: its caller is inside already
+            if len(self.activity.flushed) == before:
+                break
+        else:
+            raise FlushError(
+                "The session still has work after 100 flushes: does a listener of 'after_flush'"
+                " add an object each time?"
+            )
+
+    def _commit_connections(self) -> None:
+        for transaction in self.begun:
+            # It would commit nothing, or what came behind a rollback, and say nothing.
+            if not (transaction and transaction.is_active):
+                raise TransactionLost(None)
+        if len(self.connections) > 1:
+            self._commit_each()
+        else:
+            for connection in self.connections.values():
+                connection.commit()
+
+    def _commit_each(self) -> None:
+        self._check_each()
+        waiting = self._declared_order()
+        committed: list[str] = []
+        while waiting:
+            name, connection = waiting.pop(0)
+            try:
+                connection.commit()
+            except Exception as error:
+                if not committed:
+                    raise  # nothing has happened: a rollback() puts the objects right
+                # Without this rollback the connection goes back with its transaction open.
+                connection.rollback()
+                self._conclude()
+                self.expunge_all()
+                raise PartialCommit(committed, name, [rest for rest, _ in waiting]) from error
+            committed.append(name)
+
+    def _check_each(self) -> None:
+        for connection in self.connections.values():
+            lost_transactions.check(connection)  # while none of them has committed
+
+    def _declared_order(self) -> list[tuple[str, Connection]]:
+        declared = [
+            (name, self.connections[engine])
+            for name, engine in self.engines.items()
+            if engine in self.connections
+        ]
+        known = {connection.engine for _, connection in declared}
+        strangers = [
+            (engine.url.render_as_string(), connection)
+            for engine, connection in self.connections.items()
+            if engine not in known
+        ]
+        return declared + strangers
+
+    def _conclude(self) -> None:
+        cast(SessionTransaction, self.get_transaction()).close()
+
+
+# What else reaches the database.
+_ALONE = {
+    name: alone(getattr(Session, name))
+    for name in """
+        execute scalar scalars flush begin_nested
+        bulk_save_objects bulk_insert_mappings bulk_update_mappings
+    """.split()
+}
+for _name, _method in _ALONE.items():
+    setattr(UnitSession, _name, _method)
+
+
+def unit_session_class(base: Any) -> type[UnitSession]:
+    """A :class:`UnitSession` with the methods of the user's own session class.
+
+    :raises SetupError: *base* is no session class.
+    """
+    if not (isinstance(base, type) and issubclass(base, Session)):
+        raise SetupError(
+            f"session_options['class_'] is {shown(base)}, which is not a subclass of"
+            " 'sqlalchemy.orm.Session'."
+        )
+    if base is Session:
+        return UnitSession
+    own = {name: alone(getattr(base, name)) for name in _ALONE}
+    if base.get_bind is not Session.get_bind:
+        own["get_bind"] = base.get_bind  # it chooses the engine itself
+    if base.get_bind is not Session.get_bind or base.commit is not Session.commit:
+        own["plain_commit"] = False
+    return cast(type[UnitSession], type(base.__name__, (UnitSession, base), own))
+
+
+@event.listens_for(UnitSession, "after_transaction_create")
+def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session.activity.set_savepoint(transaction)
+    if transaction.parent is not None:
+        return
+    if session.ended:
+        transaction.close()
+        raise UnitEnded(
+            "This session's unit of work has ended together with its Flask context: it was"
+            " committed or rolled back, and its connection belongs to others now. Did an object"
+            " or a thread keep 'db.session()' beyond the request? Use 'db.session' anew each"
+            " time, inside a context of its own."
+        )
+    session.activity = Activity()
+    if session.will_write:
+        session.activity.will_write = True
+    if session.read_only:
+        session.activity.read_only = True
+    session.connections = {}
+    session.begun = ()
+
+
+@event.listens_for(UnitSession, "after_begin")
+def _note_connection(
+    session: UnitSession, transaction: SessionTransaction, connection: Connection
+) -> None:
+    if not transaction.nested:
+        session.connections = {**session.connections, connection.engine: connection}
+        session.begun = [*session.begun, connection.get_transaction()]
+        observe(connection, session.activity)
+        if session.committed is not None:
+            lost_transactions.tell_of_commits(connection, session.committed)
+        if lost_transactions.INSTALLED not in vars(
+            connection.dialect
+        ):  # an engine that the app made itself
+            lost_transactions.install(connection.engine)
+
+
+@event.listens_for(UnitSession, "after_flush")
+def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
+    # Cheaper than session.new and its sisters, which build a set each.
+    written = [
+        (state.class_.__name__, "deleted" if deleted else "changed" if state.key else "new")
+        for state, (deleted, only_looked_at) in context.states.items()
+        if not only_looked_at
+    ]
+    session.activity.flushed += written
+
+
+@event.listens_for(UnitSession, "after_soft_rollback")
+def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> None:
+    if session.activity.savepoints:
+        session.activity.undo_to(transaction)

@@ -1,0 +1,331 @@
+"""The unit of work: one session from its first use to its end, and what became of it.
+
+::
+
+                  commit()                 the work so far is stored; more may follow
+        ┌──────┐  rollback()               the work so far is undone; more may follow
+    ───►│ open │  fail()                   an exception left the view: undone, if there was any
+        └──┬───┘  release()                the context is over, a streamed body is still to come
+           │
+           │ end()
+           ▼
+        ┌───────┐
+        │ ended │  the session refuses to be used, its connection is back in the pool
+        └───────┘
+
+Inside an open unit there may be blocks (``db.atomic()``), one inside the other: ``begin_block()``
+and ``end_block()``. The outermost of a unit that nobody else commits is the whole transaction, the
+others are a part of it: a savepoint, if there is something before them to be kept.
+
+``commit()`` and the two of a block may raise. The others run where an error is already on its
+way, which must not be hidden by theirs: they log it.
+
+Nothing here knows Flask.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import SessionTransaction
+
+from .._config.options import CommitRule
+from .._transaction.statements import Effect
+from ..errors import BlockRefused, DiscardedWork, Rollback
+from .commit_hooks import CommitHooks, Hook
+from .pending import pending
+from .session import UnitSession
+
+logger = logging.getLogger("flask_uow")
+
+
+class Block:
+    """A part of a unit that is stored as a whole or not at all.
+
+    :ivar savepoint: what it can be rolled back to; None if nothing was there before it.
+    :ivar outermost: it is the whole transaction, and commits.
+    :ivar rollback_only: it is undone at its end, without an error.
+    :ivar hooks_before: how many hooks were waiting when it began.
+    """
+
+    __slots__ = ("hooks_before", "outermost", "rollback_only", "savepoint")
+
+    def __init__(
+        self, savepoint: SessionTransaction | None, *, outermost: bool, hooks_before: int
+    ) -> None:
+        self.savepoint = savepoint
+        self.outermost = outermost
+        self.hooks_before = hooks_before
+        self.rollback_only = False
+
+
+class UnitOfWork:
+    """One session and the state of its work.
+
+    :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
+        its first statement.
+    :ivar rule: when a finished request commits by itself; set when the unit opens.
+    :ivar home: what the unit was opened in; opaque here.
+    :ivar place: the code and the line of the app that opened it.
+    :ivar failed: an exception has left the view, perhaps before the unit was opened; so what is
+        written from now on is the error handler's own.
+    :ivar finished: the request has been answered; nothing commits this unit any more.
+    :ivar streaming: the body of the response is still to be sent when the context ends.
+    :ivar blocks: the open ones, the outermost first.
+    """
+
+    place: tuple[Any, int | None] = (None, None)
+    failed = False
+    finished = False
+    streaming = False
+    blocks: Sequence[Block] = ()
+
+    def __init__(self, session: UnitSession, rule: CommitRule, home: object = None) -> None:
+        self.session = session
+        self.rule = rule
+        self.home = home
+
+    @property
+    def hooks(self) -> CommitHooks | None:
+        """What waits for the outcome; None until there was something."""
+        return self.session.hooks
+
+    @property
+    def has_work(self) -> bool:
+        """Is there anything that a commit would store?"""
+        session = self.session
+        if not session.in_transaction():  # also add() and a changed attribute begin one
+            return False
+        if session.activity.effect is not Effect.READ:
+            return True
+        return bool(session.new or session.dirty or session.deleted)
+
+    def commit(self) -> None:
+        """Store the work so far. Objects that were loaded stay readable (P8).
+
+        :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: who
+            calls decides what the failure means, then calls :meth:`fail`.
+        """
+        if self.blocks:
+            raise BlockRefused(_OVERLAP)
+        if self.session.in_transaction():
+            self.session.commit_keeping_objects()  # which runs the hooks
+        elif self.hooks:
+            self.hooks.settle(committed=True)
+
+    def rollback(self) -> None:
+        """Undo the work since the last commit."""
+        if self.session.is_inherited:  # a forked child; the parent goes on with it
+            return
+        if self.hooks and not self.session.in_transaction():
+            self.hooks.settle(committed=False)
+        try:
+            self.session.rollback_now()
+        except Exception:
+            logger.exception("The rollback of a unit of work failed; its connections are dropped.")
+            # A session that was interrupted between two of its states refuses to roll back, and
+            # its transaction would still be there for the commit of an error handler's work.
+            self.invalidate()
+
+    def fail(self, error: BaseException) -> None:
+        """Take note of an exception that left the view, before anybody handles it (P4).
+
+        A unit that has only read is left alone: the error page still has its loaded user.
+        """
+        self.failed = True
+        self.blocks, self.session.blocks = (), 0  # if one was never left
+        self.session.rollback_only = False  # spoken of the work that is undone here
+        if self.has_work or self.session.activity.error or isinstance(error, SQLAlchemyError):
+            self.rollback()
+        elif self.hooks:
+            self.hooks.settle(committed=False)
+
+    def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
+        """Undo what nobody committed and give the connection back; the session can go on.
+
+        Loaded objects stay attached, so that a streamed body can lazy-load from them (P9).
+
+        :param error: what ended the context, if it was an exception.
+        :param warn: name what is undone. An exception is loud enough by itself.
+        """
+        if not (self.session.in_transaction() or self.hooks) or self.session.is_inherited:
+            return
+        unsaved = self._unsaved() if warn else None
+        if isinstance(error, (Exception, GeneratorExit, type(None))):
+            self.rollback()
+        else:
+            # It may have struck in the middle of a reply: the protocol state is unknown.
+            self.invalidate()
+            if self.hooks:  # without a transaction, nobody has told them
+                self.hooks.settle(committed=False)
+        if unsaved:
+            _warn(unsaved)
+
+    def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
+        """Give everything back, for good. The parameters are those of :meth:`release`."""
+        # First: a thread that is inside just now may not begin anew behind our back.
+        self.session.ended = True
+        if self.session.is_inherited:
+            return
+        try:
+            self.release(error, warn=warn)
+        finally:
+            try:
+                self.session.close_now()
+            except Exception:
+                logger.exception("A session failed to close; its connection is dropped.")
+                self.invalidate()
+
+    def invalidate(self) -> None:
+        """Drop the connections of this unit instead of giving them back to the pool."""
+        connections = self.session.connections.values()
+        try:
+            self.session.invalidate_now()
+        except Exception:
+            logger.exception("A session failed to drop its connections; now one by one.")
+        for connection in connections:
+            try:
+                if not connection.closed:
+                    connection.invalidate()
+                    connection.close()
+            except Exception:  # noqa: PERF203  # each by itself
+                logger.exception("A connection of a unit of work could not be dropped.")
+
+    # Blocks -----------------------------------------------------------------------------------
+
+    def begin_block(self, *, outermost: bool) -> Block:
+        """Begin a part that is all or nothing.
+
+        :param outermost: nobody else commits this unit, so the end of the block does.
+        """
+        session = self.session
+        # Before the first statement there is nothing to go back to: the whole transaction will do.
+        # Behind a mere read it will not: its locks, and its snapshot, protect what was read.
+        begun = session.connections if session.in_transaction() else ()
+        needed = not outermost and (begun or self.has_work or has_begun_by_hand(session))
+        savepoint = session.begin_nested() if needed else None
+        waiting = 0 if self.hooks is None else len(self.hooks)
+        block = Block(savepoint, outermost=outermost, hooks_before=waiting)
+        self.blocks = [*self.blocks, block]
+        session.blocks += 1
+        return block
+
+    def end_block(self, block: Block, error: BaseException | None) -> None:
+        """End *block*: keep its work, or undo it because of *error*.
+
+        :raises Exception: the flush, the COMMIT or the rollback to the savepoint failed. If there
+            was an *error*, that one is more important, and the other is logged.
+        """
+        if block not in self.blocks:
+            if error is None:
+                raise BlockRefused(_OVERLAP)
+            return  # undone with the one around it
+        is_last = self.blocks[-1] is block
+        self.blocks = self.blocks[: self.blocks.index(block)]
+        self.session.blocks = len(self.blocks)
+        if error is None and not is_last:
+            error = BlockRefused(_OVERLAP)
+            self._undo(block, error)
+            raise error
+        if error is not None or block.rollback_only:
+            self._undo(block, error)
+            return
+        try:
+            self._keep(block)
+        except BaseException as failure:
+            self._undo(block, failure)
+            raise
+
+    def _keep(self, block: Block) -> None:
+        if block.savepoint is not None:
+            block.savepoint.__exit__(None, None, None)
+        elif block.outermost:
+            self.commit()
+        else:
+            self.session.flush()  # its errors belong to the block
+
+    def _undo(self, block: Block, error: BaseException | None) -> None:
+        if block.savepoint is not None:
+            _roll_back_to(block.savepoint, error)
+            return
+        if self.hooks is not None:
+            self.hooks.floor = block.hooks_before
+        try:
+            if block.outermost:
+                self.release(error, warn=is_exit(error))
+            else:
+                self.rollback()
+        finally:
+            if self.hooks is not None:
+                self.hooks.floor = 0
+
+    def add_hook(self, hook: Hook) -> None:
+        """Let *hook* wait for the outcome."""
+        session = self.session
+        if session.hooks is None:
+            session.hooks = CommitHooks(session)
+        session.hooks.add(hook)
+
+    def _unsaved(self) -> Counter[tuple[str, str]]:
+        """What is lost if the transaction is rolled back now."""
+        asked_for = self.rule == "explicit" and self.finished and not self.streaming
+        if self.session.rollback_only or asked_for:
+            return Counter()
+        activity = self.session.activity
+        unsaved = Counter([*activity.flushed, *pending(self.session)])
+        if activity.effect is Effect.WRITE and not unsaved:
+            unsaved["SQL statements", "sent with execute()"] += 1
+        if self.hooks:
+            unsaved["hook of db.on_commit() or on_rollback()", "not run"] += len(self.hooks)
+        return unsaved
+
+
+_OVERLAP = (
+    "Two 'db.atomic()' blocks overlap, or one was never left: coroutines of one context that were"
+    " in blocks at the same time ('asyncio.gather'), threads, or a generator that nobody ran to its"
+    " end. What they have done cannot be told apart, so it is undone. A unit of work does one thing"
+    " at a time: do one after the other, or give each a context of its own."
+)
+
+
+def is_exit(error: BaseException | None) -> bool:
+    """Does a command leave with success, by way of an exception?"""
+    return isinstance(error, SystemExit) and not error.code
+
+
+def has_begun_by_hand(session: UnitSession) -> bool:
+    """Is it inside ``with session.begin():`` or ``begin_nested()``, which are not ours to end?"""
+    # The name is SQLAlchemy's own; without it a savepoint is missing, and its error is less clear.
+    by_with = getattr(session, "_trans_context_manager", None) is not None
+    return by_with or session.in_nested_transaction()
+
+
+def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) -> None:
+    # As a with statement would: it knows whether a failed flush has rolled back already.
+    try:
+        savepoint.__exit__(type(error or Rollback()), error, None)
+    except Exception:
+        if error is None:
+            raise
+        # It may have gone with the whole transaction, which the guard has noticed then.
+        logger.warning("The rollback to a savepoint failed, after another error.", exc_info=True)
+
+
+def _warn(unsaved: Counter[tuple[str, str]]) -> None:
+    what = ", ".join(
+        f"{count} {name} ({kind})" if name != "SQL statements" else f"{name} ({kind})"
+        for (name, kind), count in sorted(unsaved.items())
+    )
+    warnings.warn(
+        f"A Flask context ended with work that nobody committed, and it was rolled back: {what}."
+        " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
+        " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
+        " its end, or say 'db.session.commit()'.",
+        DiscardedWork,
+        stacklevel=2,  # whoever lost the work is not on the stack: it is Flask that ends contexts
+    )
