@@ -10,28 +10,28 @@ when one of them runs.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._group import install as install
-from ._models import NAMING_CONVENTION as NAMING_CONVENTION
-from ._models import docstring as docstring
-from ._models import part_names as part_names
+from ._env.metadata import NAMING_CONVENTION as NAMING_CONVENTION
+from ._env.metadata import docstring as docstring
+from ._env.metadata import part_names as part_names
+from .install import install as install
 
 if TYPE_CHECKING:
-    from ._commands import Migrations as Migrations
-    from ._environment import run as run
-    from ._results import Checked as Checked
-    from ._results import Created as Created
-    from ._results import EngineStatus as EngineStatus
-    from ._results import Generated as Generated
-    from ._steps import Step as Step
+    from ._env.run import run as run
+    from ._run.steps import Step as Step
+    from .api import Migrations as Migrations
+    from .results import Checked as Checked
+    from .results import Created as Created
+    from .results import EngineStatus as EngineStatus
+    from .results import Generated as Generated
 
 _LATER = {
-    "Checked": "_results",
-    "Created": "_results",
-    "EngineStatus": "_results",
-    "Generated": "_results",
-    "Migrations": "_commands",
-    "Step": "_steps",
-    "run": "_environment",
+    "Checked": "results",
+    "Created": "results",
+    "EngineStatus": "results",
+    "Generated": "results",
+    "Migrations": "api",
+    "Step": "_run.steps",
+    "run": "_env.run",
 }
 
 

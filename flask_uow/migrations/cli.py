@@ -28,12 +28,12 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from ..errors import DatabaseUnreachable, UowError
-from . import _texts
-from ._commands import Migrations
-from ._group import OPTIONS
-from ._refusals import LONGEST
-from ._results import EngineStatus
-from ._steps import Step
+from . import texts
+from ._run.steps import Step
+from .api import Migrations
+from .install import OPTIONS
+from .preconditions import LONGEST
+from .results import EngineStatus
 
 if TYPE_CHECKING:
     from alembic.script import Script
@@ -159,8 +159,8 @@ def init(migrations: Migrations, multidb: bool, template: str | None, package: b
     """Make the folder of the migrations."""
     created = migrations.init(template=template, package=package)
     for path in created.files:
-        click.echo(f"Created {_texts.short(path)}")
-    advice = _texts.convention(created, migrations.group)
+        click.echo(f"Created {texts.short(path)}")
+    advice = texts.convention(created, migrations.group)
     if advice:
         click.echo(f"\n{advice}", nl=False)
     click.echo(f"\nNext: flask {migrations.group} migrate -m MESSAGE")
@@ -199,7 +199,7 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
     generated = migrations.migrate(message, **options)
     for engine, count in generated.tables.items():
         address = migrations.engines[engine].dialect.name
-        click.echo(f"Models: {_texts.count(count, 'table')} for the engine {engine!r} ({address})")
+        click.echo(f"Models: {texts.count(count, 'table')} for the engine {engine!r} ({address})")
     if generated.modules:
         click.echo(f"        from {', '.join(generated.modules)}")
     _say_unknown(generated.unknown, migrations.group)
@@ -219,12 +219,12 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
 
 
 def _say_unknown(tables: Mapping[str, Sequence[str]], group: str) -> None:
-    for sentence in _texts.unknown(tables, group):
+    for sentence in texts.unknown(tables, group):
         click.echo(sentence)
 
 
 def _say_written(script: Script) -> None:
-    click.echo(f"Written: {_texts.short(Path(script.path))}")
+    click.echo(f"Written: {texts.short(Path(script.path))}")
 
 
 @_command("edit")
@@ -367,7 +367,7 @@ def _print_sql(
     if len(scripts) == 1:
         click.echo(next(iter(scripts.values())), nl=False)
         return
-    for path in _texts.write_sql(scripts):
+    for path in texts.write_sql(scripts):
         click.echo(f"Written: {path}", err=True)
 
 
@@ -410,7 +410,7 @@ def check(migrations: Migrations) -> None:
     _say_unknown(checked.unknown, migrations.group)
     if checked.behind:
         for status in checked.behind:
-            click.echo(_texts.line(status))
+            click.echo(texts.line(status))
         click.echo(f"Write '{migrations._next_upgrade()}'.")
         sys.exit(BEHIND)
     if checked.differences:
@@ -434,7 +434,7 @@ def status(migrations: Migrations, as_json: bool) -> None:
     if as_json:
         with contextlib.redirect_stdout(sys.stderr):  # an 'env.py' may print
             found = migrations.status()
-        click.echo(json.dumps({"engines": [_texts.as_dict(one) for one in found]}, indent=2))
+        click.echo(json.dumps({"engines": [texts.as_dict(one) for one in found]}, indent=2))
         _exit_of(found)
     found = migrations.status()
     _say_status(found)
@@ -442,7 +442,7 @@ def status(migrations: Migrations, as_json: bool) -> None:
 
 def _say_status(found: Sequence[EngineStatus]) -> NoReturn:
     for one in found:
-        click.echo(_texts.line(one))
+        click.echo(texts.line(one))
     _exit_of(found)
 
 

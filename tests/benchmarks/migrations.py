@@ -46,7 +46,7 @@ Call = Callable[[], object]
 # The file that Alembic's documentation would have, with the comparisons that ours makes.
 _ENV = """
 from alembic import context
-from flask_uow.migrations._defaults import differ
+from flask_uow.migrations._compare.defaults import differ
 
 given = context.config.attributes
 with given["engine"].connect() as connection:

@@ -21,7 +21,7 @@ from flask_uow import ConfigError, Database, Flask
 from flask_uow import migrations as package
 from flask_uow.errors import ConfigNotice, MigrationError
 from flask_uow.migrations import Migrations
-from flask_uow.migrations._models import part_name
+from flask_uow.migrations._env.metadata import part_name
 from tests.migrations.projects import Project, people
 from tests.migrations.test_bad_input import refused
 from tests.support.databases import anywhere, on
@@ -328,7 +328,7 @@ def test_schemas_of_one_database_are_two() -> None:
     """As far as the URLs say."""
     from sqlalchemy import create_engine
 
-    from flask_uow.migrations._refusals import _identity
+    from flask_uow.migrations.preconditions import _identity
 
     url = "postgresql+psycopg://host/db"
     one, same, two = (

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from flask_uow import Flask
-from flask_uow.migrations import Migrations, _connections
+from flask_uow.migrations import Migrations
+from flask_uow.migrations._run import timeouts
 from tests.migrations.projects import Project, people
 from tests.support.databases import TestDatabase, anywhere, on
 
@@ -25,9 +26,7 @@ def scalar(connection: Connection, statement: str) -> Any:
 
 
 def prepared(engine: Engine, lock: float | None = None, statement: float | None = None) -> Any:
-    return _connections.prepared(
-        {"default": engine}, lock_timeout=lock, statement_timeout=statement
-    )
+    return timeouts.prepared({"default": engine}, lock_timeout=lock, statement_timeout=statement)
 
 
 SETTINGS = {
@@ -239,7 +238,7 @@ def test_session_of_the_app_does_not_wait_for_the_revision_for_ever(
     started: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``db.session`` is a second connection, and old revisions use it."""
-    monkeypatch.setattr(_connections, "_SECOND", 1.0)
+    monkeypatch.setattr(timeouts, "_SECOND", 1.0)
     started.migrate(people)
     session = (
         "from flask import current_app\n"
@@ -290,7 +289,7 @@ def test_second_connection_has_a_lock_timeout_and_the_first_has_none(
     with prepared(engine):
         assert both() == [before[0], 10]
         assert both() == [before[0], 10]
-        monkeypatch.setattr(_connections, "_SECOND", 1_000_000.0)
+        monkeypatch.setattr(timeouts, "_SECOND", 1_000_000.0)
         usual = 1_000_000 if database.name == "postgresql" else before[0]
         assert both() == [before[0], usual]
     with prepared(engine, lock=20):

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Engine, NullPool, create_engine, make_url
 
 from flask_uow.errors import MigrationLocked
-from flask_uow.migrations import _lock
+from flask_uow.migrations._run import lock
 from tests.migrations.projects import Project
 from tests.support import databases
 from tests.support.databases import TestDatabase, concurrently, on
@@ -44,16 +44,16 @@ def engine_of(url: str) -> Engine:
 
 
 @contextmanager
-def held(*engines: Engine, timeout: float = 5.0) -> Iterator[_lock.Confirm]:
+def held(*engines: Engine, timeout: float = 5.0) -> Iterator[lock.Confirm]:
     """The locks of *engines*; nobody is in the way."""
     named = {str(number): engine for number, engine in enumerate(engines)}
-    with _lock.held(named, timeout, nobody) as confirm:
+    with lock.held(named, timeout, nobody) as confirm:
         yield confirm
 
 
 def is_free(engine: Engine) -> bool:
     try:
-        with _lock.held({"other": engine}, 0, lambda _: None):
+        with lock.held({"other": engine}, 0, lambda _: None):
             return True
     except MigrationLocked:
         return False
@@ -145,16 +145,16 @@ def test_locks_of_two_servers_are_two(postgresql_url: str, monkeypatch: pytest.M
     with databases.own_database(postgresql_url) as other_url:
         urls = sorted([postgresql_url, other_url])
         first, second = (engine_of(url) for url in urls)
-        whole: Any = _lock._PostgresqlLock._scalar
+        whole: Any = lock._PostgresqlLock._scalar
 
         def scalar(self: Any, statement: str, **values: object) -> Any:
             found = whole(self, statement, **values)
             return found and 4711 if "pid" in statement.lower() else found
 
-        with _lock.held({"somebody else": second}, 0, nobody):
-            monkeypatch.setattr(_lock._PostgresqlLock, "_scalar", scalar)
+        with lock.held({"somebody else": second}, 0, nobody):
+            monkeypatch.setattr(lock._PostgresqlLock, "_scalar", scalar)
             with pytest.raises(MigrationLocked, match="session 4711 holds the lock"):
-                with _lock.held({"a": first, "b": second}, 0.2, lambda _: None):
+                with lock.held({"a": first, "b": second}, 0.2, lambda _: None):
                     pass
 
 
@@ -168,7 +168,7 @@ def test_nobody_keeps_a_lock_while_he_waits_for_another(
         waiting, done = threading.Event(), threading.Event()
 
         def wait() -> None:
-            with _lock.held({"one": one, "two": two}, 10, lambda _: waiting.set()) as confirm:
+            with lock.held({"one": one, "two": two}, 10, lambda _: waiting.set()) as confirm:
                 confirm()
             done.set()
 
@@ -179,7 +179,7 @@ def test_nobody_keeps_a_lock_while_he_waits_for_another(
             end = time.monotonic() + 5
             while not is_free(one):
                 assert time.monotonic() < end
-            with _lock.held({"one": one}, 5, lambda _: None):
+            with lock.held({"one": one}, 5, lambda _: None):
                 assert not done.is_set()
         thread.join()
         assert done.is_set()

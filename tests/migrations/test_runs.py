@@ -10,7 +10,9 @@ import pytest
 from sqlalchemy import Column, Computed, Identity, Integer, MetaData, Table
 
 from flask_uow.errors import MigrationError, MigrationFailed, MigrationLocked
-from flask_uow.migrations import Migrations, _alembic, _lock
+from flask_uow.migrations import Migrations
+from flask_uow.migrations._env import alembic_private
+from flask_uow.migrations._run import lock
 from tests.migrations.projects import Project, people
 from tests.support.databases import anywhere, concurrently, on
 
@@ -251,7 +253,7 @@ def test_lock_is_asked_before_each_step(started: Project, monkeypatch: pytest.Mo
     started.write_revision("one", None, create("a"))
     started.write_revision("two", "one", create("b"))
     answers = iter([True, False])
-    monkeypatch.setattr(_lock._SqliteLock, "still_held", lambda _: next(answers))
+    monkeypatch.setattr(lock._SqliteLock, "still_held", lambda _: next(answers))
     with started.app().app_context(), pytest.raises(MigrationLocked, match="was lost"):
         Migrations().upgrade()
     assert (started.tables(), started.revision()) == ({"a"}, "one")
@@ -350,13 +352,13 @@ def test_function_of_ones_own_compares_defaults(started: Project) -> None:
 def test_what_is_private_in_alembic_is_used_in_one_module(started: Project) -> None:
     names = "_upgrade_revs _downgrade_revs _stamp_revs _migrations_fn _db_current_indicator".split()
     names += ["RevisionContext", "_in_external_transaction"]
-    package = Path(_alembic.__file__).parent
+    package = Path(alembic_private.__file__).parents[1]
     users = {
         path.name
-        for path in package.glob("*.py")
+        for path in package.rglob("*.py")
         if any(name in path.read_text() for name in names)
     }
-    assert users == {"_alembic.py"}
+    assert users == {"alembic_private.py"}
 
 
 @anywhere

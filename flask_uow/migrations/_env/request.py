@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 
-from .._config import reading
-from .._config.settings import MigrationSettings
-from .._transaction.routing import DEFAULT
-from ..errors import MigrationError
-from . import _models
-from ._autogenerate import Comparison
+from ..._config import reading
+from ..._config.settings import MigrationSettings
+from ..._transaction.routing import DEFAULT
+from ...errors import MigrationError
+from .._compare.announce import Comparison
+from . import metadata as _models
 
 if TYPE_CHECKING:
-    from ..database import Database
+    from ...database import Database
 
 ATTRIBUTE = "flask_uow"  # of Alembic's ``config.attributes``
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import MigrationError
+from ...errors import MigrationError
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from flask import Flask
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 def find(app: Flask, directory: str) -> Path:

@@ -34,9 +34,9 @@ from typing import Any, Protocol
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from .._sqlite.profile import is_memory, path_of
-from ..errors import ConfigNotice, MigrationError, MigrationLocked
-from ._reach import address
+from ..._sqlite.profile import is_memory, path_of
+from ...errors import ConfigNotice, MigrationError, MigrationLocked
+from ..connectivity import address
 
 Tell = Callable[[str], object]
 Confirm = Callable[[], None]

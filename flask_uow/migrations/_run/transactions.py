@@ -11,9 +11,9 @@ from typing import Any
 
 from sqlalchemy import event
 
-from .._transaction.statements import Effect, effect_of
-from ..errors import MigrationError
-from . import _alembic
+from ..._transaction.statements import Effect, effect_of
+from ...errors import MigrationError
+from .._env import alembic_private
 
 _END = re.compile(r"\s*(?:(commit|end)|rollback(?!.*\bto\b))\b", re.IGNORECASE | re.DOTALL)
 
@@ -37,7 +37,7 @@ class Transactions:
         self._connection = connection = context.connection
         # In one transaction for all, it is there already, and somebody else commits it.
         self._outer = connection.get_transaction()
-        self._is_foreign = _alembic.is_in_foreign_transaction(context)
+        self._is_foreign = alembic_private.is_in_foreign_transaction(context)
         event.listen(connection, "commit", self._on_commit)
         event.listen(connection, "rollback", self._on_rollback)
         event.listen(connection, "before_cursor_execute", self._on_statement)
@@ -67,7 +67,7 @@ class Transactions:
     def end(self) -> None:
         """Its transaction has ended, or was none of its own: commit what has begun behind it."""
         transaction = self._connection.get_transaction()
-        known = self._outer, _alembic.transaction_of(self._context)
+        known = self._outer, alembic_private.transaction_of(self._context)
         if transaction is not None and all(transaction is not one for one in known):
             transaction.commit()
 

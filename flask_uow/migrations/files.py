@@ -13,11 +13,15 @@ from sqlalchemy import Engine
 
 from .._config import reading
 from ..errors import MigrationError, OutsideContext
-from . import _folder, _history, _init, _logs, _models, _refusals
-from ._autogenerate import Comparison
-from ._job import database_of
-from ._results import Created, Generated
-from ._runner import Runner
+from . import history as _history
+from . import preconditions
+from ._compare.announce import Comparison
+from ._env import directory as _folder
+from ._env import init as _init
+from ._env import logging, metadata
+from ._env.request import database_of
+from ._run.runner import Runner
+from .results import Created, Generated
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
@@ -35,7 +39,7 @@ class Files:
         app: Any = cast(Any, current_app)._get_current_object()
         db = database_of(app)
         settings = reading.read_migrations(app.config)
-        _refusals.require_options(settings.options)
+        preconditions.require_options(settings.options)
         if directory and directory != settings.directory:
             # The group takes the option as well as the command.
             settings = replace(settings, group=f"{settings.group} -d {shlex.quote(directory)}")
@@ -61,10 +65,10 @@ class Files:
     def _new(self, head: str, rev_id: str | None, branch_label: str | None) -> ScriptDirectory:
         """The revisions, to which one may be added."""
         script = self._scripts()
-        _refusals.require_revision(head, self.group)
+        preconditions.require_revision(head, self.group)
         if head == "head":
-            _refusals.require_one_head(self._runner, script)
-        _refusals.require_new(self._runner, script, rev_id, branch_label)
+            preconditions.require_one_head(self._runner, script)
+        preconditions.require_new(self._runner, script, rev_id, branch_label)
         return script
 
     # Files ------------------------------------------------------------------------------------
@@ -84,7 +88,7 @@ class Files:
         folder = Path(self._directory).absolute()
         app = _folder.name_of(self._runner.app)
         files = _init.make(folder, template, self.group, app=app, package=package)
-        convention, has_base = _models.has_convention(self._db), _models.has_base(self._db)
+        convention, has_base = metadata.has_convention(self._db), metadata.has_base(self._db)
         return Created(folder, files, convention, has_base)
 
     def revision(
@@ -107,7 +111,7 @@ class Files:
 
         self._new(head, rev_id, branch_label)
         config = self._runner.config(self._runner.job())
-        with self._runner.translated(), _init.writing(self.folder), _logs.kept():
+        with self._runner.translated(), _init.writing(self.folder), logging.kept():
             found: Any = command.revision(
                 config,
                 message,
@@ -139,8 +143,8 @@ class Files:
         :raises DatabaseUnreachable: one of the databases gets no connection.
         """
         script = self._new(head, rev_id, branch_label)
-        tables = _refusals.count_tables(self._runner, "migrate")
-        _refusals.require_current(self._runner, self._runner.current(script), script)
+        tables = preconditions.count_tables(self._runner, "migrate")
+        preconditions.require_current(self._runner, self._runner.current(script), script)
         comparison = Comparison(drop_unknown=drop_unknown)
         job = self._runner.job(comparison=comparison, skip_empty=True)
         context = self._runner.compare(
@@ -160,7 +164,7 @@ class Files:
         return Generated(
             script=written[0] if written else None,
             tables=tables,
-            modules=_models.modules_of(self._db),
+            modules=metadata.modules_of(self._db),
             unknown=comparison.unknown,
             drops=comparison.drops if written else [],
         )
@@ -182,14 +186,14 @@ class Files:
 
         script = self._scripts()
         for one in revisions:
-            _refusals.require_revision(one, self.group)
-        _refusals.require_new(self._runner, script, rev_id, branch_label)
+            preconditions.require_revision(one, self.group)
+        preconditions.require_new(self._runner, script, rev_id, branch_label)
         wanted = list(revisions) or ["heads"]
         with self._runner.translated():
             found = list(script.get_revisions(wanted))
-        _refusals.require_several(found, revisions, self.group)
+        preconditions.require_several(found, revisions, self.group)
         config = self._runner.config(self._runner.job())
-        with self._runner.translated(), _init.writing(self.folder), _logs.kept():
+        with self._runner.translated(), _init.writing(self.folder), logging.kept():
             merged: Any = command.merge(
                 config, cast(Any, wanted), message, branch_label=branch_label, rev_id=rev_id
             )
@@ -201,7 +205,7 @@ class Files:
         :raises MigrationError: there is none of that name.
         """
         script = self._scripts()
-        _refusals.require_revision(revision, self.group)
+        preconditions.require_revision(revision, self.group)
         heads = self._runner.current(script) if revision == "current" else {}
         with self._runner.translated():
             found = _history.named(script, revision, heads)

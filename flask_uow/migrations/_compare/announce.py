@@ -16,9 +16,9 @@ from typing import Any
 
 from sqlalchemy import Column, MetaData, inspect
 
-from . import _mysql_indexes, _written
-from ._differences import full
-from ._enums import Enums
+from . import mysql, source_op
+from .describe import full
+from .enums import Enums
 
 Named = dict[str, Any]
 Name = tuple["str | None", str]  # schema and name
@@ -96,13 +96,13 @@ class Comparison:
             self._announce_tables(engine, doing, context)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
-        if self.comment and context.dialect.name in _mysql_indexes.NAMES:
-            _mysql_indexes.mend(doing, undoing, context.connection)
+        if self.comment and context.dialect.name in mysql.NAMES:
+            mysql.mend(doing, undoing, context.connection)
         if context.dialect.name == "postgresql":
             self._compare_enums(engine, doing, undoing, context)
         for operations in (doing, undoing):
-            if operations.ops and all(map(_written.is_comment, operations.ops)):
-                operations.ops.append(_written.source(["pass"]))
+            if operations.ops and all(map(source_op.is_comment, operations.ops)):
+                operations.ops.append(source_op.source(["pass"]))
 
     def _announce_tables(self, engine: str, operations: Any, context: Any) -> None:
         from alembic.operations import ops
@@ -165,7 +165,7 @@ class Comparison:
                 if isinstance(operation, ops.DropConstraintOp) and not operation.constraint_name:
                     lines = _not_droppable(operation, what, context.opts.get("render_as_batch"))
                     found += self._noted(engine, lines, " ".join(lines[:2]))
-                    found.append(_written.source([f"raise NotImplementedError({lines[0]!r})"]))
+                    found.append(source_op.source([f"raise NotImplementedError({lines[0]!r})"]))
                     continue
                 if is_sqlite and isinstance(operation, created) and not operation.constraint_name:
                     lines = _not_addable(operation, modified)
@@ -187,7 +187,7 @@ class Comparison:
 
     def _noted(self, engine: str, lines: Sequence[str], said: str | None = None) -> list[Any]:
         self.drops.append(f"{said or lines[0]} (engine {engine!r})")
-        return [_written.comment(lines)]
+        return [source_op.comment(lines)]
 
 
 def _table_dropped(operation: Any, created: Sequence[Name]) -> list[str]:
@@ -250,7 +250,7 @@ def _value_needed(operation: Any, dialect: str) -> list[str]:
         " rows that are there need a value.",
         "Give it 'server_default=...', or add it nullable, fill it, and alter it then.",
     ]
-    if dialect in _mysql_indexes.NAMES:
+    if dialect in mysql.NAMES:
         lines[0] = lines[0].replace("need a value", "get '' or 0, if that is a value of it")
     return lines
 

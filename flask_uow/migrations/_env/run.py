@@ -13,11 +13,13 @@ from typing import Any, cast
 from flask import current_app, has_app_context
 from sqlalchemy import Connection, Engine
 
-from .._transaction import record
-from ..errors import MigrationError
-from . import _alembic, _models, _steps
-from ._defaults import differ
-from ._job import ATTRIBUTE, Job, job_of_the_app
+from ..._transaction import record
+from ...errors import MigrationError
+from .._compare.defaults import differ
+from .._run import steps
+from . import alembic_private
+from . import metadata as _models
+from .request import ATTRIBUTE, Job, job_of_the_app
 
 
 def run(*, app: str | None = None, **options: Any) -> None:
@@ -130,7 +132,7 @@ def _configure(context: Any, job: Job, name: str, options: dict[str, Any], **mor
     migration = context.get_context()
     if is_ours:
         _compare_by(differ, migration)
-    _alembic.wrap_steps(migration, partial(_steps.parts, engine=name, main=name == job.main))
+    alembic_private.wrap_steps(migration, partial(steps.parts, engine=name, main=name == job.main))
 
 
 def _compare_by(compare: Callable[..., bool | None], migration: Any) -> None:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import MetaData, Table
 
-from .._transaction import routing
-from .._transaction.routing import DEFAULT
-from ..errors import MigrationError
+from ..._transaction import routing
+from ..._transaction.routing import DEFAULT
+from ...errors import MigrationError
 
 if TYPE_CHECKING:
-    from ..database import Database
+    from ...database import Database
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from .._transaction.routing import DEFAULT
-from ._foreign_keys import ForeignKeys
-from ._models import part_name
-from ._sqlite_tables import Tables
-from ._transactions import Transactions
+from ..._transaction.routing import DEFAULT
+from .._compare.sqlite_tables import Tables
+from .._env.metadata import part_name
+from .sqlite import ForeignKeys
+from .transactions import Transactions
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,16 @@ from typing import cast
 
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import MigrationError, UowError
-from . import _reach, _translate
-from ._steps import Step, Travel
+from ...errors import MigrationError, UowError
+from .. import connectivity, messages
+from .steps import Step, Travel
 
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}
 
 
 def exited(error: SystemExit, folder: Path, group: str) -> MigrationError:
     """A file of the folder wants to end the process."""
-    where = _translate.file_of(error, folder) or folder / "env.py"
+    where = messages.file_of(error, folder) or folder / "env.py"
     return MigrationError(
         f"{str(where)!r} {_exit(error)}, and nothing behind that was done. Take it out: a file that"
         f" cannot go on raises an error. 'flask --debug {group} ...' shows where."
@@ -60,7 +60,7 @@ def _why(error: BaseException) -> str:
         return f"it {_exit(cause)}"
     if isinstance(cause, AssertionError) and not str(cause):
         return "AssertionError (a constraint without a name?)"
-    what = _reach.words(cause)
+    what = connectivity.words(cause)
     if not isinstance(cause, (DBAPIError, UowError)):
         what = f"{type(cause).__name__}: {what}"
     statement = " ".join(str(getattr(cause, "statement", None) or "").split())

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import _alembic, _folder, _reach, _refusals
-from ._autogenerate import Comparison
-from ._differences import describe
-from ._files import Files
-from ._lock import Tell
-from ._results import Checked, EngineStatus, Waiting
-from ._runner import Heads, Manner
-from ._steps import Report, Step
+from . import connectivity, preconditions
+from ._compare.announce import Comparison
+from ._compare.describe import describe
+from ._env import alembic_private
+from ._env import directory as _folder
+from ._run.lock import Tell
+from ._run.runner import Heads, Manner
+from ._run.steps import Report, Step
+from .files import Files
+from .results import Checked, EngineStatus, Waiting
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
@@ -56,21 +58,21 @@ class Migrations(Files):
         """
         script = self._scripts()
         if command:
-            _refusals.count_tables(self._runner, command)
-        _refusals.require_own_databases(self._runner)
+            preconditions.count_tables(self._runner, command)
+        preconditions.require_own_databases(self._runner)
         self._heads = self._runner.current(script)
-        _refusals.require_known(self._runner, self._heads, script)
+        preconditions.require_known(self._runner, self._heads, script)
         return script, self._heads
 
     def _next_upgrade(self) -> str:
         """The command that runs what the last method has found pending."""
-        return _refusals.upgrade_command(self.group, self._script or self._scripts())
+        return preconditions.upgrade_command(self.group, self._script or self._scripts())
 
     def _nothing_to_do(self, revision: str) -> str:
         """Why :meth:`upgrade` had nothing to run."""
         script = self._script or self._scripts()
         if not script.get_heads():
-            return _refusals.no_revision(self.group)
+            return preconditions.no_revision(self.group)
         if any(self._runner.pending(script, found) for found in self._heads.values()):
             return f"Nothing to do: every database has {revision!r} already."
         return "Nothing to do: the databases are up to date."
@@ -96,11 +98,11 @@ class Migrations(Files):
         :raises MigrationError: there is no folder, or a file in it cannot be loaded; two engines
             are one database.
         """
-        return self._statuses(_reach.ping(self.engines))
+        return self._statuses(connectivity.ping(self.engines))
 
     def _statuses(self, errors: dict[str, str | None]) -> list[EngineStatus]:
         script = self._scripts()
-        _refusals.require_own_databases(self._runner)
+        preconditions.require_own_databases(self._runner)
         reachable = [name for name, error in errors.items() if error is None]
         heads: Heads = {}
         if len(reachable) < len(errors) and not _folder.is_ours(self.folder):
@@ -113,16 +115,16 @@ class Migrations(Files):
     def _status(
         self, name: str, error: str | None, heads: tuple[str, ...], script: ScriptDirectory
     ) -> EngineStatus:
-        url = _reach.address(self.engines[name].url)
+        url = connectivity.address(self.engines[name].url)
         if error is not None:
             return EngineStatus(name, url, error)
-        unknown = tuple(head for head in heads if not _refusals.knows(script, head))
+        unknown = tuple(head for head in heads if not preconditions.knows(script, head))
         pending = () if unknown else tuple(self._runner.pending(script, heads))
         return EngineStatus(name, url, None, heads, pending, unknown)
 
     def ping(self) -> dict[str, str | None]:
         """By engine: why its database gets no connection; None if it does."""
-        return _reach.ping(self.engines)
+        return connectivity.ping(self.engines)
 
     def wait(self, timeout: float = 60.0, *, tell: Tell = _silent) -> dict[str, str | None]:
         """Ping until all databases answer, or *timeout* seconds have passed.
@@ -132,16 +134,16 @@ class Migrations(Files):
         :param tell: is given a sentence when a database does not answer.
         :raises MigrationError: *timeout* is no number of seconds.
         """
-        _refusals.require_seconds(timeout=timeout)
+        preconditions.require_seconds(timeout=timeout)
         engines = self.engines
 
         def say(errors: dict[str, str | None]) -> None:
             told(EngineStatus(name, where[name], error) for name, error in errors.items())
 
         told = Waiting(tell)
-        where = {name: _reach.address(engine.url) for name, engine in engines.items()}
-        return _reach.repeat(
-            partial(_reach.ping, engines), lambda found: not any(found.values()), timeout, say
+        where = {name: connectivity.address(engine.url) for name, engine in engines.items()}
+        return connectivity.repeat(
+            partial(connectivity.ping, engines), lambda found: not any(found.values()), timeout, say
         )
 
     def wait_for_upgrade(
@@ -152,9 +154,9 @@ class Migrations(Files):
         :param tell: is given a sentence when there is something to wait for.
         :raises MigrationError: as :meth:`status` and :meth:`wait`.
         """
-        _refusals.require_seconds(timeout=timeout)
-        return _reach.repeat(
-            lambda within: self._statuses(_reach.ping(self.engines, within)),
+        preconditions.require_seconds(timeout=timeout)
+        return connectivity.repeat(
+            lambda within: self._statuses(connectivity.ping(self.engines, within)),
             lambda found: all(one.state == "up to date" for one in found),
             timeout,
             Waiting(tell),
@@ -186,14 +188,16 @@ class Migrations(Files):
             none.
         :raises DatabaseUnreachable: one of the databases gets no connection.
         """
-        _refusals.require_revision(revision, self.group)
-        _refusals.require_seconds(lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+        preconditions.require_revision(revision, self.group)
+        preconditions.require_seconds(
+            lock_timeout=lock_timeout, statement_timeout=statement_timeout
+        )
         script, heads = self._found()
         if revision == "head":
-            _refusals.require_one_head(self._runner, script)
+            preconditions.require_one_head(self._runner, script)
 
         def steps(rev: Any) -> Any:
-            return _alembic.upgrade_steps(script, revision, rev)
+            return alembic_private.upgrade_steps(script, revision, rev)
 
         with self._runner.translated():
             if not any(steps(found) for found in heads.values()):
@@ -212,16 +216,18 @@ class Migrations(Files):
         tell: Tell = _silent,
     ) -> list[Step]:
         """Undo revisions down to *revision*; arguments and errors as :meth:`upgrade`."""
-        _refusals.require_revision(revision, self.group)
-        _refusals.require_seconds(lock_timeout=lock_timeout, statement_timeout=statement_timeout)
+        preconditions.require_revision(revision, self.group)
+        preconditions.require_seconds(
+            lock_timeout=lock_timeout, statement_timeout=statement_timeout
+        )
         script, heads = self._found()
         if re.fullmatch(r"-\d+", revision):
-            _refusals.require_something_to_undo(heads, self.group)
+            preconditions.require_something_to_undo(heads, self.group)
 
         def steps(rev: Any) -> Any:
             if revision.startswith("-") and not rev:
                 return []  # another engine has something to undo
-            return _alembic.downgrade_steps(script, revision, rev)
+            return alembic_private.downgrade_steps(script, revision, rev)
 
         manner = Manner(tag, lock_timeout, statement_timeout, report, tell)
         return self._runner.travel(script, steps, revision, manner)
@@ -245,16 +251,16 @@ class Migrations(Files):
         :raises MigrationLocked: somebody else is migrating.
         :raises DatabaseUnreachable: one of the databases gets no connection.
         """
-        _refusals.require_revision(revision, self.group)
-        _refusals.require_seconds(lock_timeout=lock_timeout)
+        preconditions.require_revision(revision, self.group)
+        preconditions.require_seconds(lock_timeout=lock_timeout)
         if purge:
             script = self._scripts()
-            _refusals.require_own_databases(self._runner)
+            preconditions.require_own_databases(self._runner)
         else:
             script, _ = self._found()
 
         def steps(rev: Any) -> Any:
-            return _alembic.stamp_steps(script, revision, rev)
+            return alembic_private.stamp_steps(script, revision, rev)
 
         manner = Manner(tag, lock_timeout, report=report, tell=tell, purge=purge)
         return self._runner.travel(script, steps, revision, manner)
@@ -268,7 +274,7 @@ class Migrations(Files):
         """
         from alembic import command as commands
 
-        _refusals.require_revision(revision, self.group, sql=True)
+        preconditions.require_revision(revision, self.group, sql=True)
         self._scripts()
         output = io.StringIO()
         job = self._runner.job()

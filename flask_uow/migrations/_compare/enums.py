@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy import ARRAY, Column, Connection, Enum, MetaData, inspect, text
 from sqlalchemy.dialects.postgresql import ENUM
 
-from . import _written
-from ._differences import full
+from . import source_op
+from .describe import full
 
 Key = tuple[str, str]  # schema and name
 Place = tuple[str, str, str]  # schema, table, column
@@ -89,7 +89,7 @@ class Enums:
                 mending.append(self._adding(key, labels, wanted))
                 values = ", ".join(map(repr, added))
                 stays = f"PostgreSQL cannot take {values} out of the type {self._words(key)!r}."
-                undoing.append(_written.comment([stays]))
+                undoing.append(source_op.comment([stays]))
             if gone:
                 mending.append(self._removing(key, gone, added, wanted))
         return mending, undoing
@@ -108,7 +108,7 @@ class Enums:
             unused = [key for key in sorted(used) if not self._users[key] and key not in self._kept]
             for key in unused:
                 del self._labels[key]
-            after = [_written.execute(f"DROP TYPE {self._name(key)}") for key in unused]
+            after = [source_op.execute(f"DROP TYPE {self._name(key)}") for key in unused]
             found += [*before, operation, *after]
         operations.ops = found
 
@@ -155,7 +155,7 @@ class Enums:
         for one in self._of(column):
             key = self._key(one)
             if key not in self._labels and key not in self._kept:
-                made.append(_written.execute(self._making(key, one.enums)))
+                made.append(source_op.execute(self._making(key, one.enums)))
             self._labels.setdefault(key, list(one.enums))
             self._users.setdefault(key, {})[place] = _Use()
         return made
@@ -166,7 +166,7 @@ class Enums:
             return []
         using = f"{self._quoted(column.name)}::text::{names[0]}"
         return [
-            _written.comment(
+            source_op.comment(
                 [
                     f"PostgreSQL needs to be told how the values become those of {names[0]}:",
                     f"    write postgresql_using={using!r} into the alter_column().",
@@ -193,8 +193,8 @@ class Enums:
                 where = ""
             there.insert(position, label)
             statement = f"ALTER TYPE {self._name(key)} ADD VALUE IF NOT EXISTS {_literal(label)}"
-            lines.append(_written.executing(statement + where))
-        return _written.source(
+            lines.append(source_op.executing(statement + where))
+        return source_op.source(
             ["with op.get_context().autocommit_block():", *lines, ""],
             [("add_enum_value", self._words(key), label) for label in added],
         )
@@ -212,16 +212,16 @@ class Enums:
             lines += [
                 "If it was renamed, write instead of ADD VALUE:",
                 "    "
-                + _written.executing(
+                + source_op.executing(
                     f"ALTER TYPE {self._name(key)} RENAME VALUE {_literal(gone[0])}"
                     f" TO {_literal(added[0])}"
                 ),
             ]
         lines += [
             "Where no row has it, the type can be made anew:",
-            *[f"    {_written.executing(one)}" for one in self._making_anew(key, wanted)],
+            *[f"    {source_op.executing(one)}" for one in self._making_anew(key, wanted)],
         ]
-        return _written.source(
+        return source_op.source(
             [f"# {line}" for line in lines],
             [("remove_enum_value", self._words(key), label) for label in gone],
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MigrationError
-from ._results import Created, EngineStatus
+from .results import Created, EngineStatus
 
 
 def count(number: int, noun: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext
 
-from . import _statement_timer
+from . import statement_timer
 
 _KEY = "flask_uow.migrations"
 _LONGEST = 2_000_000  # seconds, 23 days; PostgreSQL counts milliseconds in 31 bits
@@ -247,7 +247,7 @@ def _without_foreign_keys(connection: Any, limits: _Limits, *, second: bool) -> 
         connection.timeout = limits.lock
     stop = _nothing
     if limits.statement is not None:
-        stop = _statement_timer.start(connection, limits.statement)
+        stop = statement_timer.start(connection, limits.statement)
     for name, value in pragmas.items():
         connection.execute(f"PRAGMA {name} = {value}")
 

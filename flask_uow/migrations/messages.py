@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MigrationError
-from . import _alembic, _folder
-from ._reach import words
+from ._env import alembic_private, directory
+from .connectivity import words
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -27,10 +27,10 @@ def scripts(config: Config, folder: Path) -> ScriptDirectory:
 
     try:
         found = ScriptDirectory.from_config(config)
-    except _folder.UNREADABLE as error:
-        raise _folder.not_read(config, error) from error
+    except directory.UNREADABLE as error:
+        raise directory.not_read(config, error) from error
     try:
-        loaded = _alembic.load(found)
+        loaded = alembic_private.load(found)
     except CycleDetected as error:
         raise MigrationError(_circle(error.revisions)) from error
     _refuse_damage(loaded, folder)
@@ -162,7 +162,7 @@ def not_loaded(error: BaseException, folder: Path, group: str) -> MigrationError
     where = file_of(error, folder)
     if where is None:
         return MigrationError(f"It failed ({what}). 'flask --debug {group} ...' shows where.")
-    if where.name == "env.py" and not _folder.is_ours(folder):
+    if where.name == "env.py" and not directory.is_ours(folder):
         return MigrationError(
             f"{str(where)!r}, which flask_uow has not written, failed ({what}). If it is not meant"
             " to stay, replace all of it by 'from flask_uow.migrations import run' and 'run()';"

@@ -14,8 +14,8 @@ from flask.cli import AppGroup
 
 from .._config import reading
 from ..errors import ConfigNotice
-from ._adopted import FlaskMigrateView
-from ._check import watch_requests
+from ._env.flask_migrate import FlaskMigrateView
+from .startup_check import watch_requests
 
 if TYPE_CHECKING:
     from ..database import Database

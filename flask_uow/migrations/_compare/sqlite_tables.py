@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import MigrationError
-from ._reach import words
+from ...errors import MigrationError
+from ..connectivity import words
 
 _NAME = r'(?:"main"\.|main\.)?(?:"((?:[^"]|"")+)"|(\w+))'
 _DROP = re.compile(rf"\s*DROP TABLE (?:IF EXISTS )?{_NAME}\s*$", re.IGNORECASE)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MigrationError
-from . import _alembic
-from ._refusals import no_revision, require_revision
+from ._env import alembic_private
+from .preconditions import no_revision, require_revision
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
@@ -67,7 +67,7 @@ def between(
     head: Any = end or "heads"
     found = list(script.walk_revisions(base=base, head=head))
     for one in found if mark else ():
-        _alembic.mark_current(one, one.revision in current)
+        alembic_private.mark_current(one, one.revision in current)
     return found
 
 

@@ -12,32 +12,23 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from .._config.settings import MigrationSettings
-from ..errors import MigrationError, MigrationFailed, UowError
-from . import (
-    _adopted,
-    _alembic,
-    _connections,
-    _failures,
-    _folder,
-    _job,
-    _lock,
-    _logs,
-    _own_unit,
-    _reach,
-    _translate,
-)
-from ._autogenerate import Comparison
-from ._job import Job
-from ._lock import Tell
-from ._steps import Report, Step, Travel
+from ..._config.settings import MigrationSettings
+from ...errors import MigrationError, MigrationFailed, UowError
+from .. import connectivity, messages, own_unit
+from .._compare.announce import Comparison
+from .._env import alembic_private, directory, flask_migrate, request
+from .._env import logging as _logs
+from .._env.request import Job
+from . import failures, lock, timeouts
+from .lock import Tell
+from .steps import Report, Step, Travel
 
 if TYPE_CHECKING:
     from alembic.config import Config
     from alembic.script import Script, ScriptDirectory
     from flask import Flask
 
-    from ..database import Database
+    from ...database import Database
 
 Heads = dict[str, "tuple[str, ...]"]
 
@@ -88,17 +79,17 @@ class Runner:
 
         :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
         """
-        return _job.engines_of(self.db, self._settings)
+        return request.engines_of(self.db, self._settings)
 
     def job(self, **more: Any) -> Job:
         """What ``env.py`` is told.
 
         :raises UnknownEngine: as :attr:`engines`.
         """
-        return _job.job_of(self.db, self._settings, **more)
+        return request.job_of(self.db, self._settings, **more)
 
     def config(self, job: Job, *, autogenerate: bool = False, **more: Any) -> Config:
-        config = _folder.config_of(
+        config = directory.config_of(
             self.folder,
             x_arg=self._x_arg,
             autogenerate=autogenerate,
@@ -112,14 +103,14 @@ class Runner:
         """
         :raises MigrationError: there is no folder, or a file in it cannot be loaded.
         """
-        _folder.check(self.folder, self.group, self.app)
+        directory.check(self.folder, self.group, self.app)
         with self.translated():
-            return _translate.scripts(self.config(self.job()), self.folder)
+            return messages.scripts(self.config(self.job()), self.folder)
 
     def pending(self, script: ScriptDirectory, heads: tuple[str, ...]) -> list[Script]:
         """The revisions that a database at *heads* lacks, in the order in which they run."""
         with self.translated():
-            return [step.revision for step in _alembic.upgrade_steps(script, "heads", heads)]
+            return [step.revision for step in alembic_private.upgrade_steps(script, "heads", heads)]
 
     def current(self, script: ScriptDirectory, only: Sequence[str] | None = None) -> Heads:
         """By engine, the identifiers of the revisions that its database is at.
@@ -166,7 +157,7 @@ class Runner:
                 comparison.announce(job.name_of(context), directives[0], context)
 
         config = self.config(job, autogenerate=job.skip_empty)
-        context = _alembic.revision_context(config, script, given, announce)
+        context = alembic_private.revision_context(config, script, given, announce)
 
         def compare(rev: Any, migration: Any) -> list[Any]:
             if job.wants(migration):
@@ -206,15 +197,15 @@ class Runner:
         with (
             self.translated(),
             self.reached(),
-            _lock.held(job.engines, wait, manner.tell) as confirm,
-            _connections.prepared(
+            lock.held(job.engines, wait, manner.tell) as confirm,
+            timeouts.prepared(
                 job.engines,
                 lock_timeout=manner.lock_timeout,
                 statement_timeout=manner.statement_timeout,
             ),
         ):
             travel.confirm = confirm
-            _own_unit.stand_aside(self.db)
+            own_unit.stand_aside(self.db)
             try:
                 self.run(
                     job,
@@ -234,7 +225,7 @@ class Runner:
     def _failed(self, travel: Travel, step: Step, error: Exception) -> MigrationFailed:
         dialect = self.engines[step.engine].dialect.name
         stands = self._where(step.engine)
-        text = _failures.failed(travel, error, dialect, stands, self.group)
+        text = failures.failed(travel, error, dialect, stands, self.group)
         return MigrationFailed(text, step.engine, step.revision)
 
     def _where(self, engine: str) -> str:
@@ -299,9 +290,9 @@ class Runner:
         with _ONE_AT_A_TIME, _logs.kept():
             before = extensions.get("migrate")
             given = None
-            if not isinstance(before, _adopted.FlaskMigrateView):
+            if not isinstance(before, flask_migrate.FlaskMigrateView):
                 given = getattr(before, "configure_args", None)
-            view = _adopted.FlaskMigrateView(self.app, self.db, given)
+            view = flask_migrate.FlaskMigrateView(self.app, self.db, given)
             view.overrides = job.comparing_all
             extensions["migrate"] = view
             try:
@@ -318,7 +309,7 @@ class Runner:
             yield
         except DBAPIError as error:
             if error.statement is None:
-                _reach.require(self.engines, self.group)
+                connectivity.require(self.engines, self.group)
             raise
 
     @contextlib.contextmanager
@@ -334,13 +325,13 @@ class Runner:
         except UowError:
             raise
         except SystemExit as error:
-            raise _failures.exited(error, self.folder, self.group) from error
+            raise failures.exited(error, self.folder, self.group) from error
         except CommandError as error:
-            raise _translate.command_error(error, self.folder, self.group) from error
+            raise messages.command_error(error, self.folder, self.group) from error
         except DBAPIError as error:
             raise MigrationError(
-                f"The database has refused a statement: {_reach.words(error)}."
+                f"The database has refused a statement: {connectivity.words(error)}."
                 f" 'flask --debug {self.group} ...' shows which."
             ) from error
         except Exception as error:
-            raise _translate.not_loaded(error, self.folder, self.group) from error
+            raise messages.not_loaded(error, self.folder, self.group) from error

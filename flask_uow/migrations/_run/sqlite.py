@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
-from ..errors import MigrationError
+from ...errors import MigrationError
 
 _MISMATCH = "foreign key mismatch"
 

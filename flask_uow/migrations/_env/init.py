@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import MigrationError
-from . import _folder
+from ...errors import MigrationError
+from . import directory
 
 _TEMPLATE = "flask"
 # Flask-Migrate has one for several databases; ours is for any number.
@@ -20,7 +20,7 @@ def templates() -> dict[str, str]:
     """Their names, and what they are for."""
     return {
         path.name: (path / "README").read_text(encoding="utf-8").splitlines()[0]
-        for path in sorted(_folder.TEMPLATES.iterdir())
+        for path in sorted(directory.TEMPLATES.iterdir())
         if (path / "README").is_file()
     }
 
@@ -58,7 +58,7 @@ def make(
 
 def _template(name: str, group: str) -> Path:
     own = "/" in name or "\\" in name
-    path = Path(name) if own else _folder.TEMPLATES / _SAME.get(name, name)
+    path = Path(name) if own else directory.TEMPLATES / _SAME.get(name, name)
     if not any((path / name).is_file() for name in ("env.py", "env.py.mako")):
         raise MigrationError(
             f"There is no template {name!r}. 'flask {group} list-templates' lists those that there"

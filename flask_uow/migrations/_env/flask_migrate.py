@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from flask import Flask
 from sqlalchemy import Engine, MetaData
 
-from .._config import reading
-from .._transaction.routing import DEFAULT
-from ..errors import MigrationError
-from . import _models
+from ..._config import reading
+from ..._transaction.routing import DEFAULT
+from ...errors import MigrationError
+from . import metadata as _models
 
 if TYPE_CHECKING:
-    from ..database import Database
+    from ...database import Database
 
 
 class FlaskMigrateView:

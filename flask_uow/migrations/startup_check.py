@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask, request_started
 
 from ..errors import MigrationsPending
-from ._results import named
+from .results import named
 
 logger = logging.getLogger("flask_uow")
 
@@ -48,7 +48,7 @@ class _Watcher:
 
 def _pending(app: Flask) -> str | None:
     """What is behind, in one sentence; None if nothing is, or nobody can tell."""
-    from ._commands import Migrations
+    from .api import Migrations
 
     try:
         migrations = Migrations()

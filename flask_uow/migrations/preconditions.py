@@ -15,9 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from .._config import reading
 from .._sqlite import profile
 from ..errors import MigrationError
-from . import _models, _reach, _translate
-from ._results import named
-from ._runner import Heads, Runner
+from . import connectivity, messages
+from ._env import metadata
+from ._run.runner import Heads, Runner
+from .results import named
 
 if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
@@ -86,7 +87,7 @@ def require_new(
     :raises MigrationError: a new revision cannot have this identifier or this label, or two
         engines would share its functions.
     """
-    _models.part_names(runner.config(runner.job()))
+    metadata.part_names(runner.config(runner.job()))
     taken: dict[str, Script] = {}
     for one in script.walk_revisions():
         taken.update(dict.fromkeys([one.revision, *one.branch_labels], one))
@@ -123,7 +124,7 @@ def count_tables(runner: Runner, command: str) -> dict[str, int]:
     engines = runner.db.engines
     require_own_databases(runner)
     counts = {
-        name: sum(len(one.tables) for one in _models.of_engine(runner.db, name, engines))
+        name: sum(len(one.tables) for one in metadata.of_engine(runner.db, name, engines))
         for name in runner.engines
     }
     if not any(counts.values()):
@@ -190,8 +191,8 @@ def _require_a_database(name: str, engine: Engine) -> None:
         return  # who needs it will hear of it
     if found is None:
         raise MigrationError(
-            f"The URL of the engine {name!r} ({_reach.address(engine.url)}) names no database."
-            " Write it behind the host: '.../DATABASE'."
+            f"The URL of the engine {name!r} ({connectivity.address(engine.url)}) names no"
+            " database. Write it after the host: '.../DATABASE'."
         )
 
 
@@ -204,7 +205,7 @@ def require_one_head(runner: Runner, script: ScriptDirectory) -> None:
     """
     heads = script.get_heads()
     if len(heads) > 1:
-        raise MigrationError(_translate.several_heads(heads, runner.folder, runner.group))
+        raise MigrationError(messages.several_heads(heads, runner.folder, runner.group))
 
 
 def require_known(runner: Runner, heads: Heads, script: ScriptDirectory) -> None:
@@ -214,9 +215,7 @@ def require_known(runner: Runner, heads: Heads, script: ScriptDirectory) -> None
     for name, found in heads.items():
         for head in found:
             if not knows(script, head):
-                raise MigrationError(
-                    _translate.unknown_head(name, head, runner.folder, runner.group)
-                )
+                raise MigrationError(messages.unknown_head(name, head, runner.folder, runner.group))
 
 
 def require_current(runner: Runner, heads: Heads, script: ScriptDirectory) -> None:
