@@ -347,7 +347,7 @@ def test_large_file_is_never_in_memory_as_a_whole(
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_import_locks_the_accounts(app: Flask, ids: dict[str, int], witness: Witness) -> None:
-    """While a file is read, no other transaction changes the balances that its lines are checked against."""
+    """While a file is read, no other transaction can change the balances."""
     refusals = []
 
     class File(io.BytesIO):
@@ -395,10 +395,10 @@ def test_statement_as_a_file_has_every_line(
     assert rows[-1][-1] == "600.00"
 
 
-def test_statement_that_nobody_reads_to_its_end_gives_its_connection_back(
+def test_statement_that_is_not_read_to_its_end_gives_its_connection_back(
     client: FlaskClient, ids: dict[str, int]
 ) -> None:
-    """A client that disconnects in mid-stream leaves no connection checked out; see the leak detector."""
+    """A client that disconnects in mid-stream leaves no connection checked out (leak detector)."""
     lines = "Source,Till,1.00,\n" * 600
     upload(client, f"from,to,amount,memo\n{lines}")
     answer = client.get(f"/accounts/{ids['Till']}/statement.csv", buffered=False)
