@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Column, MetaData, inspect
 
 from . import mysql, source_op
+from .column_types import render_item
 from .describe import full
 from .enums import Enums
 
@@ -70,6 +71,10 @@ class Comparison:
             return False
 
         return include
+
+    def prepare(self, context: Any) -> None:
+        """Before the comparison: let the ``MigrationContext`` write types that can be imported."""
+        context.opts["render_item"] = render_item(context.opts.get("render_item"))
 
     def forget_versions(self, context: Any) -> None:
         """Do not list the table in which the ``MigrationContext`` keeps the revision."""
@@ -230,7 +235,12 @@ def _column_renamed(operation: Any, new: str, context: Any) -> str:
         existing_nullable=column.nullable,
         existing_server_default=column.server_default,
     )
-    code = render_python_code(ops.UpgradeOps([renaming]))
+    code = render_python_code(
+        ops.UpgradeOps([renaming]),
+        render_item=context.opts["render_item"],
+        migration_context=context,
+        user_module_prefix=context.opts.get("user_module_prefix"),
+    )
     lines = (line.strip() for line in code.splitlines())
     return " ".join(line for line in lines if line and not line.startswith("#"))
 
