@@ -1,6 +1,6 @@
 """What ``flask db`` costs beside Alembic's own commands, and beside no commands at all.
 
-Alembic is given the same models and the same comparisons, that of server defaults included.
+Alembic is given the same models and the same comparisons.
 """
 
 from __future__ import annotations
@@ -46,14 +46,12 @@ Call = Callable[[], object]
 # The file that Alembic's documentation would have, with the comparisons that ours makes.
 _ENV = """
 from alembic import context
-from flask_uow.migrations._compare.defaults import differ
 
 given = context.config.attributes
 with given["engine"].connect() as connection:
     context.configure(
         connection=connection,
         target_metadata=given["metadata"],
-        compare_server_default=differ,
         render_as_batch=connection.dialect.name == "sqlite",
     )
     with context.begin_transaction():

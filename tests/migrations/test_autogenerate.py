@@ -14,20 +14,14 @@ import pytest
 from packaging.version import Version
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     Column,
-    DateTime,
     ForeignKey,
     Integer,
     MetaData,
-    Numeric,
     String,
     Table,
     Text,
     UniqueConstraint,
-    false,
-    func,
-    text,
 )
 
 from tests.migrations.projects import Models, Project, people
@@ -69,9 +63,6 @@ CHANGES: dict[str, Callable[[MetaData], None]] = {
     ),
     "alter nullable": lambda m: _pets(
         m, Column("name", String(20), nullable=False), Column("owner", Integer)
-    ),
-    "add a server default": lambda m: _pets(
-        m, Column("name", String(20), server_default="x"), Column("owner", Integer)
     ),
     "add an index": lambda m: _pets(
         m, Column("name", String(20), index=True), Column("owner", Integer)
@@ -136,26 +127,6 @@ def _clean(project: Project, models: Models) -> None:
     """``check`` finds nothing, not even a table that it would leave alone."""
     said = "The databases are up to date, and are what the models say.\n"
     assert project.do("db", "check", models=models) == said
-
-
-def defaults(metadata: MetaData) -> None:
-    people(
-        metadata,
-        Column("empty", String(9), server_default=""),
-        Column("text", String(9), server_default="it's"),
-        Column("number", Integer, server_default="0"),
-        Column("expression", Integer, server_default=text("1")),
-        Column("flag", Boolean, server_default=false()),
-        Column("at", DateTime, server_default=func.now()),
-        Column("price", Numeric(10, 2), server_default="0.00"),
-    )
-
-
-@concurrently
-def test_server_defaults_that_are_the_same_are_no_change(started: Project) -> None:
-    """Databases report them in words of their own."""
-    started.migrate(defaults)
-    started.do("db", "check", models=defaults)
 
 
 @concurrently
@@ -377,7 +348,6 @@ def test_check_tells_behind_from_different(started: Project) -> None:
         "drop column 'owner' of 'pets'",
         "change type of 'pets'.'name': VARCHAR(20) to VARCHAR(99)",
         "change nullable of 'pets'.'name': True to False",
-        "change default of 'pets'.'name'",
         "add index 'ix_pets_name' of 'pets'",
         "add constraint 'uq_pets_age' of 'pets'",
         "add fk 'fk_pets_age_people' of 'pets'",

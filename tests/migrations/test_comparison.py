@@ -10,28 +10,15 @@ from typing import Any
 import pytest
 from sqlalchemy import (
     ARRAY,
-    JSON,
-    BigInteger,
-    Boolean,
     Column,
     Computed,
-    Date,
-    DateTime,
     Enum,
-    Float,
     ForeignKey,
     Identity,
     Integer,
-    Interval,
     MetaData,
-    Numeric,
     String,
     Table,
-    Text,
-    Time,
-    Uuid,
-    false,
-    text,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -68,116 +55,6 @@ def pets(*columns: Any) -> Models:
         )
 
     return models
-
-
-# Server defaults ------------------------------------------------------------------------------
-
-
-def wordings(backend: str) -> Models:
-    """Each is valid, and reported in other words."""
-    kinds: list[tuple[Any, Any]] = [
-        (Integer, "0"),
-        (Integer, text("1")),
-        (BigInteger, "-1"),
-        (Numeric(10, 2), "0"),
-        (Numeric(10, 2), text("1.5")),
-        (Float, "1.0"),
-        (Boolean, "1" if backend != "postgresql" else "true"),
-        (Boolean, text("false")),
-        (DateTime, "2020-01-01"),
-        (DateTime, text("CURRENT_TIMESTAMP")),
-        (Date, "2020-01-01"),
-        (Time, "00:00"),
-        (JSON, '{"a":1}'),
-        (String(20), 'it\'s a "quote"'),
-        (String(20), text("(upper('abc'))")),
-        (String(20), "50%"),
-        (Enum("a", "b", name="letters"), "a"),
-    ]
-    if backend == "postgresql":
-        kinds += [
-            (Numeric(10, 2), "1."),
-            (postgresql.JSONB, '{"a":1}'),
-            (Interval, "1d"),
-            (Uuid, "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
-            (Uuid, text("gen_random_uuid()")),
-            (postgresql.INET, "10.0.0.1/32"),
-            (ARRAY(Integer), "{}"),
-            (Text, text("md5(random()::text)")),
-            (DateTime, text("timezone('utc', now())")),
-        ]
-    return pets(
-        *[
-            Column(f"c{number}", kind, server_default=default)
-            for number, (kind, default) in enumerate(kinds)
-        ]
-    )
-
-
-@concurrently
-def test_same_default_in_other_words_is_no_change(started: Project) -> None:
-    """``check`` would never be clean."""
-    models = wordings(started.backend)
-    started.migrate(models)
-    assert check(started, models) == ""
-
-
-CHANGED: dict[str, tuple[Any, Any, Any]] = {
-    "integer": (Integer, "0", "1"),
-    "float": (Float, "1.0", "1.5"),
-    "boolean": (Boolean, false(), text("true")),
-    "timestamp": (DateTime, "2020-01-01", "2020-01-02"),
-    "time": (Time, "00:00", "00:01"),
-    "json": (JSON, '{"a":1}', '{"a":2}'),
-    "text": (String(20), "it's", "it is"),
-    "case of a text": (String(20), "a", "A"),
-    "case in an expression": (String(20), text("(lower('A'))"), text("(lower('a'))")),
-    "text that was an expression": (String(20), text("(lower('a'))"), "lower('a')"),
-    "added expression": (String(20), None, text("(lower('a'))")),
-    "removed text": (String(20), "a", None),
-}
-
-
-@concurrently
-@pytest.mark.parametrize("name", CHANGED)
-def test_changed_default_is_found_and_made(started: Project, name: str) -> None:
-    """And is no change then."""
-    kind, before, after = CHANGED[name]
-    old, new = (pets(Column("c", kind, server_default=one)) for one in (before, after))
-    started.migrate(old)
-    assert check(started, old) == ""
-    assert "change default of 'pets'.'c'" in check(started, new)
-    started.migrate(new)
-    assert check(started, new) == ""
-
-
-@on("postgresql")
-def test_who_may_not_make_a_table_can_check(started: Project) -> None:
-    """Where the database cannot be asked what it would make of a default, Alembic compares."""
-    models = pets(
-        Column("a", Uuid, server_default="A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11"),
-        Column("b", Integer, server_default="0"),
-    )
-    started.migrate(models)
-    started.url += "?options=-c%20default_transaction_read_only%3Don"
-    assert check(started, models) == ""
-    assert "'pets'.'b'" in check(started, pets(*_columns(models, "a"), Column("b", Integer)))
-
-
-def _columns(models: Models, *names: str) -> list[Any]:
-    metadata = MetaData()
-    models(metadata)
-    return [metadata.tables["pets"].columns[name] for name in names]
-
-
-@on("postgresql")
-def test_default_that_the_type_does_not_have_yet_is_a_change(started: Project) -> None:
-    """The value comes with the same revision, and is in use behind it."""
-    started.migrate(pets(Column("c", Enum("a", name="letters"), server_default="a")))
-    new = pets(Column("c", Enum("a", "b", name="letters"), server_default="b"))
-    assert len(check(started, new).strip().splitlines()) == 3
-    started.migrate(new)
-    assert check(started, new) == ""
 
 
 # Enumerated types -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -113,14 +112,12 @@ def test_other_threads_get_connections_as_ever(engine: Engine) -> None:
 
 
 SLOW = {
-    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9000000)"
-    " SELECT count(*) FROM n",
     "postgresql": "SELECT pg_sleep(5)",
     "mariadb": "SELECT count(*) FROM seq_1_to_60000000 WHERE MOD(seq, 7) = 3",
 }
 
 
-@on("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
+@on("postgresql", "mariadb")
 def test_statement_timeout_ends_a_slow_statement_and_is_named(started: Project) -> None:
     """The revision is rolled back."""
     slow = SLOW[started.backend]
@@ -132,7 +129,7 @@ def test_statement_timeout_ends_a_slow_statement_and_is_named(started: Project) 
     assert started.revision() is None
 
 
-@on("sqlite-file", "postgresql")
+@on("postgresql")
 def test_timeout_that_is_too_short_for_anything_is_named(started: Project) -> None:
     """Also where it ends a statement that is in no revision."""
     started.write_revision("slow", None, f'op.execute("{SLOW[started.backend]}")')
@@ -155,13 +152,12 @@ def in_its_process(project: Project, **options: Any) -> tuple[Flask, Engine]:
 def test_sqlite_enforces_foreign_keys_again_and_waits_as_before(started: Project) -> None:
     """After an upgrade in the process of the app."""
     started.write_revision("one", None, "pass")
-    _, engine = in_its_process(started, lock_timeout=0.2, statement_timeout=0.2)
+    _, engine = in_its_process(started, lock_timeout=0.2)
     with engine.connect() as connection:
         assert scalar(connection, "PRAGMA foreign_keys") == 1
         assert scalar(connection, "PRAGMA busy_timeout") == 5000
         driver: Any = connection.connection.dbapi_connection
         assert driver.timeout == 5.0
-        assert scalar(connection, SLOW["sqlite"].replace("9000000", "3000000")) == 3_000_000
     engine.dispose()
 
 
@@ -183,33 +179,6 @@ def test_connection_that_a_revision_leaves_open_is_restored_when_it_goes_back(
     for one in connections:
         one.close()
     engine.dispose()
-
-
-@anywhere
-def test_each_row_and_each_fetch_has_the_time_of_a_statement(started: Project) -> None:
-    """What takes long as a whole is not ended, and the time of the app does not count."""
-    started.migrate(people)
-    count = SLOW["sqlite"].replace("9000000", "200000")
-    begun = time.monotonic()
-    started.query(count)
-    one = time.monotonic() - begun
-    timeout = max(0.3, 5 * one)  # of the statement, and so are the rows of the whole
-    rows = math.ceil(2 * timeout / one)
-    started.write_revision(
-        "rows",
-        started.revision(),
-        f"""
-        connection = op.get_bind()
-        connection.exec_driver_sql(
-            "INSERT INTO people (id, name) VALUES (?, ({count}))",
-            [(number,) for number in range({rows})],
-        )
-        for row in connection.execute(sa.text("SELECT id FROM people LIMIT 3")):
-            time.sleep({timeout / 2})
-        """,
-    )
-    started.do("db", "upgrade", "--statement-timeout", str(timeout))
-    assert started.query("SELECT count(*) FROM people") == [(rows,)]
 
 
 @anywhere
@@ -307,18 +276,14 @@ def seconds_of(value: Any) -> int:
 # Errors --------------------------------------------------------------------------------------
 
 
-@on("sqlite-file", "postgresql")
+@on("postgresql")
 def test_errors_of_others_keep_their_words(database: TestDatabase) -> None:
     """Of other threads, and after the migration."""
     engine = create_engine(database.url)
 
     def fail() -> str:
         with engine.connect() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.exec_driver_sql("SET LOCAL statement_timeout = 20")
-            else:
-                driver: Any = connection.connection.dbapi_connection
-                driver.set_progress_handler(lambda: True, 10)
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 20")
             with pytest.raises(DBAPIError) as caught:
                 connection.exec_driver_sql(SLOW[engine.dialect.name])
         return str(caught.value)

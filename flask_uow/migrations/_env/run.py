@@ -15,7 +15,6 @@ from sqlalchemy import Connection, Engine
 
 from ..._transaction import record
 from ...errors import MigrationError
-from .._compare.defaults import differ
 from .._run import steps
 from . import alembic_private
 from . import metadata as _models
@@ -75,7 +74,6 @@ def _defaults(engine: Engine) -> dict[str, Any]:
     is_sqlite = engine.dialect.name == "sqlite"
     defaults: dict[str, Any] = {
         "compare_type": True,
-        "compare_server_default": differ,
         "render_as_batch": is_sqlite,
         "transaction_per_migration": True,
     }
@@ -116,9 +114,6 @@ def _configure(context: Any, job: Job, name: str, options: dict[str, Any], **mor
     if job.has_parts:
         part = _models.part_name(name)
         more.update(upgrade_token=f"{part}_upgrades", downgrade_token=f"{part}_downgrades")
-    is_ours = options["compare_server_default"] is differ
-    if is_ours:
-        more["compare_server_default"] = True
     context.configure(
         **{
             "target_metadata": metadata[0] if len(metadata) == 1 else metadata,
@@ -130,27 +125,7 @@ def _configure(context: Any, job: Job, name: str, options: dict[str, Any], **mor
         }
     )
     migration = context.get_context()
-    if is_ours:
-        _compare_by(differ, migration)
     alembic_private.wrap_steps(migration, partial(steps.parts, engine=name, main=name == job.main))
-
-
-def _compare_by(compare: Callable[..., bool | None], migration: Any) -> None:
-    """Ask *compare*, and the dialect if that says None.
-
-    Not by the option: Alembic would read the text of each default first, and a computed column or
-    an identity has none.
-    """
-    by_dialect = migration.impl.compare_server_default
-
-    def compare_server_default(
-        found: Any, wanted: Any, rendered: str | None, reflected: str | None
-    ) -> Any:
-        default = wanted.server_default
-        differs = compare(migration, found, wanted, reflected, default, rendered)
-        return by_dialect(found, wanted, rendered, reflected) if differs is None else differs
-
-    migration.impl.compare_server_default = compare_server_default
 
 
 def _after(given: Callable[..., None] | None, job: Job, name: str) -> Callable[..., None]:

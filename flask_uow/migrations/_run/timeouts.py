@@ -22,8 +22,6 @@ from typing import Any
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext
 
-from . import statement_timer
-
 _KEY = "flask_uow.migrations"
 _LONGEST = 2_000_000  # seconds, 23 days; PostgreSQL counts milliseconds in 31 bits
 _SECOND = 10.0
@@ -47,8 +45,7 @@ def prepared(
         of the database; None for what is set. MySQL and MariaDB count in whole seconds, so it is
         rounded up there.
     :param statement_timeout: seconds that a statement may take; None for what is set. MySQL (not
-        MariaDB) has no such thing for what changes something. On SQLite it needs the connections of
-        flask_uow, and not those of a 'creator'.
+        MariaDB) has no such thing for what changes something, SQLite has none at all.
     """
     limits = _Limits(lock_timeout, statement_timeout)
     with contextlib.ExitStack() as stack:
@@ -245,14 +242,10 @@ def _without_foreign_keys(connection: Any, limits: _Limits, *, second: bool) -> 
     queue_timeout = getattr(connection, "timeout", None)
     if limits.lock is not None and queue_timeout is not None:
         connection.timeout = limits.lock
-    stop = _nothing
-    if limits.statement is not None:
-        stop = statement_timer.start(connection, limits.statement)
     for name, value in pragmas.items():
         connection.execute(f"PRAGMA {name} = {value}")
 
     def restore() -> None:
-        stop()
         if queue_timeout is not None:
             connection.timeout = queue_timeout
         for name, value in before.items():
@@ -263,8 +256,8 @@ def _without_foreign_keys(connection: Any, limits: _Limits, *, second: bool) -> 
 
 # Errors ---------------------------------------------------------------------------------------
 
-# PostgreSQL's, one of them also for a statement that somebody has cancelled; MariaDB's; SQLite's.
-_STATEMENT_ERRORS: set[object] = {"57014", 1969, "interrupted"}
+# PostgreSQL's, also that of a statement that was cancelled; MariaDB's.
+_STATEMENT_ERRORS: set[object] = {"57014", 1969}
 _LOCK_ERRORS: set[object] = {"55P03", 1205}
 _BUSY_TIMEOUT = re.compile(r"within \S+ s \(UOW_SQLITE_BUSY_TIMEOUT\)")
 
