@@ -1,7 +1,7 @@
 """A ledger: accounts, transfers between them, statements.
 
-``flask db upgrade`` makes its tables, ``flask seed`` its example data, ``flask run`` starts it.
-Every request is one unit of work, so nothing in here commits, rolls back or closes anything.
+``flask db upgrade`` creates the tables, ``flask seed`` adds example data, ``flask run`` starts the
+app. Every request is one unit of work, so nothing here commits, rolls back or closes anything.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from flask_uow import Flask
 
-from . import api, commands, errors, money, pages, payments, receipts
+from . import api, commands, errors, money, pages, receipts
 from .database import db
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """Make the app; nothing is asked of the database before a request or a command does.
+    """Create the app. No database connection is made before a request or a command needs one.
 
     ``FLASK_SQLALCHEMY_DATABASE_URI`` names the database. Without it, the ledger lives in a SQLite
     file in the instance folder.
@@ -34,7 +34,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.register_blueprint(pages.blueprint)
     app.register_blueprint(api.blueprint)
     app.add_template_filter(money.show, "money")
-    payments.init_app(app)
     errors.init_app(app)
     commands.init_app(app)
     receipts.init_app(app)

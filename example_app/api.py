@@ -1,15 +1,14 @@
-"""The JSON API. Amounts are text, such as ``"12.50"``: not every program keeps large numbers."""
+"""The JSON API. Amounts are text, such as ``"12.50"``: not every client reads numbers exactly."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flask import Blueprint, jsonify, request, url_for
+from flask import Blueprint, abort, jsonify, request, url_for
 from flask.typing import ResponseReturnValue
 
 from . import fields, imports, journal, ledger, money, payments, statements, uploads
 from .database import db
-from .errors import Refused
 from .models import Account, Attempt, Transfer
 
 blueprint = Blueprint("api", __name__, url_prefix="/api")
@@ -25,9 +24,9 @@ def open_account() -> ResponseReturnValue:
     body = _body()
     may_overdraw = fields.flag(body.get("may_overdraw", False), "field may_overdraw")
     account = ledger.open_account(body.get("name"), may_overdraw=may_overdraw)
-    db.session.flush()  # the answer shows the id
-    where = url_for(".statement", account_id=account.id)
-    return jsonify(_account(account)), 201, {"Location": where}
+    db.session.flush()  # the response shows the id
+    location = url_for(".statement", account_id=account.id)
+    return jsonify(_account(account)), 201, {"Location": location}
 
 
 @blueprint.get("/accounts/<int:account_id>")
@@ -53,6 +52,7 @@ def transfers() -> ResponseReturnValue:
 
 
 @blueprint.post("/transfers")
+@db.unit(retries=payments.RETRIES)
 def transfer() -> ResponseReturnValue:
     return jsonify(_transfer(payments.pay(_body()))), 201
 
@@ -75,7 +75,7 @@ def entries() -> ResponseReturnValue:
 def _body() -> dict[str, Any]:
     body = request.get_json(silent=True)
     if not isinstance(body, dict):
-        raise Refused("The body must be a JSON object, sent as application/json.", 400)
+        abort(400, "The body must be a JSON object, sent as application/json.")
     return body
 
 
@@ -89,13 +89,13 @@ def _account(account: Account) -> dict[str, Any]:
 
 
 def _transfer(transfer: Transfer) -> dict[str, Any]:
-    giving, getting = transfer.postings
+    paid, received = transfer.postings
     return {
         "id": transfer.id,
         "at": f"{transfer.at.isoformat()}Z",
-        "from": giving.account_id,
-        "to": getting.account_id,
-        "amount": money.plain(getting.amount),
+        "from": paid.account_id,
+        "to": received.account_id,
+        "amount": money.plain(received.amount),
         "memo": transfer.memo,
     }
 

@@ -1,4 +1,4 @@
-"""Does the ledger agree with itself?"""
+"""Check that transfers, postings and balances agree."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from .money import show
 
 
 def differences() -> list[str]:
-    """What is wrong, a sentence each; an empty list is a ledger to trust."""
+    """Return one sentence for each inconsistency; an empty list means that the ledger is right."""
     return [*_wrong_transfers(), *_wrong_balances()]
 
 
 def transfers() -> int:
-    """How many transfers were looked at."""
+    """Return the number of transfers, all of which are checked."""
     return db.session.scalars(select(func.count(Transfer.id))).one()
 
 
 def _wrong_transfers() -> Iterator[str]:
-    """Each transfer has two postings, and they sum to zero."""
+    """Yield a sentence for each transfer that is not two postings that sum to zero."""
     total = func.coalesce(func.sum(Posting.amount), 0)
-    number = func.count(Posting.id)
+    count = func.count(Posting.id)
     statement = (
-        select(Transfer.id, number, total)
+        select(Transfer.id, count, total)
         .join(Transfer.postings, isouter=True)
         .group_by(Transfer.id)
-        .having((total != 0) | (number != 2))
+        .having((total != 0) | (count != 2))
         .order_by(Transfer.id)
     )
-    for transfer_id, found, amount in db.session.execute(statement):
-        yield f"Transfer {transfer_id}: {found} postings, which sum to {show(int(amount))}."
+    for transfer_id, postings, amount in db.session.execute(statement):
+        yield f"Transfer {transfer_id}: {postings} postings, which sum to {show(int(amount))}."
 
 
 def _wrong_balances() -> Iterator[str]:
-    """Each balance is the sum of the postings of its account."""
+    """Yield a sentence for each balance that is not the sum of the postings of its account."""
     total = func.coalesce(func.sum(Posting.amount), 0)
     statement = (
         select(Account.id, Account.name, Account.balance, total)

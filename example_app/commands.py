@@ -1,6 +1,7 @@
 """The commands of the ledger.
 
-A command is not a request, so nobody commits for it: ``db.atomic`` says what is all or nothing.
+A command is not a request, so nothing is committed automatically: ``db.atomic`` makes the function
+that it decorates all or nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def seed_ledger() -> None:
     """Fill an empty ledger with example data."""
     try:
         added = seed.sow()
-    except IntegrityError:  # somebody else has just done it: the names are unique
+    except IntegrityError:  # another process has just added it: the names are unique
         added = 0
     if added:
         click.echo(f"Example data added. Transfers: {added}.")
@@ -30,12 +31,12 @@ def seed_ledger() -> None:
         click.echo("There are accounts already; nothing was added.")
 
 
-@db.atomic(read_only=True)  # whatever it meets, it repairs nothing
+@db.atomic(read_only=True)  # an audit must not repair what it finds
 def audit_ledger() -> None:
     """Compare every transfer and every balance with its postings."""
-    found = audit.differences()
-    for difference in found:
+    differences = audit.differences()
+    for difference in differences:
         click.echo(difference)
-    if found:
+    if differences:
         raise click.exceptions.Exit(1)
     click.echo(f"Accounts: {len(ledger.accounts())}. Transfers: {audit.transfers()}. All agree.")

@@ -10,14 +10,18 @@ from sqlalchemy.orm import DeclarativeBase
 
 from flask_uow import Database
 
-# MariaDB compares text without regard to case unless told otherwise; the others do not.
+# MariaDB ignores case when it compares text, unless the collation is a binary one. SQLite and
+# PostgreSQL do not.
 _TEXT = String(200).with_variant(
     mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
 
 
 class Base(DeclarativeBase):
-    """Constraints have names, because a refusal is recognised by the name; see ``errors.py``."""
+    """The base of all models.
+
+    Every constraint has a name, because a violation is recognized by that name: ``refusals.py``.
+    """
 
     metadata = MetaData(
         naming_convention={

@@ -1,8 +1,8 @@
-"""Answers to what cannot be done: a sentence, as a page or as JSON.
+"""The error handlers: each error becomes one sentence, as an HTML page or as JSON.
 
-By the time one of these handlers runs, the unit of work of the request has been rolled back, so
-every answer here may say that nothing was stored. The handlers can use the database: the pages
-they show list the accounts anew, and what they write themselves is stored with their answer.
+When one of these handlers runs, the unit of work of the request has been rolled back, so every
+response here may say that nothing was stored. The handlers can use the database: the pages they
+render list the accounts again, and what the handlers write is committed with their response.
 """
 
 from __future__ import annotations
@@ -11,35 +11,14 @@ from http import HTTPStatus
 
 from flask import Flask, Response, g, jsonify, render_template, request, session
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from werkzeug.exceptions import HTTPException
 
-from . import journal
+from . import journal, refusals
+from .refusals import Refused, UnknownAccount
 
-
-class Refused(Exception):
-    """The ledger does not do what was asked.
-
-    :param message: one sentence for the person who asked.
-    :param line: of the file that is being imported, if that is where the reason lies.
-    """
-
-    def __init__(self, message: str, status: int = 422, line: int | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.line = line
-
-
-# The name of a constraint, or what SQLite says in its place, and the sentence for it.
-_CONSTRAINTS = {
-    "ck_accounts_no_overdraft": "There is not enough money in the account.",
-    "ck_accounts_within_bounds": "The account cannot hold that much.",
-    "uq_accounts_name": "There is an account with this name already.",
-    "accounts.name": "There is an account with this name already.",
-}
-
-# A form is shown again with what was typed and with the reason; its fields read 'request.values'.
+# A refused form is shown again with the reason and the values that were typed: its fields read
+# 'request.values'.
 _FORMS = {
     "pages.open_account": "open_account.html",
     "pages.transfer": "transfer.html",
@@ -55,39 +34,35 @@ def init_app(app: Flask) -> None:
 
 
 def _refused(error: Refused) -> ResponseReturnValue:
-    template = _FORMS.get(request.endpoint or "", "error.html")
-    where = {} if error.line is None else {"line": error.line}
-    return _answer(error.status, error.message, template, **where)
-
-
-def reason(error: DBAPIError) -> str | None:
-    """The sentence for a constraint that has refused; none if the error is another one.
-
-    MariaDB reports a CHECK as an operational error.
-    """
-    found = str(error.orig)
-    return next((sentence for name, sentence in _CONSTRAINTS.items() if name in found), None)
+    status = 404 if isinstance(error, UnknownAccount) else 422
+    more = {} if error.line is None else {"line": error.line}
+    return _respond(status, error.message, _form(), **more)
 
 
 def _constraint(error: IntegrityError | OperationalError) -> ResponseReturnValue:
-    sentence = reason(error)
-    if sentence is None:
-        raise error  # not a refusal but a fault: 500
-    # No 'db.independent()' is needed: the refused work is gone, and this belongs to the answer.
-    journal.refused(g.get("attempt", f"{request.method} {request.path}"), sentence)
-    return _refused(Refused(f"{sentence} Nothing was stored.", 409))
+    reason = refusals.reason(error)
+    if reason is None:
+        raise error  # a fault, not a refusal: 500
+    # In the handler's own unit of work: the refused work is gone, and this row is committed with
+    # the response. 'db.independent()' is not needed.
+    journal.refused(g.get("attempt", f"{request.method} {request.path}"), reason)
+    return _respond(409, f"{reason} Nothing was stored.", _form())
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:
-    # This page needs no database: it may be the database that has failed.
-    body, status = _answer(error.code or 500, error.description or error.name, "error.html")
+    # The page for these needs no database, because the failure may be that of the database.
+    body, status = _respond(error.code or 500, error.description or error.name, "error.html")
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return body, status, headers
 
 
-def _answer(status: int, message: str, template: str, **more: int) -> tuple[str | Response, int]:
+def _form() -> str:
+    return _FORMS.get(request.endpoint or "", "error.html")
+
+
+def _respond(status: int, message: str, template: str, **more: int) -> tuple[str | Response, int]:
     if request.method == "POST":
-        # The view may have flashed its success, and then the commit failed.
+        # The view may have flashed its success before the commit failed.
         session.pop("_flashes", None)
     if _wants_json():
         return jsonify(error=message, **more), status

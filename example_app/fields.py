@@ -1,46 +1,48 @@
-"""Single values that people and programs send: text, the number of an account, of a page."""
+"""Check single values of forms and JSON bodies: text, account numbers, page numbers."""
 
 from __future__ import annotations
 
-from .errors import Refused
+from .refusals import Refused
 
 _LARGEST_ID = 2**31 - 1
 
 
 def text(value: object, what: str, *, longest: int, required: bool = True) -> str:
-    """One line of text, without the spaces around it.
+    """Return one line of text, without the spaces around it.
 
-    :raises Refused: it is empty and required, too long, or not one line of text.
+    :param what: the name of the value, for the message.
+    :raises Refused: *value* is missing but required, too long, or not one line of text.
     """
-    found = "" if value is None else value
-    if not isinstance(found, str):
+    line = "" if value is None else value
+    if not isinstance(line, str):
         raise Refused(f"The {what} must be text.")
-    found = found.strip()
-    if required and not found:
+    line = line.strip()
+    if required and not line:
         raise Refused(f"The {what} is missing.")
-    if len(found) > longest:
-        raise Refused(f"The {what} has {len(found)} characters; at most {longest} are possible.")
-    if not found.isprintable():
-        raise Refused(f"The {what} must be one line of readable characters.")
-    return found
+    if len(line) > longest:
+        raise Refused(f"The {what} has {len(line)} characters; at most {longest} are allowed.")
+    if not line.isprintable():
+        raise Refused(f"The {what} must be one line of printable characters.")
+    return line
 
 
 def account_id(value: object, what: str) -> int:
-    """The number of an account, which may still not exist.
+    """Return *value* as an account number; whether that account exists is not checked.
 
-    :raises Refused: it is missing, or cannot be the number of an account.
+    :raises Refused: *value* is missing or is not an account number.
     """
     if value is None or value == "":
         raise Refused(f"The {what} is missing.")
     digits = value if isinstance(value, str) else repr(value)
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 10):
-        raise Refused(f"The {what} must be the number of an account.")
+        raise Refused(f"The {what} must be an account number.")
     return int(digits)
 
 
 def flag(value: object, what: str) -> bool:
-    """
-    :raises Refused: it is neither true nor false.
+    """Return *value* if it is a boolean.
+
+    :raises Refused: *value* is neither true nor false.
     """
     if not isinstance(value, bool):
         raise Refused(f"The {what} must be true or false.")
@@ -48,11 +50,11 @@ def flag(value: object, what: str) -> bool:
 
 
 def is_possible_id(number: int) -> bool:
-    """Can a row have this id? The databases refuse larger numbers, each in its own way."""
+    """Return whether a row can have this id; databases fail on larger numbers, each differently."""
     return 0 < number <= _LARGEST_ID
 
 
 def page(value: str | None) -> int:
-    """The number of a page; the first one if *value* is none."""
+    """Return *value* as a page number, or 1 if it is not a number."""
     digits = value or ""
     return max(1, int(digits)) if digits.isascii() and digits.isdigit() and len(digits) < 8 else 1

@@ -1,4 +1,4 @@
-"""CSV files of transfers: read line by line, stored as a whole or without their bad lines.
+"""Import CSV files of transfers, as a whole or without their bad lines.
 
 ::
 
@@ -17,10 +17,10 @@ from typing import IO
 
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from . import errors, fields, journal, ledger, money
+from . import fields, journal, ledger, money, refusals
 from .database import db
-from .errors import Refused
 from .models import Account
+from .refusals import Refused
 
 _REQUIRED = ("from", "to", "amount")
 _COLUMNS = (*_REQUIRED, "memo")
@@ -41,11 +41,12 @@ class Bad:
 
 @dataclass
 class Result:
-    """What became of a file.
+    """The outcome of an import.
 
-    :ivar count: of the transfers that were made.
-    :ivar skipped: how many lines were left out.
-    :ivar reasons: of the first of these; a file that is bad throughout must not fill the memory.
+    :ivar count: the number of transfers that were stored.
+    :ivar skipped: the number of lines that were left out.
+    :ivar reasons: the reasons for the first hundred of these lines, so that a file of bad lines
+        cannot fill the memory.
     """
 
     count: int = 0
@@ -59,19 +60,19 @@ class Result:
 
 
 def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
-    """Make the transfers of a file: all of them, or all that can be made.
+    """Store the transfers of a file: all of them, or all good ones.
 
     Only one batch is in memory at a time. Nothing here undoes the first batches if a later line
-    is bad: the request fails, and with it its unit of work. That the file was tried is stored
-    whatever happens, see :func:`journal.begin`.
+    is bad: the request fails, and its unit of work is rolled back as a whole. The attempt itself
+    stays in the journal, whatever happens; see :func:`journal.begin`.
 
-    :param name: of the file, for the journal.
+    :param name: the name of the file, for the journal.
     :param skip_bad: leave out the lines that are refused.
-    :raises Refused: a line is bad; it names the line and the reason. With *skip_bad*, this is no
-        such file at all, or nobody could tell where its next line begins.
+    :raises Refused: a line is bad; the message names the line and the reason. With *skip_bad*:
+        the file is not such a CSV file, or the start of its next line cannot be found.
     """
     attempt = journal.begin(f"Import of {name}")
-    # Sorted by their ids, as all others lock them, and for the whole file.
+    # In the order of their ids, as 'ledger.transfer' locks them, and for the whole file.
     accounts = ledger.lock_accounts()
     records = _records(stream)
     columns = _read_header(records)
@@ -99,13 +100,13 @@ def _load_all(
 def _load_good(
     records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
 ) -> Result:
-    """Each line is a savepoint: a line that the database refuses undoes itself and no other.
+    """Store each line in a savepoint of its own, so that a refused line undoes only itself.
 
-    Slower than a whole batch, by some statements for each line.
+    This is slower than a batch: it takes a few more statements for each line.
     """
     result = Result()
     for line, record in records:
-        reason = _make_or_tell_why_not(columns, record, accounts)
+        reason = _store_or_refuse(columns, record, accounts)
         if reason is None:
             result.count += 1
         else:
@@ -113,17 +114,18 @@ def _load_good(
     return result
 
 
-def _make_or_tell_why_not(
+def _store_or_refuse(
     columns: list[str], record: list[str], accounts: dict[str, Account]
 ) -> str | None:
+    """Store one line, or return the reason why it is refused."""
     try:
         with db.atomic():
             ledger.transfer([_order(_row(columns, record), accounts)])
     except Refused as refused:
         return refused.message
     except (IntegrityError, OperationalError) as error:
-        reason = errors.reason(error)
-        if reason is None:  # not the line is bad: the import fails
+        reason = refusals.reason(error)
+        if reason is None:  # a fault, not a bad line: the import fails
             raise
         return reason
     return None
@@ -132,7 +134,7 @@ def _make_or_tell_why_not(
 def _orders(
     records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
 ) -> Iterator[ledger.Order]:
-    # Kept beside the accounts: within a batch, the constraints cannot tell which line it was.
+    # Counted here as well, because a constraint that fails for a batch does not name the line.
     balances = {account.id: account.balance for account in accounts.values()}
     for line, record in records:
         with _named(line):
@@ -153,21 +155,21 @@ def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.Order:
 def _change(balances: dict[int, int], order: ledger.Order, source: Account) -> None:
     if balances[source.id] < order.amount and not source.may_overdraw:
         has = money.show(balances[source.id])
-        raise Refused(f'"{source.name}" has only {has} and cannot give {money.show(order.amount)}.')
+        raise Refused(f'"{source.name}" has only {has} and cannot pay {money.show(order.amount)}.')
     balances[order.source] -= order.amount
     balances[order.target] += order.amount
 
 
 def _account(name: str, accounts: dict[str, Account]) -> Account:
-    found = accounts.get(name.strip())
-    if found is None:
+    account = accounts.get(name.strip())
+    if account is None:
         raise Refused(f'There is no account "{name.strip()[:80]}".')
-    return found
+    return account
 
 
 def _row(columns: list[str], record: list[str]) -> dict[str, str]:
     if len(record) != len(columns):
-        raise Refused(f"It has {len(record)} fields, and {len(columns)} are expected.")
+        raise Refused(f"It has {len(record)} fields, but {len(columns)} are expected.")
     return dict(zip(columns, record, strict=True))
 
 
@@ -185,7 +187,7 @@ def _read_header(records: Iterator[Record]) -> list[str]:
 
 
 def _records(stream: IO[bytes]) -> Iterator[Record]:
-    """The records that are not empty, each with the number of its first line."""
+    """Yield each record that is not empty, with the number of its first line."""
     reader = csv.reader(_lines(stream), strict=True)
     while True:
         line = reader.line_num + 1
@@ -200,8 +202,8 @@ def _records(stream: IO[bytes]) -> Iterator[Record]:
 
 
 def _lines(stream: IO[bytes]) -> Iterator[str]:
-    """Decode line by line, so that a wrong byte is found in its line."""
-    encoding = "utf-8-sig"  # spreadsheets write a mark at the beginning
+    """Decode line by line, so that an error can name the line of a wrong byte."""
+    encoding = "utf-8-sig"  # spreadsheets write a byte order mark at the start
     for number, line in enumerate(_split(stream), start=1):
         if len(line) > _LONGEST_LINE:
             raise _bad_line(number, f"It is longer than {_LONGEST_LINE:,} bytes.")
@@ -213,7 +215,7 @@ def _lines(stream: IO[bytes]) -> Iterator[str]:
 
 
 def _split(stream: IO[bytes]) -> Iterator[bytes]:
-    """The lines of *stream*; one that does not end is cut off when it is too long anyway."""
+    """Yield the lines of *stream*; stop reading in a line that is already too long."""
     rest = b""
     while chunk := stream.read(_LONGEST_LINE):
         *lines, rest = (rest + chunk).split(b"\n")
@@ -226,7 +228,7 @@ def _split(stream: IO[bytes]) -> Iterator[bytes]:
 
 @contextmanager
 def _named(line: int) -> Iterator[None]:
-    """Let a refusal name the line that it is about."""
+    """Add the number of the line to a refusal."""
     try:
         yield
     except Refused as refused:

@@ -1,6 +1,6 @@
-"""The journal: what was refused, and which files somebody began to import.
+"""The journal: transfers that were refused, and imports that were started.
 
-It tells of work that was rolled back, so its rows must not be a part of that work.
+Its rows tell of work that was rolled back, so they must not be part of that work.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from .models import Attempt
 
 
 def refused(what: str, reason: str) -> None:
-    """Note a refusal. For error handlers, whose own work is stored with their answer."""
+    """Record a refusal. For error handlers, whose writes are committed with their response."""
     db.session.add(Attempt(what=what, result=reason))
 
 
 def begin(what: str) -> int:
-    """Note an attempt before it is made, and return its number.
+    """Record an attempt before it starts, and return its number.
 
-    In a transaction of its own, which is over when this returns. An error handler would be too
-    late for it: it does not run if the worker is killed in the middle of a long file, and what
-    the unit of work itself has written is rolled back then. To be called before anything else is
-    written: SQLite has one writer at a time, and it would be the unit around this block.
+    The row is committed in a transaction of its own before this function returns. An error
+    handler would be too late: it does not run if the worker is killed in the middle of a long
+    file, and the writes of the unit of work are rolled back then. Call this before the unit has
+    written anything: SQLite has one writer at a time, so this transaction would wait for the unit
+    around it.
     """
     attempt = Attempt(what=what)
     with db.independent() as session:
@@ -31,10 +32,10 @@ def begin(what: str) -> int:
 
 
 def end(number: int, result: str) -> None:
-    """Note the result of an attempt: in the unit of work, so together with its transfers."""
+    """Record the result of an attempt, in the unit of work that stores its transfers."""
     db.session.execute(update(Attempt).where(Attempt.id == number).values(result=result))
 
 
 def latest(size: int) -> list[Attempt]:
-    """The newest entries, the newest first."""
+    """Return the latest entries, newest first."""
     return list(db.session.scalars(select(Attempt).order_by(Attempt.id.desc()).limit(size)))

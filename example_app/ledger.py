@@ -1,4 +1,4 @@
-"""The rules of the ledger: how accounts are opened and money is moved."""
+"""The rules of the ledger: how accounts are opened, and how money is moved."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from sqlalchemy import CursorResult, select, update
 
 from . import fields, money
 from .database import db
-from .errors import Refused
 from .models import Account, Posting, Transfer
+from .refusals import Refused, UnknownAccount
 
 
 @dataclass(frozen=True)
 class Order:
-    """A transfer to be made.
+    """A transfer to be carried out.
 
-    :ivar source: the id of the account that gives.
-    :ivar target: the id of the account that gets.
+    :ivar source: the id of the account that pays.
+    :ivar target: the id of the account that receives.
     :ivar amount: in cents, more than zero.
-    :ivar at: when it happened, in UTC; now, if left out.
+    :ivar at: the time of the transfer, in UTC; None means now.
     """
 
     source: int
@@ -38,39 +38,41 @@ class Order:
 
 
 def accounts() -> list[Account]:
-    """All accounts by name."""
+    """Return all accounts, sorted by name."""
     return list(db.session.scalars(select(Account).order_by(Account.name)))
 
 
 def account(account_id: int) -> Account:
-    """One account.
+    """Return one account.
 
-    :raises Refused: it does not exist.
+    :raises UnknownAccount: the account does not exist.
     """
-    found = db.session.get(Account, account_id) if fields.is_possible_id(account_id) else None
-    return found or _unknown(account_id)
+    account = db.session.get(Account, account_id) if fields.is_possible_id(account_id) else None
+    if account is None:
+        raise UnknownAccount(account_id)
+    return account
 
 
 def open_account(name: object, *, may_overdraw: bool = False) -> Account:
-    """Open an account. That its name is new is for the database to say, when it is stored.
+    """Open an account. The database refuses a name that exists, when the account is flushed.
 
-    :raises Refused: the name is empty, too long or not text.
+    :raises Refused: the name is missing, too long or not one line of text.
     """
-    opened = Account(
+    account = Account(
         name=fields.text(name, "name", longest=80), may_overdraw=may_overdraw, balance=0
     )
-    db.session.add(opened)
-    return opened
+    db.session.add(account)
+    return account
 
 
 def order(source: object, target: object, amount: object, memo: object) -> Order:
-    """What a person or a program asks for, if it can be understood.
+    """Check the fields of a form or of a JSON body, and return the transfer that they ask for.
 
-    :raises Refused: something is missing or is not what it should be.
+    :raises Refused: a field is missing or wrong, or both accounts are the same.
     """
     return Order(
-        fields.account_id(source, "account that gives"),
-        fields.account_id(target, "account that gets"),
+        fields.account_id(source, "source account"),
+        fields.account_id(target, "target account"),
         money.read(amount),
         fields.text(memo, "memo", longest=200, required=False),
     )
@@ -79,11 +81,11 @@ def order(source: object, target: object, amount: object, memo: object) -> Order
 def transfer(orders: Iterable[Order]) -> list[Transfer]:
     """Carry out *orders*.
 
-    The accounts are changed first, in the order of their ids: whoever else moves the same money
-    waits here, and two transfers never wait for each other. A balance is changed by the
-    database, relative to what it is then, so no change is lost. A constraint refuses overdrafts.
+    The balances are changed first, in the order of the account ids: a concurrent transfer of the
+    same money waits here, and two transfers cannot deadlock. The database adds each change to the
+    current balance, so no change is lost. A constraint refuses overdrafts.
 
-    :raises Refused: an account does not exist.
+    :raises UnknownAccount: an account does not exist.
     :raises IntegrityError: an account would be overdrawn (on MariaDB an ``OperationalError``).
     """
     changes: Counter[int] = Counter()
@@ -100,32 +102,28 @@ def transfer(orders: Iterable[Order]) -> list[Transfer]:
 
 
 def lock_accounts() -> list[Account]:
-    """All accounts, which nobody else can change until this unit of work ends.
+    """Return all accounts, locked against changes by other transactions until this unit ends.
 
-    SQLite has no such lock; there, only the constraints guard the balances.
+    SQLite has no row locks. There, the unit has the only write lock of the database instead.
     """
     statement = select(Account).order_by(Account.id).with_for_update()
     return list(db.session.scalars(statement))
 
 
 def _record(order: Order) -> Transfer:
-    recorded = Transfer(memo=order.memo, at=order.at)
-    recorded.postings = [
+    transfer = Transfer(memo=order.memo, at=order.at)
+    transfer.postings = [
         Posting(account_id=order.source, amount=-order.amount),
         Posting(account_id=order.target, amount=order.amount),
     ]
-    return recorded
+    return transfer
 
 
 def _change_balance(account_id: int, change: int) -> None:
     if not fields.is_possible_id(account_id):
-        _unknown(account_id)
+        raise UnknownAccount(account_id)
     statement = (
         update(Account).where(Account.id == account_id).values(balance=Account.balance + change)
     )
     if cast("CursorResult[Any]", db.session.execute(statement)).rowcount == 0:
-        _unknown(account_id)
-
-
-def _unknown(account_id: int) -> NoReturn:
-    raise Refused(f"There is no account {account_id}.", 404)
+        raise UnknownAccount(account_id)

@@ -1,4 +1,4 @@
-"""What is stored: accounts, transfers, the two postings of each transfer, and what was tried."""
+"""The tables: accounts, transfers, the two postings of each transfer, and recorded attempts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ LARGEST_BALANCE = 10**18
 
 
 def _now() -> datetime:
-    """In UTC, and in whole seconds: that is what every database keeps."""
+    """Return the time in UTC and in whole seconds, which every database stores unchanged."""
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
 
 class Account(Base):
-    """An account and its balance, which always is the sum of its postings.
+    """An account and its balance, which is always the sum of its postings.
 
-    :ivar may_overdraw: money enters the ledger from somewhere: the accounts for opening balances
-        or for sales go below zero.
+    :ivar may_overdraw: the balance may go below zero. Accounts through which money enters the
+        ledger, such as opening balances or sales, need this.
     """
 
     __tablename__ = "accounts"
@@ -43,7 +43,7 @@ class Account(Base):
 
 
 class Transfer(Base):
-    """Money that went from one account to another: two postings, which sum to zero."""
+    """A movement of money from one account to another: two postings that sum to zero."""
 
     __tablename__ = "transfers"
 
@@ -56,7 +56,7 @@ class Transfer(Base):
 
 
 class Posting(Base):
-    """One side of a transfer: an amount that an account has got (or given, if negative)."""
+    """One side of a transfer: an amount that an account received, or paid if it is negative."""
 
     __tablename__ = "postings"
     __table_args__ = (Index(None, "account_id", "id"),)
@@ -70,9 +70,9 @@ class Posting(Base):
 
 
 class Attempt(Base):
-    """What somebody tried, kept whatever became of it; see ``journal.py``.
+    """A refused transfer or a started import, kept whatever its outcome; see ``journal.py``.
 
-    :ivar result: none if it did not come to its end, and so stored nothing.
+    :ivar result: None if an import did not finish, so that nothing of it was stored.
     """
 
     __tablename__ = "attempts"

@@ -1,22 +1,22 @@
-"""Money: whole cents inside, text such as ``1,250.00`` outside."""
+"""Money: whole cents in the ledger, text such as ``1,250.00`` for people and programs."""
 
 from __future__ import annotations
 
 import re
 
-from .errors import Refused
+from .refusals import Refused
 
 LARGEST_TRANSFER = 10**15
-"""In cents. A thousand of these, one batch of an import, are far from the end of 64 bits."""
+"""In cents. A thousand of these, one batch of an import, fit easily into 64 bits."""
 
 _MINUS = "\N{MINUS SIGN}"
 _AMOUNT = re.compile(r"(-?)([0-9]+)(?:\.([0-9]{1,2}))?")
 
 
 def read(value: object) -> int:
-    """The cents that are meant by ``"12"``, ``"12.5"`` or ``"12.50"``, or by a JSON number.
+    """Return the cents of ``"12"``, ``"12.5"`` or ``"12.50"``, or of a JSON number.
 
-    :raises Refused: it is no amount that can be transferred.
+    :raises Refused: *value* is missing, unreadable, not more than zero, or too large.
     """
     text = "" if value is None or isinstance(value, bool) else str(value).strip()
     if not text:
@@ -34,12 +34,12 @@ def read(value: object) -> int:
 
 
 def plain(cents: int) -> str:
-    """For programs: ``-1250.00``."""
+    """Format an amount for programs: ``-1250.00``."""
     units, rest = divmod(abs(cents), 100)
     return f"{'-' if cents < 0 else ''}{units}.{rest:02}"
 
 
 def show(cents: int) -> str:
-    """For people: ``-1,250.00``, with a real minus sign."""
+    """Format an amount for people: ``-1,250.00``, with a real minus sign."""
     units, rest = divmod(abs(cents), 100)
     return f"{_MINUS if cents < 0 else ''}{units:,}.{rest:02}"

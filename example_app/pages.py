@@ -19,6 +19,7 @@ from flask import (
 from flask.typing import ResponseReturnValue
 
 from . import fields, imports, journal, ledger, money, payments, receipts, statements, uploads
+from .database import db
 
 blueprint = Blueprint("pages", __name__)
 blueprint.add_app_template_global(ledger.accounts, "all_accounts")
@@ -37,7 +38,7 @@ def open_account() -> ResponseReturnValue:
         request.form.get("name"), may_overdraw="may_overdraw" in request.form
     )
     flash(f'The account "{account.name}" is open.')
-    # Not stored yet: if the name exists already, the answer will be a 409 instead.
+    # Not stored yet: if the name exists already, the commit fails and the response is a 409.
     return redirect(url_for(".accounts"))
 
 
@@ -52,7 +53,7 @@ def statement(account_id: int) -> ResponseReturnValue:
 def statement_file(account_id: int) -> ResponseReturnValue:
     account = ledger.account(account_id)
     headers = {"Content-Disposition": f"attachment; filename=statement-{account.id}.csv"}
-    # Streamed: neither all lines nor the file are ever in memory.
+    # Streamed: the lines are never in memory all at once.
     rows = stream_with_context(_csv(statements.lines(account.id)))
     return Response(rows, mimetype="text/csv", headers=headers)
 
@@ -63,11 +64,11 @@ def transfer_form() -> ResponseReturnValue:
 
 
 @blueprint.post("/transfers/new")
+@db.unit(retries=payments.RETRIES)
 def transfer() -> ResponseReturnValue:
-    made = payments.pay(request.form)
-    giving, getting = made.postings
-    flash(f"{money.show(getting.amount)} transferred.")
-    return redirect(url_for(".statement", account_id=giving.account_id))
+    paid, received = payments.pay(request.form).postings
+    flash(f"{money.show(received.amount)} transferred.")
+    return redirect(url_for(".statement", account_id=paid.account_id))
 
 
 @blueprint.route("/import", methods=["GET", "POST"])

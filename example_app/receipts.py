@@ -1,4 +1,4 @@
-"""Receipts, one for each single transfer: files in the folder ``OUTBOX``, in place of mail."""
+"""Receipts, one for each single transfer: files in the folder ``OUTBOX``, instead of mail."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def init_app(app: Flask) -> None:
 
 
 def promise(transfer: Transfer) -> None:
-    """Let a receipt be sent when *transfer* is stored, and only then.
+    """Send a receipt after *transfer* has been committed, and only then.
 
-    The COMMIT comes after the view and may fail; then the transfer was refused or is tried once
-    more, and a receipt that had been sent would be a lie. The id is passed, not the transfer: an
-    object belongs to the transaction that is over by then.
+    The COMMIT comes after the view and may fail. The transfer is then refused or tried again, and
+    a receipt that was already sent would be wrong. The hook is given
+    the id, not the object, because the object belongs to a transaction that has ended by then.
     """
     db.on_commit(_send, transfer.id)
 
 
 def _send(transfer_id: int) -> None:
     transfer = db.session.get_one(Transfer, transfer_id)
-    giving, getting = transfer.postings
+    paid, received = transfer.postings
     text = _RECEIPT.format(
         id=transfer.id,
-        amount=show(getting.amount),
-        source=giving.account.name,
-        target=getting.account.name,
+        amount=show(received.amount),
+        source=paid.account.name,
+        target=received.account.name,
         at=transfer.at,
         memo=transfer.memo,
     )
@@ -51,7 +51,7 @@ def _send(transfer_id: int) -> None:
 
 
 def latest(size: int) -> list[str]:
-    """The receipts that were sent last, the newest first."""
+    """Return the latest receipts, newest first."""
     files = sorted(_outbox().glob("receipt-*.txt"), reverse=True)
     return [file.read_text(encoding="utf-8") for file in islice(files, size)]
 

@@ -40,16 +40,16 @@ _WEEKLY = [
 _DAYS = 21
 
 
-@db.atomic(retries=3)  # somebody may do the same at once
+@db.atomic(retries=3)  # another process may add the same data at the same time
 def sow() -> int:
-    """Add the example data to an empty ledger, and return the number of transfers."""
+    """Add the example data if the ledger is empty; return the number of transfers added."""
     if db.session.scalar(select(Account.id).limit(1)) is not None:
         return 0
     ids = {}
     for name, may_overdraw in _ACCOUNTS.items():
-        opened = ledger.open_account(name, may_overdraw=may_overdraw)
+        account = ledger.open_account(name, may_overdraw=may_overdraw)
         db.session.flush()
-        ids[name] = opened.id
+        ids[name] = account.id
     today = datetime.now(timezone.utc).date()
     monday = today - timedelta(days=today.weekday() + _DAYS)
     start = datetime.combine(monday, time())
@@ -61,11 +61,15 @@ def sow() -> int:
 
 
 def _transfers() -> list[tuple[int, int, str, str, int, str]]:
-    found = list(_ONCE)
+    transfers = list(_ONCE)
     for week in range(0, _DAYS, 7):
-        found += [(week + row[0], *row[1:]) for row in _WEEKLY]
+        transfers += [(week + transfer[0], *transfer[1:]) for transfer in _WEEKLY]
     for day in range(_DAYS):
         if day % 7 != 6:  # closed on Sundays
-            found.append((day, 17, "Sales", "Till", 150_00 + day * 3719 % 8000, "Sales in cash"))
-            found.append((day, 17, "Sales", "Bank", 260_00 + day * 5347 % 19000, "Sales by card"))
-    return found
+            transfers.append(
+                (day, 17, "Sales", "Till", 150_00 + day * 3719 % 8000, "Sales in cash")
+            )
+            transfers.append(
+                (day, 17, "Sales", "Bank", 260_00 + day * 5347 % 19000, "Sales by card")
+            )
+    return transfers

@@ -1,4 +1,4 @@
-"""The file that a request carries."""
+"""The uploaded file of a request."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import IO
 
 from flask import request
 
-from .errors import Refused
+from .refusals import Refused
 
 
 def stream() -> IO[bytes]:
-    """The uploaded file of a form, else the body of the request itself.
+    """Return the uploaded file of a form, or the body of any other request.
 
-    A large upload lies in a temporary file, a plain body is read from the network as needed.
+    Werkzeug keeps a large upload in a temporary file; a plain body is read from the network as
+    needed.
 
     :raises Refused: the form has no file.
     """
@@ -25,7 +26,7 @@ def stream() -> IO[bytes]:
 
 
 def name() -> str:
-    """What the sender calls the file, cut to one short line."""
+    """Return the name that the client gave the file, cut to one short line."""
     file = request.files.get("file")
     given = (file.filename if file else None) or "a file without a name"
     return "".join(letter if letter.isprintable() else "?" for letter in given)[:80]

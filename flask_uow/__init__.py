@@ -1,8 +1,8 @@
 """Every Flask request is one SQLAlchemy unit of work."""
 
 from . import errors as errors
-from ._request.context import SessionProxy as SessionProxy
 from ._request.flask_class import Flask as Flask
+from ._request.proxy import SessionProxy as SessionProxy
 from ._request.view_options import CommitRule as CommitRule
 from .database import Database as Database
 from .errors import BlockRefused as BlockRefused

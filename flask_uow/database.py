@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast, overload
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData
-from sqlalchemy.orm import DeclarativeBase, Session, registry, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapper, Session, registry, sessionmaker
 
 from . import migrations
 from ._config import reading
@@ -15,12 +15,14 @@ from ._config.options import UnitOptions, commit_rule, retries_option
 from ._engine.build import Engines
 from ._request import lifecycle, view_retry
 from ._request.app_state import EXTENSION, AppState
-from ._request.context import Scope, SessionProxy, current_context
+from ._request.context import UnitRegistry, current_context
+from ._request.proxy import SessionProxy
 from ._request.view_options import CommitRule, F, mark
 from ._transaction import routing
 from ._unit import commit_hooks
 from ._unit.blocks import Atomic, ExplicitCommit, Independent
 from ._unit.session import unit_session_class
+from ._unit.unit import UnitOfWork
 from .errors import ConfigError, SetupError, shown
 
 C = TypeVar("C", bound=Callable[..., Any])
@@ -69,8 +71,8 @@ class Database:
         options = dict(session_options or {})
         options["class_"] = unit_session_class(options.get("class_", Session))
         self._session_options = options
-        self._scope: Scope[Session] = Scope()
-        self.session: SessionProxy[Session] = SessionProxy(self._scope)
+        self._units: UnitRegistry[Session] = UnitRegistry()
+        self.session: SessionProxy[Session] = SessionProxy(self._units)
         """The session of the current unit of work (P2): opened at its first use, committed or
         rolled back when the request is answered, closed when the context ends."""
         for app in apps:
@@ -88,7 +90,7 @@ class Database:
                 " 'db.init_app(app)' with the object that 'Flask(__name__)' returned."
             )
         if EXTENSION in app.extensions:
-            owner = "this" if app.extensions[EXTENSION].owner is self._scope else "another"
+            owner = "this" if app.extensions[EXTENSION].owner is self._units else "another"
             raise SetupError(
                 f"The app {app.name!r} is registered with {owner} Database already; a second"
                 " registration would finish every request twice. Call 'init_app' (or"
@@ -97,14 +99,14 @@ class Database:
         reading.read_commit_rule(app.config)
         app.extensions[EXTENSION] = AppState(
             app,
-            self._scope,
+            self._units,
             self._session_options,
             who=current_context,
-            describe=self._scope.describe,
-            has_place=self._scope.on,
+            describe=self._units.describe,
+            has_place=self._units.on,
         )
         app.extensions.setdefault("sqlalchemy", self)  # where other extensions look
-        lifecycle.install(app, self._scope)
+        lifecycle.install(app, self._units)
         app.shell_context_processor(self._shell_names)
         migrations.install(app, self)
 
@@ -123,7 +125,7 @@ class Database:
 
         :raises OutsideContext: no Flask context is active.
         """
-        return Engines(self._scope.state().engines)
+        return Engines(self._units.state().engines)
 
     def get_engine(self, name: str | None = None) -> Engine:
         """``engines[name]``, under the name that migration environments call.
@@ -138,7 +140,20 @@ class Database:
 
         :raises OutsideContext: no Flask context is active.
         """
-        return cast("sessionmaker[Session]", self._scope.state().sessionmaker)
+        return cast("sessionmaker[Session]", self._units.state().sessionmaker)
+
+    @property
+    def mappers(self) -> list[Mapper[Any]]:
+        """The mappers of all models."""
+        return [mapper for registry in self._registries for mapper in registry.mappers]
+
+    def current_unit(self) -> UnitOfWork | None:
+        """The unit of work of the current context, if it was opened."""
+        return self._units.peek()
+
+    @property
+    def _scope(self) -> UnitRegistry[Session]:
+        return self._units
 
     @property
     def metadata(self) -> MetaData:
@@ -173,7 +188,7 @@ class Database:
 
     def _shell_names(self) -> dict[str, Any]:
         """What ``flask shell`` offers."""
-        models = {m.class_.__name__: m.class_ for one in self._registries for m in one.mappers}
+        models = {mapper.class_.__name__: mapper.class_ for mapper in self.mappers}
         return {**models, "db": self}
 
     def _tables_by_engine(self) -> list[tuple[MetaData, Engine, list[Any]]]:
@@ -229,7 +244,7 @@ class Database:
             read_only,
             retries_option(retries, "'retries' of '@db.unit(...)'"),
         )
-        return lambda function: mark(view_retry.starting(function, self._scope, options), options)
+        return lambda function: mark(view_retry.watch_view(function, self._units, options), options)
 
     @overload
     def atomic(self, function: F, /) -> F: ...
@@ -275,7 +290,7 @@ class Database:
         :raises OutsideContext: no Flask context is active.
         """
         block = Atomic(
-            self._scope,
+            self._units,
             durable=durable,
             isolation_level=isolation_level,
             read_only=read_only,
@@ -297,7 +312,7 @@ class Database:
 
         :raises OutsideContext: no Flask context is active.
         """
-        return Independent(self._scope)
+        return Independent(self._units)
 
     def explicit_commit(self, mode: str) -> ExplicitCommit:
         """Say what ``db.session.commit()`` does inside a ``with`` block, for code of others.
@@ -306,7 +321,7 @@ class Database:
             block, stays all or nothing; ``"forbid"``: it is refused. See ``UOW_EXPLICIT_COMMIT``.
         :raises ConfigError: *mode* is none of these.
         """
-        return ExplicitCommit(self._scope, mode)
+        return ExplicitCommit(self._units, mode)
 
     def on_commit(self, function: C, /, *args: Any, **kwargs: Any) -> C:
         """Call ``function(*args, **kwargs)`` when the work so far is stored (P10).
@@ -331,7 +346,7 @@ class Database:
 
     def _add_hook(self, on_commit: bool, function: C, args: Any, kwargs: Any) -> C:
         hook = commit_hooks.checked(on_commit, function, args, kwargs)
-        unit = self._scope.waiting()
+        unit = self._units.unit_awaiting_outcome()
         if unit is not None:
             unit.add_hook(hook)
         elif on_commit:
@@ -349,7 +364,7 @@ class Database:
 
         :raises OutsideContext: no Flask context is active.
         """
-        unit = self._scope.unit()
+        unit = self._units.unit()
         if unit.blocks:
             unit.blocks[-1].rollback_only = True
         else:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import flask.globals
 from flask import Flask
-from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
 from sqlalchemy.util import ScopedRegistry
 
-from .._config.options import NO_OPTIONS
+from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, place_of
 from .._unit.session import S, UnitSession
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
-from .app_state import EXTENSION, AppState
+from .app_state import EXTENSION, AppState, Variant
 from .view_options import of_request
 
 _cv_app: Any = flask.globals._cv_app
@@ -100,7 +99,7 @@ def is_running(context: Any) -> bool:
     return getattr(context, RUNNING, None) is not None
 
 
-class Scope(ScopedRegistry[S]):
+class UnitRegistry(ScopedRegistry[S]):
     """Keeps the units of one ``Database``, each on its context."""
 
     # One name for each Database: no other one finds its unit by mistake.
@@ -145,6 +144,28 @@ class Scope(ScopedRegistry[S]):
         self()
         return cast(UnitOfWork, self.peek())
 
+    # What blocks ask: the protocol ``UnitSource``.
+
+    def is_dispatching(self) -> bool:
+        """Is a request being dispatched in the current context?"""
+        return is_running(current_context())
+
+    def new_session(self) -> UnitSession:
+        """A session of the current app that belongs to no unit. Raises as :meth:`state`."""
+        return self.state().new_session()
+
+    def engines_for(self, options: UnitOptions) -> Variant:
+        """Engines of this app for transactions as *options* say. Raises as :meth:`state`.
+
+        :raises ConfigError: the isolation level is not known.
+        """
+        return self.state().variant(options)
+
+    @property
+    def retry_pause(self) -> float:
+        """``UOW_RETRY_PAUSE`` of the current app, in seconds."""
+        return self.state().settings.retry_pause
+
     def state(self, context: Any = None) -> AppState:
         """The state of the app of *context*, by default the current one.
 
@@ -176,7 +197,7 @@ class Scope(ScopedRegistry[S]):
         if unit is not None:
             unit.fail(error)
 
-    def forgive(self, context: Any) -> None:
+    def clear_failure(self, context: Any) -> None:
         """Take :meth:`fail` back: the view is run again."""
         context.__dict__.pop(self._failed, None)
         unit = self.on(context)
@@ -211,7 +232,7 @@ class Scope(ScopedRegistry[S]):
             )
         self._open(current_context(), obj)
 
-    def waiting(self) -> UnitOfWork | None:
+    def unit_awaiting_outcome(self) -> UnitOfWork | None:
         """The unit whose outcome is still to come, if there is one; opened in a request."""
         context = current_context()
         unit = self.on(context)
@@ -263,83 +284,3 @@ class Scope(ScopedRegistry[S]):
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))
-
-
-class SessionProxy(scoped_session[S]):
-    """``db.session``: stands for the session of the current unit of work.
-
-    It is a ``scoped_session``, so other libraries take it for one, and an object that can be
-    passed around before any app exists; only calls and attributes need a context.
-    """
-
-    def __init__(self, scope: Scope[S]) -> None:
-        self.registry = self._scope = scope
-        self._key = scope.key
-
-    if not TYPE_CHECKING:  # pragma: no branch  # true whenever it runs
-
-        def add(self, instance: object, *, _warn: bool = True) -> None:
-            """As the session's; the most called method by far, so without a detour."""
-            unit = getattr(current_request_context(None), self._key, None)
-            if unit is not None and unit.home is _cv_app.get() and unit.session.thread is None:
-                unit.session.add(instance, _warn=_warn)
-            else:
-                self.registry().add(instance, _warn=_warn)
-
-        @property
-        def _proxied(self) -> S:
-            """What the methods of ``scoped_session`` ask for, each time: so the usual case first.
-
-            That is a request whose unit is open. The slow path is ``registry()``.
-            """
-            unit = getattr(current_request_context(None), self._key, None)
-            if unit is not None and unit.home is _cv_app.get():
-                session = unit.session
-                if session.thread is None:
-                    return session
-            return self.registry()
-
-        @property
-        def session_factory(self) -> sessionmaker[UnitSession]:
-            """The session factory of the current app."""
-            return self._scope.state().sessionmaker
-
-    # scoped_session passes on what a Session has, but for these.
-
-    def in_transaction(self) -> bool:
-        """Has the current session begun a transaction?"""
-        return self._proxied.in_transaction()
-
-    def in_nested_transaction(self) -> bool:
-        """Is the current session inside a savepoint?"""
-        return self._proxied.in_nested_transaction()
-
-    def get_transaction(self) -> SessionTransaction | None:
-        """The transaction of the current session, if it has begun one."""
-        return self._proxied.get_transaction()
-
-    def get_nested_transaction(self) -> SessionTransaction | None:
-        """The innermost savepoint of the current session, if there is one."""
-        return self._proxied.get_nested_transaction()
-
-    def remove(self) -> None:
-        """Undo what is not committed and close the session; the next use opens a new unit."""
-        self._scope.clear()
-
-    def invalidate(self) -> None:
-        """As :meth:`remove`, but drop the connection instead of giving it back to the pool.
-
-        For a connection that may be in the middle of a reply: after a timeout that was raised
-        into a running statement, for instance.
-        """
-        unit = self._scope.peek()
-        if unit is not None:
-            if unit.blocks:
-                unit.session.invalidate()  # which is refused
-            unit.invalidate()
-            self._scope.clear()
-
-    def __repr__(self) -> str:
-        unit = self._scope.peek()
-        what = "without a unit" if unit is None else f"of {unit.session!r}"
-        return f"<{type(self).__name__} {what}>"

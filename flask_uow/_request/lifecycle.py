@@ -31,7 +31,7 @@ function would in requests that never use the database. With a receiver of the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from typing import Any
 
@@ -41,11 +41,10 @@ from werkzeug.exceptions import HTTPException
 from .._unit.unit import UnitOfWork, logger
 from . import view_retry
 from .app_state import EXTENSION, AppState
-from .body import Body
 from .context import (
     RUNNING,
     SEPARATE_REQUEST_CONTEXT,
-    Scope,
+    UnitRegistry,
     current_app_context,
     current_request_context,
 )
@@ -53,16 +52,16 @@ from .context import (
 Method = Callable[..., Any]
 
 
-def install(app: Flask, scope: Scope[Any]) -> None:
+def install(app: Flask, units: UnitRegistry[Any]) -> None:
     """Wrap the methods of *app*."""
     state: AppState = app.extensions[EXTENSION]
-    state.on_open = partial(_stay_first, app, state, scope)
+    state.on_open = partial(_stay_first, app, state, units)
     state.on_open()
     _wrap(app, "full_dispatch_request", _note_dispatch)
-    _wrap(app, "process_response", _finish_around, scope, app)
-    _wrap(app, "do_teardown_appcontext", _end_behind, scope, current_app_context)
+    _wrap(app, "process_response", _finish_around, units, app)
+    _wrap(app, "do_teardown_appcontext", _end_behind, units, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
-        _wrap(app, "do_teardown_request", _end_behind, scope, current_request_context)
+        _wrap(app, "do_teardown_request", _end_behind, units, current_request_context)
     # An error that no handler answered, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
 
@@ -83,26 +82,26 @@ def _note_dispatch(original: Method) -> Method:
 # 2 --------------------------------------------------------------------------------------------
 
 
-def _stay_first(app: Flask, state: AppState, scope: Scope[Any]) -> None:
+def _stay_first(app: Flask, state: AppState, units: UnitRegistry[Any]) -> None:
     """Wrap ``handle_user_exception``, again if another extension has put its own in front.
 
     Those of REST frameworks answer an error themselves and do not pass it on.
     """
     current: Method = app.handle_user_exception
     if current is not state.error_hook:
-        state.error_hook = _roll_back_first(current, scope, app)
+        state.error_hook = _roll_back_first(current, units, app)
         app.handle_user_exception = state.error_hook  # type: ignore[method-assign]
 
 
-def _roll_back_first(original: Method, scope: Scope[Any], app: Flask) -> Method:
+def _roll_back_first(original: Method, units: UnitRegistry[Any], app: Flask) -> Method:
     @wraps(original)
     def handle_user_exception(*args: Any, **kwargs: Any) -> Any:
         *before, error = (*args, *kwargs.values())  # Flask 3.2 passes the context before it
-        replay = _replay_for(error)
-        _fail(scope, error)
-        if replay is not None:
+        retry = _retry_for(error)
+        _fail(units, error)
+        if retry is not None:
             try:
-                return replay.again(app, tuple(before))
+                return retry.again(app, tuple(before))
             except Exception as raised:
                 handle: Method = app.handle_user_exception
                 return handle(*before, raised)
@@ -110,26 +109,26 @@ def _roll_back_first(original: Method, scope: Scope[Any], app: Flask) -> Method:
             return original(*args, **kwargs)
         except Exception as raised:
             if raised is not error:  # the handler itself failed
-                _fail(scope, raised)
+                _fail(units, raised)
             raise
 
     return handle_user_exception
 
 
-def _replay_for(error: BaseException) -> view_retry.Replay | None:
+def _retry_for(error: BaseException) -> view_retry.ViewRetry | None:
     """The view that shall be run again because of *error*, if there is one."""
-    replay = view_retry.of(current_request_context(None))
-    return replay if replay is not None and replay.is_wanted(error) else None
+    retry = view_retry.current_retry(current_request_context(None))
+    return retry if retry is not None and retry.is_wanted(error) else None
 
 
 def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
     _fail(app.extensions[EXTENSION].owner, exception)
 
 
-def _fail(scope: Scope[Any], error: BaseException) -> None:
+def _fail(units: UnitRegistry[Any], error: BaseException) -> None:
     context = current_request_context(None)
     if context is not None and not _is_redirect(error):
-        scope.fail(context, error)
+        units.fail(context, error)
 
 
 def _is_redirect(error: BaseException) -> bool:
@@ -143,8 +142,8 @@ def _is_redirect(error: BaseException) -> bool:
 # 4 to 6 ---------------------------------------------------------------------------------------
 
 
-def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
-    key = scope.key
+def _finish_around(original: Method, units: UnitRegistry[Any], app: Flask) -> Method:
+    key = units.key
 
     @wraps(original)
     def process_response(*args: Any, **kwargs: Any) -> Any:
@@ -157,7 +156,7 @@ def _finish_around(original: Method, scope: Scope[Any], app: Flask) -> Method:
         response = original(*args, **kwargs)
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:
-            _finish_late(scope, context, unit, response)
+            _finish_late(units, context, unit, response)
         setattr(context, RUNNING, None)  # from here on nothing is committed by itself
         return response
 
@@ -199,7 +198,9 @@ _LATE_ROUNDS = 10
 """So often, hooks may have added work and hooks of their own."""
 
 
-def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response: Response) -> None:
+def _finish_late(
+    units: UnitRegistry[Any], context: object, unit: UnitOfWork, response: Response
+) -> None:
     try:
         for _ in range(_LATE_ROUNDS):
             if not (unit.has_work or unit.hooks):
@@ -215,7 +216,7 @@ def _finish_late(scope: Scope[Any], context: object, unit: UnitOfWork, response:
         unit.streaming = True
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
-        response.response = Body(response.response, partial(_close, scope, context))
+        response.response = ClosingBody(response.response, partial(_close, units, context))
 
 
 def _decide(unit: UnitOfWork, response: Response) -> None:
@@ -242,8 +243,30 @@ def _is_success(unit: UnitOfWork, response: Response) -> bool:
     return unit.rule == "always" or response.status_code < 400
 
 
-def _close(scope: Scope[Any], context: Any) -> None:
-    unit = scope.forget(context)
+class ClosingBody:
+    """The iterable of a streamed response, with something to do when it is closed.
+
+    ``Response.call_on_close`` is not enough: it is skipped if the iterable's own ``close()``, the
+    ``finally`` of a generator, raises.
+    """
+
+    def __init__(self, iterable: Any, end: Callable[[], None]) -> None:
+        self._iterable = iterable
+        self._end = end
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._iterable)
+
+    def close(self) -> None:
+        try:
+            if hasattr(self._iterable, "close"):
+                self._iterable.close()
+        finally:
+            self._end()
+
+
+def _close(units: UnitRegistry[Any], context: Any) -> None:
+    unit = units.forget(context)
     if unit is not None:
         unit.end()
 
@@ -251,8 +274,8 @@ def _close(scope: Scope[Any], context: Any) -> None:
 # 8 --------------------------------------------------------------------------------------------
 
 
-def _end_behind(original: Method, scope: Scope[Any], find: Callable[[None], Any]) -> Method:
-    key = scope.key
+def _end_behind(original: Method, units: UnitRegistry[Any], find: Callable[[None], Any]) -> Method:
+    key = units.key
 
     @wraps(original)
     def teardown(*args: Any, **kwargs: Any) -> None:
@@ -263,6 +286,6 @@ def _end_behind(original: Method, scope: Scope[Any], find: Callable[[None], Any]
             if getattr(context, key, None) is not None:
                 args = (*args, *kwargs.values())
                 error = args[-1] if args and isinstance(args[-1], BaseException) else None
-                scope.end(context, error)
+                units.end(context, error)
 
     return teardown

@@ -18,25 +18,25 @@ from flask import Flask
 from .._config.options import UnitOptions
 from .._unit import retries as _retry
 from .._unit.unit import logger
-from .context import Scope, current_app_context, current_request_context
+from .context import UnitRegistry, current_app_context, current_request_context
 from .view_options import F, of_request
 
-_REPLAY = "_flask_uow_replay"
+_RETRY = "_flask_uow_retry"
 
 
 # Of other bodies, Flask leaves the form empty and the stream unread.
 _FORMS = frozenset(["application/x-www-form-urlencoded", "multipart/form-data"])
 
 
-class Replay:
+class ViewRetry:
     """One view that is being run, perhaps several times."""
 
-    def __init__(self, scope: Scope[Any], context: Any, retries: int) -> None:
-        self._scope = scope
+    def __init__(self, units: UnitRegistry[Any], context: Any, retries: int) -> None:
+        self._units = units
         self._context = context
         self._retries = retries
         self.attempt = 1
-        unit = scope.unit()
+        unit = units.unit()
         # They would be lost with the attempt, and nobody would do them again.
         self._possible = not unit.has_work and not unit.hooks
         self._session = unit.session
@@ -54,7 +54,7 @@ class Replay:
         if self.attempt > self._retries:
             _retry.note(error, self.attempt)
             return False
-        unit = self._scope.on(self._context)
+        unit = self._units.on(self._context)
         # In another session, after 'db.session.remove()', it may have committed unheard.
         same = unit is not None and unit.session is self._session
         return self._possible and same and not self._committed and self._can_read()
@@ -74,12 +74,12 @@ class Replay:
 
         :param arguments: those of ``app.dispatch_request``: none, from Flask 3.2 on the context.
         """
-        state = self._scope.state(self._context)
+        state = self._units.state(self._context)
         self.attempt += 1
         pause = _retry.pause_before(self.attempt, state.settings.retry_pause)
         logger.info("A conflict: %s is run again, in %.3f s.", self._context.request, pause)
         time.sleep(pause)
-        self._scope.forgive(self._context)
+        self._units.clear_failure(self._context)
         self._session.rollback_only = self._rollback_only
         self._restore()
         return app.dispatch_request(*arguments)
@@ -108,17 +108,17 @@ def _files(seen: dict[str, Any]) -> list[Any]:
     return [file for files in seen["files"].listvalues() for file in files]
 
 
-def of(context: Any) -> Replay | None:
+def current_retry(context: Any) -> ViewRetry | None:
     """The view that is run in *context*, if it wants to be run again."""
-    return getattr(context, _REPLAY, None)
+    return getattr(context, _RETRY, None)
 
 
-def starting(view: F, scope: Scope[Any], options: UnitOptions) -> F:
+def watch_view(view: F, units: UnitRegistry[Any], options: UnitOptions) -> F:
     """Let *view* note, when it starts, what it may have to go back to; if it wants retries."""
     if not options.retries or not callable(view):
         return view
     if isinstance(view, type):  # a view class, which is not a function of its own
-        wrapped = starting(cast(Any, view).dispatch_request, scope, options)
+        wrapped = watch_view(cast(Any, view).dispatch_request, units, options)
         setattr(view, "dispatch_request", wrapped)  # noqa: B010
         return cast(F, view)
 
@@ -126,8 +126,8 @@ def starting(view: F, scope: Scope[Any], options: UnitOptions) -> F:
         context = current_request_context(None)
         # The first attempt, and of the view that the request was routed to.
         routed = context is not None and of_request(context.app, context.request) is options
-        if routed and of(context) is None:
-            setattr(context, _REPLAY, Replay(scope, context, options.retries))
+        if routed and current_retry(context) is None:
+            setattr(context, _RETRY, ViewRetry(units, context, options.retries))
 
     @wraps(view)
     def started(*args: Any, **kwargs: Any) -> Any:

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import wraps
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from .._config import reading
 from .._config.options import UnitOptions, retries_option
-from .._request.context import Scope, current_context, is_running
-from .._transaction.statements import Effect
+from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, ConfigError, Rollback, RollbackOnly, shown
 from . import retries as _retry
 from .pending import pending
@@ -32,19 +32,39 @@ from .unit import Block, UnitOfWork, has_begun_by_hand
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class UnitSource(Protocol):
+    """What a block asks about its surroundings: the app and the context that it is used in."""
+
+    def unit(self) -> UnitOfWork:
+        """The current unit, opened if need be."""
+
+    def is_dispatching(self) -> bool:
+        """Is a request being dispatched, so that the unit commits by itself?"""
+
+    def new_session(self) -> UnitSession:
+        """A session that belongs to no unit."""
+
+    def engines_for(self, options: UnitOptions) -> tuple[Mapping[str, Engine], dict[Any, Engine]]:
+        """The engines for transactions as *options* say, and the routes kept for them."""
+
+    @property
+    def retry_pause(self) -> float:
+        """Seconds before the second attempt, at most."""
+
+
 class Atomic:
     """What ``db.atomic()`` returns: a context manager, or a decorator. See ``Database.atomic``."""
 
     def __init__(
         self,
-        scope: Scope[Any],
+        units: UnitSource,
         *,
         durable: bool = False,
         isolation_level: str | None = None,
         read_only: bool = False,
         retries: int = 0,
     ) -> None:
-        self._scope = scope
+        self._units = units
         self._retries = retries_option(retries, "'retries' of 'db.atomic(...)'")
         self._options = UnitOptions(isolation_level=isolation_level, read_only=read_only)
         wanted = {
@@ -116,7 +136,7 @@ class Atomic:
 
     def _another(self) -> Atomic:
         """A block of the same kind for one call; calls may be nested, or run in many threads."""
-        block = Atomic(self._scope)
+        block = Atomic(self._units)
         block._options, block._outermost_only = self._options, self._outermost_only
         return block
 
@@ -130,10 +150,10 @@ class Atomic:
 
     def _commits(self) -> int:
         """How often this unit has committed, by whatever way; asked by those who try again."""
-        return len(self._scope.unit().session.count_commits()) if self._retries else 0
+        return len(self._units.unit().session.count_commits()) if self._retries else 0
 
     def _pause(self, attempt: int) -> float:
-        return _retry.pause_before(attempt + 1, self._scope.state().settings.retry_pause)
+        return _retry.pause_before(attempt + 1, self._units.retry_pause)
 
     def _enter(self) -> Session:
         if self._entered is not None:
@@ -141,11 +161,11 @@ class Atomic:
                 "This 'db.atomic()' block is open already. Each 'with' needs a block of its own:"
                 " write 'with db.atomic():' anew instead of keeping the object."
             )
-        unit = self._scope.unit()
-        outermost = not (unit.blocks or is_running(current_context()))
+        unit = self._units.unit()
+        outermost = not (unit.blocks or self._units.is_dispatching())
         if outermost:
             _refuse_earlier_work(unit)
-            _prepare(unit.session, self._scope, self._options)
+            _prepare(unit.session, self._units, self._options)
         elif self._outermost_only:
             raise BlockRefused(_why_not_nested(self._outermost_only, unit))
         self._entered = unit, unit.begin_block(outermost=outermost)
@@ -232,7 +252,7 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
             " too; inside another, it is a savepoint."
         )
     work = [*session.activity.flushed, *pending(session)]
-    if work or session.activity.effect is Effect.WRITE:
+    if work or session.activity.effect is StatementEffect.WRITE:
         what = ", ".join(f"{name} ({kind})" for name, kind in work[:5]) or "SQL statements"
         raise BlockRefused(
             f"'db.atomic()' would commit more than its own work: {what} came before it in this"
@@ -241,9 +261,9 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
         )
 
 
-def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> None:
+def _prepare(session: UnitSession, units: UnitSource, options: UnitOptions) -> None:
     """Let the next transaction of *session* be as *options* want it, and no other."""
-    if session.in_transaction() and session.activity.effect is Effect.READ:
+    if session.in_transaction() and session.activity.effect is StatementEffect.READ:
         # So that it begins anew: what was read before may be out of date, and is read again.
         session.rollback_now()
     before = session.engines, session._routes, session.will_write
@@ -254,7 +274,7 @@ def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> N
                 " this context has begun already, with a statement that may have written. Nothing"
                 " was done. Commit first, with 'db.session.commit()'."
             )
-        session.use(*scope.state().variant(options))
+        session.use(*units.engines_for(options))
     if options.read_only:
         session.read_only_from_now_on()
     session.will_write = not options.read_only
@@ -271,8 +291,8 @@ def _prepare(session: UnitSession, scope: Scope[Any], options: UnitOptions) -> N
 class Independent:
     """What ``db.independent()`` returns. See there."""
 
-    def __init__(self, scope: Scope[Any]) -> None:
-        self._scope = scope
+    def __init__(self, units: UnitSource) -> None:
+        self._units = units
         self._unit: UnitOfWork | None = None
 
     def __enter__(self) -> Session:
@@ -281,7 +301,7 @@ class Independent:
                 "This 'db.independent()' block is open already. Write 'with db.independent() as"
                 " session:' anew instead of keeping the object."
             )
-        session = self._scope.state().new_session()
+        session = self._units.new_session()
         session.will_write = True
         self._unit = UnitOfWork(session, "explicit")
         return session
@@ -302,13 +322,13 @@ class Independent:
 class ExplicitCommit:
     """What ``db.explicit_commit()`` returns. See there."""
 
-    def __init__(self, scope: Scope[Any], mode: str) -> None:
-        self._scope = scope
+    def __init__(self, units: UnitSource, mode: str) -> None:
+        self._units = units
         self._mode = reading.explicit_commit(mode, "The mode of 'db.explicit_commit(...)'")
         self._before: list[tuple[UnitSession, str]] = []
 
     def __enter__(self) -> None:
-        session = self._scope.unit().session
+        session = self._units.unit().session
         self._before.append((session, session.explicit_commit))
         session.explicit_commit = self._mode
 

@@ -14,41 +14,41 @@ from .._engine import fork
 from ..errors import ConcurrentUse, ForkedUnit
 
 
-class Guarded(Protocol):
-    """What has a door.
+class Exclusive(Protocol):
+    """What has an exclusive lock.
 
-    :ivar door: locked while a thread is inside.
-    :ivar thread: the thread that is.
+    :ivar lock: locked while a thread is inside.
+    :ivar owner_thread: the thread that is.
     :ivar generation: of the process that made it, see ``_fork``.
     """
 
-    door: threading.Lock
-    thread: int | None
+    lock: threading.Lock
+    owner_thread: int | None
     generation: int
 
 
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-def alone(method: M) -> M:
+def exclusive(method: M) -> M:
     """Let a method of the session refuse a second thread while a first is in one of them."""
 
     @wraps(method)
-    def inside(self: Guarded, *args: Any, **kwargs: Any) -> Any:
+    def inside(self: Exclusive, *args: Any, **kwargs: Any) -> Any:
         # Asked through the module: gevent replaces the function when it patches.
         me = threading.get_ident()
         if self.generation != fork.generation:
             raise ForkedUnit(_FORKED)
-        if self.thread == me:  # inside already: a flush inside a commit
+        if self.owner_thread == me:  # inside already: a flush inside a commit
             return method(self, *args, **kwargs)
-        if not self.door.acquire(False):
+        if not self.lock.acquire(False):
             raise concurrent_use()
-        self.thread = me
+        self.owner_thread = me
         try:
             return method(self, *args, **kwargs)
         finally:
-            self.thread = None
-            self.door.release()
+            self.owner_thread = None
+            self.lock.release()
 
     return cast(M, inside)
 

@@ -34,7 +34,7 @@ from ..errors import (
     shown,
 )
 from .commit_hooks import CommitHooks
-from .exclusive import alone, concurrent_use
+from .exclusive import concurrent_use, exclusive
 from .pending import refuse_flush
 
 S = TypeVar("S", bound=Session)
@@ -58,9 +58,9 @@ class UnitSession(Session):
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: what was begun on them; the user may have ended it since.
     :ivar activity: what the running transaction has done; a new one for each transaction.
-    :ivar thread: the thread that is inside the database with this session just now.
+    :ivar owner_thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
-    :ivar door: locked while that thread is inside.
+    :ivar lock: locked while that thread is inside.
     :ivar read_only: what writes is refused.
     :ivar will_write: its transactions are expected to write.
     :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
@@ -77,7 +77,7 @@ class UnitSession(Session):
     connections: Mapping[Engine, Connection] = MappingProxyType({})
     begun: Sequence[RootTransaction | None] = ()
     activity = Activity()
-    thread: int | None = None
+    owner_thread: int | None = None
     rollback_only = False
     will_write = False
     read_only = False
@@ -100,7 +100,7 @@ class UnitSession(Session):
         self.engines = engines
         self._routes = {} if routes is None else routes
         self.generation = fork.generation
-        self.door = threading.Lock()
+        self.lock = threading.Lock()
 
     def count_commits(self) -> list[bool]:
         """What grows with each COMMIT on its connections from now on, whoever says it."""
@@ -143,7 +143,7 @@ class UnitSession(Session):
         """
         :raises ConcurrentUse: another thread is inside the database with this session.
         """
-        if self.thread not in {None, threading.get_ident()}:
+        if self.owner_thread not in {None, threading.get_ident()}:
             raise concurrent_use()
 
     def get_bind(
@@ -177,7 +177,7 @@ class UnitSession(Session):
             self._routes[mapper] = engine
         return engine
 
-    @alone
+    @exclusive
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
         """As it was. What is done with the driver's own cursors passes by unseen, so it counts."""
         given = (*args, *kwargs.values(), None)[0]
@@ -264,17 +264,17 @@ class UnitSession(Session):
         """Drop the connections, whoever else has a say in it."""
         super().invalidate()
 
-    @alone
+    @exclusive
     def rollback_now(self) -> None:
         """Roll back, whoever else has a say in it."""
         super().rollback()
 
-    @alone
+    @exclusive
     def close_now(self) -> None:
         """Close, whoever else has a say in it."""
         super().close()
 
-    @alone
+    @exclusive
     def commit_now(self) -> None:
         """:meth:`commit`, for those who decide."""
         if self.rollback_only:
@@ -293,7 +293,7 @@ class UnitSession(Session):
             self._check_each()
         super().commit()
 
-    @alone
+    @exclusive
     def commit_keeping_objects(self) -> None:
         """Commit, and leave the objects as they are: the automatic commit.
 
@@ -315,7 +315,7 @@ class UnitSession(Session):
         finally:
             self.expire_on_commit = expire
 
-    @alone
+    @exclusive
     def end_keeping_objects(self) -> None:
         """Roll back where nothing was to be stored, and leave the objects as they are.
 
@@ -412,14 +412,14 @@ class UnitSession(Session):
 
 
 # What else reaches the database.
-_ALONE = {
-    name: alone(getattr(Session, name))
+_EXCLUSIVE = {
+    name: exclusive(getattr(Session, name))
     for name in """
         execute scalar scalars flush begin_nested
         bulk_save_objects bulk_insert_mappings bulk_update_mappings
     """.split()
 }
-for _name, _method in _ALONE.items():
+for _name, _method in _EXCLUSIVE.items():
     setattr(UnitSession, _name, _method)
 
 
@@ -435,7 +435,7 @@ def unit_session_class(base: Any) -> type[UnitSession]:
         )
     if base is Session:
         return UnitSession
-    own = {name: alone(getattr(base, name)) for name in _ALONE}
+    own = {name: exclusive(getattr(base, name)) for name in _EXCLUSIVE}
     if base.get_bind is not Session.get_bind:
         own["get_bind"] = base.get_bind  # it chooses the engine itself
     if base.get_bind is not Session.get_bind or base.commit is not Session.commit:

@@ -218,7 +218,7 @@ def test_no_app_and_no_context_is_stored_on_the_object(
     db, one, _ = two
     with one.app_context():
         db.session.connection()
-    held = [vars(db), vars(db._scope)]
+    held = [vars(db), vars(db._units)]
     assert not any(isinstance(value, flask.Flask) for part in held for value in part.values())
     with pytest.raises(OutsideContext):
         db.engine  # noqa: B018

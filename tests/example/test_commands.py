@@ -95,7 +95,7 @@ def test_audit_of_an_empty_ledger_agrees(app: Flask) -> None:
 def test_audit_finds_what_does_not_agree(
     app: Flask, witness: Witness, damage: str, complaints: list[str]
 ) -> None:
-    """A balance or a posting that somebody changed is named, and the exit code is 1."""
+    """A balance or a posting that was changed by hand is named, and the exit code is 1."""
     with witness.engine.begin() as connection:
         connection.execute(text(damage))
     assert run(app, "audit") == (1, "".join(f"{line}\n" for line in complaints))

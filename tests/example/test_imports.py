@@ -68,13 +68,13 @@ BAD_LINES = [
     ("Bank,Till,one,", 'The amount "one" cannot be read. Write it like 1250.00.'),
     ("Bank,Till,-1.00,", "The amount must be more than zero."),
     ("Bank,Till,99999999999999999999,", "The amount is too large"),
-    ("Bank,Till,40.01,", '"Bank" has only 40.00 and cannot give 40.01.'),
-    ("Bank,Till,1.00", "It has 3 fields, and 4 are expected."),
-    ("Bank,Till,1.00,a,b", "It has 5 fields, and 4 are expected."),
-    ('Bank,Till,1.00,"two\nlines"', "The memo must be one line of readable characters."),
+    ("Bank,Till,40.01,", '"Bank" has only 40.00 and cannot pay 40.01.'),
+    ("Bank,Till,1.00", "It has 3 fields, but 4 are expected."),
+    ("Bank,Till,1.00,a,b", "It has 5 fields, but 4 are expected."),
+    ('Bank,Till,1.00,"two\nlines"', "The memo must be one line of printable characters."),
     ('Bank,Till,1.00,"never closed', "This is not well-formed CSV"),
     ('Bank,Till,1.00,"a"b', "This is not well-formed CSV"),
-    (f"Bank,Till,1.00,{'a' * 201}", "The memo has 201 characters; at most 200 are possible."),
+    (f"Bank,Till,1.00,{'a' * 201}", "The memo has 201 characters; at most 200 are allowed."),
     (f"Bank,Till,1.00,{'a' * 70_000}", "It is longer than 65,536 bytes."),
     ("a" * 200_000, "It is longer than 65,536 bytes."),
 ]
@@ -104,7 +104,7 @@ def test_bad_line_undoes_the_batches_before_it(
     answer = upload(client, f"from,to,amount,memo\n{lines}Till,Bank,1200.01,\n")
 
     assert answer.status_code == 422
-    assert "Line 122: &#34;Till&#34; has only 1,200.00 and cannot give 1,200.01." in answer.text
+    assert "Line 122: &#34;Till&#34; has only 1,200.00 and cannot pay 1,200.01." in answer.text
     assert "Nothing was imported." in answer.text
     assert witness.ask(BALANCES) == UNTOUCHED
     assert witness.ask("SELECT COUNT(*) FROM postings") == [2]
@@ -184,7 +184,7 @@ REASONS = [
     (2, NOT_ENOUGH),
     (4, 'There is no account "Tll".'),
     (5, NOT_ENOUGH),
-    (6, "It has 3 fields, and 4 are expected."),
+    (6, "It has 3 fields, but 4 are expected."),
     (9, "The two accounts of a transfer must be different."),
 ]
 
@@ -231,7 +231,7 @@ def test_skipping_does_not_hide_what_is_no_fault_of_a_line(
     witness: Witness,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A fault of the database fails the import as a whole, also behind good lines."""
+    """A fault of the database fails the import as a whole, also after good lines."""
     transfer, calls = ledger.transfer, []
 
     def fail_later(orders: list[Order]) -> list[Transfer]:
@@ -269,7 +269,7 @@ def test_file_of_bad_lines_only_is_answered_with_the_first_hundred(
 def test_file_that_cannot_be_read_on_is_refused_as_a_whole(
     client: FlaskClient, ids: dict[str, int], witness: Witness
 ) -> None:
-    """Where nobody can tell the next line there is nothing to skip."""
+    """Where the start of the next line cannot be found, no line can be skipped."""
     file = 'from,to,amount\nBank,Till,1.00\nBank,Till,"1.00'
     answer = client.post("/api/imports?skip=bad", data=file)
     assert answer.status_code == 422
@@ -347,7 +347,7 @@ def test_large_file_is_never_in_memory_as_a_whole(
 
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_import_locks_the_accounts(app: Flask, ids: dict[str, int], witness: Witness) -> None:
-    """While a file is read, nobody changes the balances that its lines are judged by."""
+    """While a file is read, no other transaction can change the balances."""
     refusals = []
 
     class File(io.BytesIO):
@@ -395,10 +395,10 @@ def test_statement_as_a_file_has_every_line(
     assert rows[-1][-1] == "600.00"
 
 
-def test_statement_that_nobody_reads_to_its_end_gives_its_connection_back(
+def test_statement_that_is_not_read_to_its_end_gives_its_connection_back(
     client: FlaskClient, ids: dict[str, int]
 ) -> None:
-    """A client that goes away in mid-stream leaves nothing behind; see the leak detector."""
+    """A client that disconnects in mid-stream leaves no connection checked out (leak detector)."""
     lines = "Source,Till,1.00,\n" * 600
     upload(client, f"from,to,amount,memo\n{lines}")
     answer = client.get(f"/accounts/{ids['Till']}/statement.csv", buffered=False)

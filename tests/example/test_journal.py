@@ -152,7 +152,7 @@ def test_transfer_that_meets_a_conflict_is_made_once_and_has_one_receipt(
     read = ledger.order
 
     def order(*args: Any) -> ledger.Order:
-        ledger.accounts()  # the view reads before it writes, and somebody changes what it has read
+        ledger.accounts()  # the view reads, and then another transaction changes what was read
         if not attempts:
             with witness.engine.begin() as connection:
                 connection.exec_driver_sql("UPDATE accounts SET name = name")
@@ -183,5 +183,5 @@ def test_journal_is_a_page_and_json(
         None,
     ]
     assert page.index("Transfer of 500.00") < page.index("Import of a file without a name")
-    assert "It did not come to its end, and stored nothing." in page
+    assert "It did not finish, and nothing was stored." in page
     assert "100.00 from Source to Bank" in page

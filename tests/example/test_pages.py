@@ -169,4 +169,4 @@ def test_fault_is_a_page_that_needs_no_database(
             else client.get(path)
         )
         assert answer.status_code == 500
-        assert "To the accounts" in answer.text
+        assert "Back to the accounts" in answer.text

@@ -1,7 +1,7 @@
 """the balance of each account
 
-What the postings of an account sum to is kept beside it from now on, so that the database can
-refuse an overdraft. The sums of what is there are made here.
+Each account keeps its balance, the sum of its postings, so that the database can refuse an
+overdraft. This revision computes the balances of the accounts that exist.
 
 Revision ID: 0c49506d851e
 Revises: 1f5c5c938859
@@ -35,7 +35,8 @@ def upgrade() -> None:
     )
     op.execute(accounts.update().values(balance=total))
 
-    # Behind the sums: with them, an account that is overdrawn already stops this revision.
+    # After the balances have been filled, so that an account that is overdrawn already stops this
+    # revision.
     with op.batch_alter_table("accounts") as batch_op:
         batch_op.alter_column("balance", existing_type=sa.BigInteger(), nullable=False)
         batch_op.create_check_constraint(
@@ -47,7 +48,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Lose nothing: the postings are what the balances were made of."""
+    """Drop the balances. No data is lost: they can be computed from the postings again."""
     with op.batch_alter_table("accounts") as batch_op:
         batch_op.drop_constraint(batch_op.f("ck_accounts_within_bounds"), type_="check")
         batch_op.drop_constraint(batch_op.f("ck_accounts_no_overdraft"), type_="check")

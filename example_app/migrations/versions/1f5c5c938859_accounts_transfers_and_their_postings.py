@@ -16,7 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# A revision says what was true when it was written: it imports nothing of the app.
+# A revision imports nothing from the app: the app will change, and this revision must not.
 _TEXT = sa.String(200).with_variant(
     mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )
