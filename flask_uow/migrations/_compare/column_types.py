@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import copy
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
@@ -53,6 +52,11 @@ def render_item(given: RenderItem | None) -> RenderItem:
     return render
 
 
+def variants_of(kind: TypeEngine[Any]) -> Mapping[str, TypeEngine[Any]]:
+    """The variants of *kind*, by dialect; a private name of SQLAlchemy, from 2.0 on."""
+    return kind._variant_mapping
+
+
 class _Unwritable(Exception):
     """The text is no expression that makes the type."""
 
@@ -81,7 +85,7 @@ class _Writer:
         :raises MigrationError: the file could not import the class, or not make the type.
         """
         plain = self._plain(kind)
-        variants: Mapping[str, TypeEngine[Any]] = kind._variant_mapping
+        variants = variants_of(kind)
         if plain is False:
             return False
         for dialect in sorted(variants):
@@ -118,7 +122,8 @@ class _Writer:
         self, kind: TypeEngine[Any], texts: dict[str, tuple[str, object]]
     ) -> tuple[dict[str, tuple[str, object]], TypeEngine[Any]]:
         """A copy of *kind* that has names for the types inside it, and what they stand for."""
-        twin = copy.copy(kind)
+        twin: TypeEngine[Any] = object.__new__(type(kind))  # copy.copy() would ask for 'impl'
+        vars(twin).update(vars(kind))
         for attribute, value in _attributes(kind).items():
             if not isinstance(value, TypeEngine):
                 continue
@@ -207,8 +212,12 @@ def _calls(kind: TypeEngine[Any]) -> Iterator[ast.Expression]:
 
 
 def _text(kind: object, represent: Callable[[Any], str] = repr) -> str:
-    """The ``repr()`` without the MetaData of an enum: in a revision the enum has none."""
-    return represent(kind).replace(", metadata=MetaData()", "")
+    """The ``repr()`` without the MetaData of an enum: in a revision the enum has none.
+
+    alembic-postgresql-enum adds ``create_type=False``, also where SQLAlchemy has written it.
+    """
+    text = represent(kind).replace(", metadata=MetaData()", "")
+    return text.replace(", create_type=False, create_type=False", ", create_type=False")
 
 
 def _classes(kind: object) -> dict[str, type]:

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, inspect
 NAMES = {"mysql", "mariadb"}
 
 
-def mend(doing: Any, undoing: Any, connection: Connection) -> None:
-    """Mend both ways of a revision: Alembic's ``UpgradeOps`` and ``DowngradeOps``."""
+def adjust(doing: Any, undoing: Any, connection: Connection) -> None:
+    """Adjust both ways of a revision: Alembic's ``UpgradeOps`` and ``DowngradeOps``."""
     for operations in (doing, undoing):
         _keep_until_the_table_goes(operations)
         _keep_until_the_foreign_key_goes(operations)
