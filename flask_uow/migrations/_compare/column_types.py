@@ -100,7 +100,7 @@ class _Writer:
         return str(text)
 
     def _plain(self, kind: TypeEngine[Any]) -> str | bool:
-        if kind.__visit_name__ == "DOMAIN":  # its repr() is without the check; Alembic writes it
+        if getattr(kind, "check", None) is not None:  # DOMAIN, whose repr() is without it
             return False
         try:
             texts, twin = self._without_nested(kind, {})
