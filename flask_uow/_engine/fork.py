@@ -29,6 +29,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
 from .._sqlite.profile import is_memory
+from .._transaction import sqlalchemy_private
 from ..errors import ForkedUnit
 
 generation = 0
@@ -121,8 +122,7 @@ def _abandon(entry: Any, engine: Engine | None, *, announced: bool) -> None:
         else:  # there is no transaction to disturb
             entry.dbapi_connection.close()
     _abandoned.append(entry.dbapi_connection)
-    lent = getattr(entry, "fairy_ref", None)  # a weak reference, while it is checked out
-    proxy = lent() if lent is not None else None
+    proxy: Any = sqlalchemy_private.proxy_of(entry)
     if proxy is not None:
         proxy.dbapi_connection = _OfTheParent()
     entry.dbapi_connection = None

@@ -29,7 +29,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, StaticPo
 
 from .._drivers import outcomes
 from .._transaction.record import Activity, activity_of, before_statements, observe
-from .._transaction.statements import Effect, effect_of
+from .._transaction.statements import StatementEffect, effect_of, is_rollback
 from ..errors import ReadOnly, TransactionLost, UowError
 
 _Proxy: TypeAlias = PoolProxiedConnection
@@ -67,7 +67,7 @@ def _on_statement(_cursor: Any, statement: str, *others: Any) -> None:
             _refuse_if_lost(connection, activity, statement)
         effect = effect_of(statement)
         if effect > activity.effect:  # max() is slower, and this is every statement
-            if effect is Effect.WRITE and activity.read_only:
+            if effect is StatementEffect.WRITE and activity.read_only:
                 raise ReadOnly(_READ_ONLY.format(" ".join(statement.split())[:60]))
             activity.effect = effect
 
@@ -82,7 +82,7 @@ def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) 
     error = activity.present_error
     if error is None:
         return
-    undoes = _undoes_a_part(statement)
+    undoes = is_rollback(statement)
     if activity.lost or _is_gone(connection.dialect, connection.connection, error):
         # ROLLBACK TO SAVEPOINT heals the transaction on PostgreSQL. After a lock wait timeout on
         # MariaDB, which may have ended the transaction or not, it is how to find out.
@@ -91,10 +91,6 @@ def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) 
             raise TransactionLost(error)
     if undoes:
         activity.forget_error()
-
-
-def _undoes_a_part(statement: str | None) -> bool:
-    return statement is not None and statement.lstrip()[:8].lower() == "rollback"
 
 
 _LOCK_WAIT_TIMEOUT = "1205"
@@ -151,7 +147,7 @@ def _note_error(connection: Connection, error: BaseException, statement: str | N
     if dialect.name == "sqlite":
         lost = _is_gone(dialect, proxy, error)
     else:
-        lost = outcomes.dooms(error, dialect.name) or _undoes_a_part(statement)
+        lost = outcomes.dooms(error, dialect.name) or is_rollback(statement or "")
         # In the driver's autocommit mode there was none to lose.
         lost = lost and not getattr(proxy.dbapi_connection, "get_autocommit", lambda: False)()
     activity.note_error(error, transaction, lost=lost)

@@ -28,6 +28,7 @@ from sqlalchemy.pool import (
 
 from .._config.settings import PoolSettings
 from .._drivers import base
+from .._transaction import sqlalchemy_private
 from ..errors import PoolExhausted
 from . import liveness as _liveness
 from .checkouts import Holders
@@ -223,7 +224,7 @@ class ConnectionPool(QueuePool):
             time.sleep(0.01)  # a thread between two steps of a checkout has taken them by then
             lost = self._count_lost()
             for _ in range(lost):
-                self._return_conn(self._create_connection())
+                sqlalchemy_private.return_to(self, self._create_connection())
         finally:
             self._replacing.release()
         if lost:

@@ -5,8 +5,6 @@ Nothing here knows Flask, sessions or engines.
 
 from __future__ import annotations
 
-import enum
-import re
 import sqlite3
 import threading
 import weakref
@@ -16,58 +14,9 @@ from typing import Any, Literal, cast
 
 from sqlalchemy.engine import Dialect
 
+from .._transaction.statements import is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from .write_queue import QueueTimeout, WriteQueue
-
-
-class Kind(enum.Enum):
-    """What a statement means for the transaction that it comes in."""
-
-    READ = "it changes nothing"
-    WRITE = "it may change something"
-    SAVEPOINT = "it needs a transaction, and reads nothing yet"
-    END = "it ends something, so it begins nothing"
-    OUTSIDE = "it may not work in a transaction, or it is a BEGIN itself"
-
-
-# SQLite has neither functions that write nor SELECT ... INTO, so the first word is enough.
-_KINDS = {
-    Kind.READ: "select values explain",
-    Kind.SAVEPOINT: "savepoint",
-    Kind.END: "commit end rollback release",
-    Kind.OUTSIDE: "pragma vacuum attach detach begin",
-}
-WORK = frozenset([Kind.WRITE, Kind.SAVEPOINT])
-"""Who has done such a thing cannot begin anew."""
-
-_KIND_OF_WORD = {word: kind for kind, words in _KINDS.items() for word in words.split()}
-_FIRST_WORD = re.compile(r"(?:\s|[(;]|--[^\n]*|/\*.*?\*/)*(\w*)", re.DOTALL)
-_WRITING_WORD = re.compile(r"\b(?:insert|update|delete|replace)\b", re.IGNORECASE)
-
-_BEGIN = re.compile(r"\s*begin\b", re.IGNORECASE)
-_LOCKING_BEGIN = re.compile(r"\s*begin\s+(?:immediate|exclusive)\b", re.IGNORECASE)
-
-
-def is_begin(statement: str) -> bool:
-    """Does *statement* begin a transaction by itself?"""
-    return _BEGIN.match(statement) is not None
-
-
-@lru_cache(maxsize=2048)
-def kind_of(statement: str) -> Kind:
-    """Tell the kind of a statement by its words; in doubt it is a write.
-
-    >>> kind_of("/* report */ SELECT random()").name
-    'READ'
-    >>> kind_of("WITH one AS (SELECT 1) INSERT INTO t SELECT * FROM one").name
-    'WRITE'
-    """
-    match = _FIRST_WORD.match(statement)
-    word = match[1].lower() if match else ""
-    if word == "with":
-        return Kind.WRITE if _WRITING_WORD.search(statement) else Kind.READ
-    return _KIND_OF_WORD.get(word, Kind.WRITE)
-
 
 _BUSY = ("SQLITE_BUSY", 5)
 _BUSY_SNAPSHOT = ("SQLITE_BUSY_SNAPSHOT", 517)
@@ -229,7 +178,7 @@ class SqliteConnection(sqlite3.Connection):
     def expect_begin(self, statement: str) -> None:
         """Note that *statement* is run outside of a transaction, and is perhaps a BEGIN itself."""
         self.has_read = self.has_work = False
-        if _LOCKING_BEGIN.match(statement):
+        if is_locking_begin(statement):
             self.wait_in_queue()
 
     def begin_to_write(self) -> None:

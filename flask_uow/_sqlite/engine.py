@@ -36,15 +36,13 @@ from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from .._config.settings import SqliteProfile, refuse_timeout
 from .._transaction.record import activity_of, before_statements
+from .._transaction.statements import SQLITE_WORK, SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
 from .connection import (
     LEGACY,
     OUT_OF_DATE,
-    WORK,
-    Kind,
     SqliteConnection,
     connection_class,
-    kind_of,
     locked,
     refuse_contradictions,
     refuse_isolation_level,
@@ -261,9 +259,9 @@ class _Listener:
                 " there is a new one."
             )
 
-    def _refuse_replaced(self, connection: SqliteConnection, kind: Kind) -> None:
+    def _refuse_replaced(self, connection: SqliteConnection, kind: SqliteKind) -> None:
         """Notice it before a statement, as a COMMIT does; reading may go on for a moment."""
-        writes = kind is Kind.WRITE and connection.isolation_level is None
+        writes = kind is SqliteKind.WRITE and connection.isolation_level is None
         if self.path and (writes or time.monotonic() > self._next_check):
             self.notice_replaced(connection)
 
@@ -291,32 +289,32 @@ class _Listener:
             if connection.isolation_level is not None:
                 self._begin(connection, statement, others[-1])
             elif isinstance(connection, SqliteConnection):
-                self._refuse_replaced(connection, kind_of(statement))
+                self._refuse_replaced(connection, sqlite_kind_of(statement))
             return
         if getattr(connection, "lost", False) and not _is_lost(others[-1]):
             raise TransactionLost(None)  # the driver has begun another one
         if getattr(connection, "has_work", True):
             return
-        kind = kind_of(statement)
+        kind = sqlite_kind_of(statement)
         if connection.writing:
-            connection.has_work = kind in WORK
-        elif kind is Kind.READ:
+            connection.has_work = kind in SQLITE_WORK
+        elif kind is SqliteKind.READ:
             connection.has_read = True
-        elif kind is Kind.WRITE:
+        elif kind is SqliteKind.WRITE:
             connection.begin_to_write()
             connection.has_work = True
 
     def _begin(self, connection: Any, statement: str, context: ExecutionContext) -> None:
-        kind, own = kind_of(statement), isinstance(connection, SqliteConnection)
+        kind, own = sqlite_kind_of(statement), isinstance(connection, SqliteConnection)
         if own:
             self._refuse_replaced(connection, kind)
-        if kind is Kind.OUTSIDE and own:
+        if kind is SqliteKind.OUTSIDE and own:
             connection.expect_begin(statement)
-        if kind is Kind.END or kind is Kind.OUTSIDE or _is_lost(context):
+        if kind is SqliteKind.END or kind is SqliteKind.OUTSIDE or _is_lost(context):
             return
         if own and connection.has_lost:
             raise TransactionLost(None)
-        writes = kind is Kind.WRITE and not self.read_only
+        writes = kind is SqliteKind.WRITE and not self.read_only
         immediate = (writes and self.profile.begin != "deferred") or (
             self.writes_from_the_start(context)
         )
@@ -326,12 +324,12 @@ class _Listener:
             return
         connection.begin(immediate=immediate)
         if immediate:
-            connection.has_work = kind in WORK
+            connection.has_work = kind in SQLITE_WORK
         elif writes:
             connection.begin_to_write()
             connection.has_work = True
         else:
-            connection.has_read = kind is Kind.READ
+            connection.has_read = kind is SqliteKind.READ
 
     def writes_from_the_start(self, context: ExecutionContext) -> bool:
         """Does this transaction take the write lock, whatever its first statement is?"""

@@ -39,15 +39,12 @@ from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.pool import PoolProxiedConnection
 
 from .._transaction.record import activity_of
+from .._transaction.statements import SQLITE_WORK, SqliteKind, is_begin, sqlite_kind_of
 from ..errors import TransactionLost
 from .connection import (
     OUT_OF_DATE,
-    WORK,
-    Kind,
     SqliteConnection,
     SqliteCursor,
-    is_begin,
-    kind_of,
     locked,
     undo,
     why_not,
@@ -175,7 +172,7 @@ class SharedConnection:
 
     def _execute(self, run: Callable[..., None], *arguments: Any) -> None:
         cursor, statement, context = arguments[0], arguments[1], arguments[-1]
-        unit, kind = self._unit_of(context.root_connection.connection), kind_of(statement)
+        unit, kind = self._unit_of(context.root_connection.connection), sqlite_kind_of(statement)
         self._connection = cursor.connection
         with self._door:
             self._end_if_over()
@@ -183,10 +180,10 @@ class SharedConnection:
                 activity = activity_of(context.root_connection)
                 raise TransactionLost(activity.error if activity is not None else None)
             if self._owner is unit:
-                self._note_work(unit, unit.has_work or kind in WORK)
+                self._note_work(unit, unit.has_work or kind in SQLITE_WORK)
                 self._run(run, arguments)
                 return
-            if kind is Kind.END:
+            if kind is SqliteKind.END:
                 if self._owner is None:
                     self._run(run, arguments)
                 return
@@ -195,7 +192,9 @@ class SharedConnection:
             self._run_alone(run_it, kind)
         elif is_begin(statement):
             self._own(unit, kind, run_it)
-        elif kind is Kind.OUTSIDE or (kind is Kind.READ and not self._writes_at_once(context)):
+        elif kind is SqliteKind.OUTSIDE or (
+            kind is SqliteKind.READ and not self._writes_at_once(context)
+        ):
             self._read(unit, kind, run_it)
         else:
             self._own(unit, kind, self._begin)
@@ -209,9 +208,9 @@ class SharedConnection:
         if self._owner is not None:
             self._end_if_over()  # a typed COMMIT
 
-    def _read(self, unit: _Unit, kind: Kind, run_it: Callable[[], None]) -> None:
+    def _read(self, unit: _Unit, kind: SqliteKind, run_it: Callable[[], None]) -> None:
         with self._door:
-            if kind is Kind.READ and unit.seen is None:
+            if kind is SqliteKind.READ and unit.seen is None:
                 unit.seen = self._commits
             if self._owner is None or not self._owner.has_work:
                 run_it()
@@ -228,10 +227,10 @@ class SharedConnection:
         finally:
             self.queue.release(place)
 
-    def _run_alone(self, run_it: Callable[[], None], kind: Kind) -> None:
+    def _run_alone(self, run_it: Callable[[], None], kind: SqliteKind) -> None:
         """Run a statement in AUTOCOMMIT."""
         unit = _Unit()
-        if kind is not Kind.WRITE:
+        if kind is not SqliteKind.WRITE:
             self._read(unit, kind, run_it)
             return
         self._acquire(unit)
@@ -246,7 +245,7 @@ class SharedConnection:
 
     # Transactions -----------------------------------------------------------------------------
 
-    def _own(self, unit: _Unit, kind: Kind, begin: Callable[[], None]) -> None:
+    def _own(self, unit: _Unit, kind: SqliteKind, begin: Callable[[], None]) -> None:
         self._acquire(unit)
         with self._door:
             if unit.seen not in {None, self._commits}:
@@ -255,7 +254,7 @@ class SharedConnection:
             self._owner, unit.resting = unit, False
             try:
                 begin()
-                self._note_work(unit, kind in WORK)
+                self._note_work(unit, kind in SQLITE_WORK)
             finally:
                 self._end_if_over()
 

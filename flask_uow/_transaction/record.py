@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, RootTransaction, event
 
-from .statements import Effect
+from .statements import StatementEffect
 
 _ACTIVITY = "_flask_uow_activity"
 
@@ -33,14 +33,14 @@ class Activity:
     """
 
     # Of the class until something happens: every transaction has an Activity.
-    effect = Effect.READ
-    floor = Effect.READ
+    effect = StatementEffect.READ
+    floor = StatementEffect.READ
     error: BaseException | None = None
     will_write = False
     read_only = False
     _failed: RootTransaction | None = None
     _is_lost = False
-    savepoints: WeakKeyDictionary[object, tuple[Effect, int]] | None = None
+    savepoints: WeakKeyDictionary[object, tuple[StatementEffect, int]] | None = None
 
     def __init__(self) -> None:
         self.flushed: list[tuple[str, str]] = []
@@ -69,8 +69,8 @@ class Activity:
 
     def may_do_anything(self) -> None:
         """Note that somebody has the connection itself, and can write unseen."""
-        self.floor = Effect.UNKNOWN
-        self.effect = max(self.effect, Effect.UNKNOWN)
+        self.floor = StatementEffect.UNKNOWN
+        self.effect = max(self.effect, StatementEffect.UNKNOWN)
 
     def set_savepoint(self, savepoint: object) -> None:
         """Remember how far things are."""

@@ -1,4 +1,12 @@
-"""What a SQL statement does to stored data, judged by its words.
+"""What a SQL statement does, told by its tokens: the only reader of SQL text in the package.
+
+A statement may come from the app (``text()``), so any text has to be read, in linear time. The
+reader knows no grammar. It finds the words outside of strings, quoted names and comments, and the
+names before an opening parenthesis.
+
+Databases differ in what a string or a comment is. Where two readings of a text would differ (a
+backslash in a string, ``/*`` inside of a comment, a dollar quote, MySQL's ``/*! ... */``) the
+reader follows the standard and reports a *doubt*; in doubt a statement does not count as a read.
 
 Pure: nothing here knows SQLAlchemy.
 """
@@ -7,16 +15,131 @@ from __future__ import annotations
 
 import enum
 import re
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias, TypeVar
+
+_Result = TypeVar("_Result")
+
+# Tokens ---------------------------------------------------------------------------------------
+
+_Token: TypeAlias = tuple[Literal["word", "call", "next", "other", "doubt", "dashes"], str]
+"""The kind of a token and its text in lower case.
+
+A *word* starts with a dot if it follows one, so that it equals no keyword. A *call* is what stands
+before an opening parenthesis. *next* separates two statements. *dashes* are a doubt about a comment
+without a space after ``--``, which MySQL reads as two minus signs.
+"""
+
+# Each alternative consumes what it has looked at, and the last ones match everything else: no
+# character is read twice. Characters from 0x80 on belong to names, as in PostgreSQL and SQLite.
+_TOKEN = re.compile(
+    r"""
+    ([^A-Za-z0-9_\x80-\U0010FFFF'"`$;(.\[\]\#/-]*)  # white space, and signs that mean nothing here
+    (?:
+        ((?![nN]?[qQ]')\.?[A-Za-z_\x80-\U0010FFFF][\w$\x80-\U0010FFFF]*)  # a word
+      | (\([\s(]*)
+      | ('[^']*'? | "[^"]*"? | `[^`]*`? | --[^\n]* | /\*.*?(?:\*/|\Z)
+          | \$(?!\d)(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) | [nN]?[qQ]')  # what hides its content
+      | (;[\s;]*)
+      | (\d[\w.]* | \.+ | \[+ | \]+ | \#+ | (?:/(?!\*))+ | .)  # a number or a sign
+      | \Z
+    )""",
+    re.VERBOSE | re.DOTALL,
+)
+_GAP, _WORD, _OPEN, _HIDING, _TAG, _NEXT, _OTHER = range(1, 8)
+_COMMENT = re.compile(r"---*(?:[^\S\r\n][^\r\n]*)?\r?")  # everywhere, up to the end of its line
+_RUN_BY_MYSQL = re.compile(r"/\*M?!")
 
 
-class Effect(enum.IntEnum):
+# One loop: a call for each token would double its time.
+def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
+    called = ""  # what an opening parenthesis would call if it came now
+    around = _Surroundings()
+    for match in _TOKEN.finditer(statement):
+        group = match.lastindex or _GAP
+        if group == _GAP:  # the end
+            return
+        gap, text = match[_GAP], match[group]
+        if gap and not gap.isspace():
+            called = ""
+        if around.in_hash:
+            around.in_hash = "\n" not in gap
+        if group == _WORD:
+            called = text.lower() if called != "." else f".{text}".lower()
+            yield "word", called
+            continue
+        if group == _HIDING:
+            if doubt := around.doubt_about(text):
+                yield doubt, ""
+            if text.startswith(("--", "/*")):
+                continue
+        elif group == _OTHER:
+            around.note(text)
+        elif called not in {"", "."} and group == _OPEN:
+            yield "call", called
+        if group != _OPEN:
+            yield "next" if group == _NEXT else "other", ""
+        called = text[0] if text[0] in '."`]' else ""
+
+
+class _Surroundings:
+    """What may give a token another meaning on another database.
+
+    :ivar brackets: how many square brackets are open: ``[it's]`` is a name on SQL Server.
+    :ivar in_hash: a ``#`` came before on this line: ``# it's`` is a comment on MySQL.
+    """
+
+    def __init__(self) -> None:
+        self.brackets = 0
+        self.in_hash = False
+
+    def note(self, sign: str) -> None:
+        self.brackets = max(0, self.brackets + sign.count("[") - sign.count("]"))
+        self.in_hash = self.in_hash or sign[0] == "#"
+
+    def doubt_about(self, text: str) -> Literal["doubt", "dashes"] | None:
+        """Tell whether databases find different ends of a string, a quoted name or a comment."""
+        start = text[0]
+        if (self.brackets and "]" in text) or (self.in_hash and "\n" in text):
+            return "doubt"
+        if start == "-":
+            return None if _COMMENT.fullmatch(text) else "doubt" if "\r" in text else "dashes"
+        if start == "/":
+            is_sure = text.endswith("*/") and "/*" not in text[2:] and not _RUN_BY_MYSQL.match(text)
+        else:
+            is_sure = start in "'\"`" and len(text) > 1 and text.endswith(start)
+            is_sure = is_sure and ("\\" not in text or start == "`")
+        return None if is_sure else "doubt"
+
+
+def words_of(statement: str) -> Iterator[str]:
+    """The words of *statement* in lower case, those in strings, quotes and comments left out.
+
+    A word that follows a dot starts with that dot: it is a name, not a keyword.
+    """
+    return (text for kind, text in _tokens(statement) if kind == "word")
+
+
+def _first_words(statement: str) -> Iterator[str]:
+    """The words of the first of several statements; none if it does not start with a word."""
+    tokens = (token for token in _tokens(statement) if token[0] not in {"doubt", "dashes"})
+    for position, (kind, text) in enumerate(tokens):
+        if kind == "next" or (kind != "word" and position == 0):
+            return
+        if kind == "word":
+            yield text
+
+
+# Effects --------------------------------------------------------------------------------------
+
+
+class StatementEffect(enum.IntEnum):
     """What a statement does to stored data."""
 
     READ = 0
     """It is certain to change nothing."""
     UNKNOWN = 1
-    """It calls a function that nobody here knows, or locks, or is no query at all."""
+    """It calls an unknown function, locks rows, or is not a query at all."""
     WRITE = 2
     """It changes data or tables."""
 
@@ -36,42 +159,142 @@ _HARMLESS = frozenset(
     string_agg substr substring sum to_char total trim typeof unixepoch upper
     """.split()
 )
-# MySQL runs what stands in /*! ... */.
-_FIRST_WORD = re.compile(r"(?:[\s(]|--[^\n]*|/\*(?!!).*?\*/)*(\w+)", re.DOTALL)
 _READS = frozenset(["select", "with", "values", "show", "savepoint", "release"])
 _WRITES = frozenset(
     """
     insert update delete merge replace truncate create alter drop rename comment grant revoke
     """.split()
 )
-_WRITING_WORD = re.compile(r"(?<!for )\b(?:insert|update|delete|merge)\b", re.IGNORECASE)
-_DOUBTFUL_WORD = re.compile(r"\b(?:into|for\s+(?:no\s+key\s+)?update)\b", re.IGNORECASE)
-_SECOND_STATEMENT = re.compile(r";\s*\S")
-_CALL = re.compile(r"(\.?\w+|[\"`\]])\s*\(")  # with the dot of a schema, none is harmless
+_CHANGES = frozenset(["insert", "update", "delete", "merge"])
+
+_CACHE_SIZE = 2048  # statements
+_CACHED_LENGTH = 8192  # characters: a longer statement is hardly sent twice
 
 
-@lru_cache(maxsize=2048)
-def effect_of(statement: str) -> Effect:
-    """Tell the effect of a SQL statement by its words.
+def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
+    """Remember what *judge* has returned.
 
-    A doubt is ``UNKNOWN``, and what is unknown is rolled back with the writes: the price of
-    doubting a mere read is one more ROLLBACK on a path that has failed already, the price of
-    trusting ``SELECT create_order(1)`` would be a row that should not be there.
-
-    >>> effect_of("SELECT users.id FROM users WHERE lower(users.name) = ?").name
-    'READ'
-    >>> effect_of("SELECT create_order(1)").name
-    'UNKNOWN'
-    >>> effect_of("WITH gone AS (DELETE FROM users RETURNING id) SELECT id FROM gone").name
-    'WRITE'
+    An ``lru_cache`` would keep statements of megabytes alive, and a hit in it costs more: this is
+    called for each statement.
     """
-    match = _FIRST_WORD.match(statement)
-    word = match[1].lower() if match else ""
-    if word in _WRITES or (word == "with" and _WRITING_WORD.search(statement)):
-        return Effect.WRITE
-    if word not in _READS or _DOUBTFUL_WORD.search(statement):
-        return Effect.UNKNOWN
-    if _SECOND_STATEMENT.search(statement):  # some drivers send several at once
-        return Effect.UNKNOWN
-    known = all(name.lower() in _HARMLESS for name in _CALL.findall(statement))
-    return Effect.READ if known else Effect.UNKNOWN
+
+    class Results(dict[str, _Result]):
+        def __missing__(self, statement: str) -> _Result:
+            result = judge(statement)
+            if len(statement) <= _CACHED_LENGTH:
+                if len(self) >= _CACHE_SIZE:
+                    self.clear()
+                self[statement] = result
+            return result
+
+    return Results().__getitem__
+
+
+@_remember
+def effect_of(statement: str) -> StatementEffect:
+    """Tell the effect of a SQL statement by its tokens.
+
+    A doubt is ``UNKNOWN``, and what is unknown is rolled back with the writes. Doubting a mere read
+    costs one more ROLLBACK on a path that has failed already; trusting ``SELECT create_order(1)``
+    would cost a row that should not be there.
+    """
+    tokens = _tokens(statement)
+    kind, first = next((token for token in tokens if token[0] != "dashes"), ("other", ""))
+    if kind != "word" or first not in _READS:
+        return StatementEffect.WRITE if first in _WRITES else StatementEffect.UNKNOWN
+    effect, previous, is_second = StatementEffect.READ, first, False
+    for kind, text in tokens:
+        if kind in {"doubt", "dashes"}:
+            return StatementEffect.UNKNOWN
+        locks = text == "update" and previous in {"for", "key"}  # FOR NO KEY UPDATE
+        if kind == "word" and first == "with" and text in _CHANGES and not locks:
+            return StatementEffect.WRITE
+        # Some drivers send several statements at once.
+        is_unknown = is_second or locks or (kind == "call" and text not in _HARMLESS)
+        if kind == "next":
+            is_second = True
+        elif is_unknown or (kind == "word" and text == "into"):
+            if first != "with":
+                return StatementEffect.UNKNOWN
+            effect = StatementEffect.UNKNOWN  # a later word may say that it is a write
+        previous = text
+    return effect
+
+
+# Transactions ---------------------------------------------------------------------------------
+
+
+class TransactionEnd(enum.Enum):
+    """How a statement ends the whole transaction."""
+
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+
+
+def transaction_end(statement: str) -> TransactionEnd | None:
+    """Tell how *statement* ends its transaction; None if it does not.
+
+    ``ROLLBACK TO SAVEPOINT`` undoes a part of a transaction and does not end it.
+    """
+    words = _first_words(statement)
+    first = next(words, "")
+    if first in {"commit", "end"}:
+        return TransactionEnd.COMMIT
+    return TransactionEnd.ROLLBACK if first == "rollback" and "to" not in words else None
+
+
+def is_rollback(statement: str) -> bool:
+    """Tell whether *statement* rolls back the transaction, or a part of it to a savepoint."""
+    return next(_first_words(statement), "") == "rollback"
+
+
+def is_begin(statement: str) -> bool:
+    """Tell whether *statement* begins a transaction by itself."""
+    return next(_first_words(statement), "") == "begin"
+
+
+def is_locking_begin(statement: str) -> bool:
+    """Tell whether *statement* is a ``BEGIN`` of SQLite that takes the write lock."""
+    words = _first_words(statement)
+    return next(words, "") == "begin" and next(words, "") in {"immediate", "exclusive"}
+
+
+# SQLite ---------------------------------------------------------------------------------------
+
+
+class SqliteKind(enum.Enum):
+    """What a statement means for the transaction of SQLite in which it runs."""
+
+    READ = "it changes nothing"
+    WRITE = "it may change something"
+    SAVEPOINT = "it needs a transaction, and reads nothing yet"
+    END = "it ends something, so it begins nothing"
+    OUTSIDE = "it may not work in a transaction, or it is a BEGIN itself"
+
+
+SQLITE_WORK = frozenset([SqliteKind.WRITE, SqliteKind.SAVEPOINT])
+"""After one of these a transaction can no longer be restarted silently."""
+
+# SQLite has neither functions that write nor SELECT ... INTO, so the first word is enough.
+_SQLITE_WORDS = {
+    SqliteKind.READ: "select values explain",
+    SqliteKind.SAVEPOINT: "savepoint",
+    SqliteKind.END: "commit end rollback release",
+    SqliteKind.OUTSIDE: "pragma vacuum attach detach begin",
+}
+_SQLITE_KINDS = {word: kind for kind, words in _SQLITE_WORDS.items() for word in words.split()}
+_SQLITE_CHANGES = frozenset(["insert", "update", "delete", "into"])  # REPLACE INTO
+
+
+@_remember
+def sqlite_kind_of(statement: str) -> SqliteKind:
+    """Tell the kind of a statement for SQLite; in doubt it is a write."""
+    tokens = _tokens(statement)
+    skipped = {"doubt", "dashes", "next"}  # before the first word SQLite has no doubts
+    kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
+    if kind != "word" or first != "with":
+        return _SQLITE_KINDS.get(first, SqliteKind.WRITE)
+    changes = any(
+        kind == "doubt" or (kind == "word" and text in _SQLITE_CHANGES) for kind, text in tokens
+    )
+    return SqliteKind.WRITE if changes else SqliteKind.READ

@@ -35,7 +35,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
-from .._transaction.statements import Effect
+from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback
 from .commit_hooks import CommitHooks, Hook
 from .pending import pending
@@ -101,7 +101,7 @@ class UnitOfWork:
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
-        if session.activity.effect is not Effect.READ:
+        if session.activity.effect is not StatementEffect.READ:
             return True
         return bool(session.new or session.dirty or session.deleted)
 
@@ -278,7 +278,7 @@ class UnitOfWork:
             return Counter()
         activity = self.session.activity
         unsaved = Counter([*activity.flushed, *pending(self.session)])
-        if activity.effect is Effect.WRITE and not unsaved:
+        if activity.effect is StatementEffect.WRITE and not unsaved:
             unsaved["SQL statements", "sent with execute()"] += 1
         if self.hooks:
             unsaved["hook of db.on_commit() or on_rollback()", "not run"] += len(self.hooks)

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from flask_uow._config import reading
 from flask_uow._engine import build, lost_transactions
 from flask_uow._transaction.record import Activity, observe
-from flask_uow._transaction.statements import Effect, effect_of
+from flask_uow._transaction.statements import StatementEffect, effect_of
 from flask_uow.errors import TransactionLost
 
 READS = [
@@ -63,25 +63,25 @@ WRITES = [
 @pytest.mark.parametrize("statement", READS)
 def test_a_statement_that_only_reads_is_a_read(statement: str) -> None:
     """Plain queries, known functions and savepoints change nothing."""
-    assert effect_of(statement) is Effect.READ
+    assert effect_of(statement) is StatementEffect.READ
 
 
 @pytest.mark.parametrize("statement", UNKNOWN)
 def test_a_doubt_is_unknown(statement: str) -> None:
     """What calls an unknown function, locks or is no query may change something."""
-    assert effect_of(statement) is Effect.UNKNOWN
+    assert effect_of(statement) is StatementEffect.UNKNOWN
 
 
 @pytest.mark.parametrize("statement", WRITES)
 def test_a_statement_that_stores_is_a_write(statement: str) -> None:
     """DML and DDL are writes, inside a WITH as well."""
-    assert effect_of(statement) is Effect.WRITE
+    assert effect_of(statement) is StatementEffect.WRITE
 
 
 def test_a_query_with_a_locking_cte_is_not_called_a_write() -> None:
     """FOR UPDATE inside a WITH is a doubt, not a certain write."""
     statement = "WITH x AS (SELECT 1 FROM t FOR UPDATE) SELECT * FROM x"
-    assert effect_of(statement) is Effect.UNKNOWN
+    assert effect_of(statement) is StatementEffect.UNKNOWN
 
 
 def test_the_strongest_effect_is_kept() -> None:
@@ -93,7 +93,7 @@ def test_the_strongest_effect_is_kept() -> None:
         observe(connection, activity)
         connection.execute(text("CREATE TABLE t (id INTEGER)"))
         connection.execute(text("SELECT id FROM t"))
-        assert activity.effect is Effect.WRITE
+        assert activity.effect is StatementEffect.WRITE
         assert activity.error is None
     engine.dispose()
 

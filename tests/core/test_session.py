@@ -17,7 +17,7 @@ from flask_uow import Database, DiscardedWork, Flask
 from flask_uow._engine import lost_transactions
 from flask_uow._request.context import SEPARATE_REQUEST_CONTEXT
 from flask_uow._transaction.record import Activity, observe
-from flask_uow._transaction.statements import Effect
+from flask_uow._transaction.statements import StatementEffect
 from flask_uow._unit.session import UnitSession
 
 
@@ -241,7 +241,7 @@ def test_a_statement_without_parameters_is_noticed() -> None:
         observe(connection, activity)
         bare = connection.execution_options(no_parameters=True)
         bare.exec_driver_sql("CREATE TABLE t (id INTEGER)")
-        assert activity.effect is Effect.WRITE
+        assert activity.effect is StatementEffect.WRITE
     engine.dispose()
 
 

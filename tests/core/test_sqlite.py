@@ -29,9 +29,10 @@ from sqlalchemy.pool import QueuePool, StaticPool
 from flask_uow._config.settings import SqliteProfile
 from flask_uow._sqlite import engine as _sqlite_engine
 from flask_uow._sqlite import profile as _sqlite
-from flask_uow._sqlite.connection import Kind, SqliteConnection, kind_of
+from flask_uow._sqlite.connection import SqliteConnection
 from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
 from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.statements import SqliteKind, sqlite_kind_of
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
@@ -122,28 +123,28 @@ def is_locked(engine: Engine) -> bool:
 @pytest.mark.parametrize(
     ("statement", "kind"),
     [
-        ("SELECT 1", Kind.READ),
-        ("  (SELECT random()) UNION SELECT 2", Kind.READ),
-        ("-- why\n/* and how */ select my_function(1)", Kind.READ),
-        ("WITH one AS (SELECT updated FROM t) SELECT * FROM one", Kind.READ),
-        ("VALUES (1)", Kind.READ),
-        ("EXPLAIN QUERY PLAN DELETE FROM t", Kind.READ),
-        ("INSERT INTO t DEFAULT VALUES", Kind.WRITE),
-        ("with one as (select 1) replace into t select * from one", Kind.WRITE),
-        ("CREATE TABLE t (id)", Kind.WRITE),
-        ("ANALYZE", Kind.WRITE),
-        ("", Kind.WRITE),
-        ("SAVEPOINT one", Kind.SAVEPOINT),
-        ("RELEASE one", Kind.END),
-        ("ROLLBACK TO one", Kind.END),
-        ("PRAGMA table_info(t)", Kind.OUTSIDE),
-        ("VACUUM", Kind.OUTSIDE),
-        ("BEGIN EXCLUSIVE", Kind.OUTSIDE),
+        ("SELECT 1", SqliteKind.READ),
+        ("  (SELECT random()) UNION SELECT 2", SqliteKind.READ),
+        ("-- why\n/* and how */ select my_function(1)", SqliteKind.READ),
+        ("WITH one AS (SELECT updated FROM t) SELECT * FROM one", SqliteKind.READ),
+        ("VALUES (1)", SqliteKind.READ),
+        ("EXPLAIN QUERY PLAN DELETE FROM t", SqliteKind.READ),
+        ("INSERT INTO t DEFAULT VALUES", SqliteKind.WRITE),
+        ("with one as (select 1) replace into t select * from one", SqliteKind.WRITE),
+        ("CREATE TABLE t (id)", SqliteKind.WRITE),
+        ("ANALYZE", SqliteKind.WRITE),
+        ("", SqliteKind.WRITE),
+        ("SAVEPOINT one", SqliteKind.SAVEPOINT),
+        ("RELEASE one", SqliteKind.END),
+        ("ROLLBACK TO one", SqliteKind.END),
+        ("PRAGMA table_info(t)", SqliteKind.OUTSIDE),
+        ("VACUUM", SqliteKind.OUTSIDE),
+        ("BEGIN EXCLUSIVE", SqliteKind.OUTSIDE),
     ],
 )
-def test_the_kind_of_a_statement(statement: str, kind: Kind) -> None:
+def test_the_kind_of_a_statement(statement: str, kind: SqliteKind) -> None:
     """The first word tells; a doubt is a write."""
-    assert kind_of(statement) is kind
+    assert sqlite_kind_of(statement) is kind
 
 
 # The profile ----------------------------------------------------------------------------------

@@ -174,6 +174,7 @@ class Runner:
 
         def compare(heads: Any, context: MigrationContext) -> list[Any]:
             if request.name_of(context) in request.engines:
+                comparison.prepare(context)
                 revision.run_autogenerate(heads, context)
                 comparison.forget_versions(context)
             return []

@@ -11,12 +11,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 from ..._transaction.routing import DEFAULT
-from .._compare.sqlite_tables import Tables
 from .._env import alembic_private
 from .._env.metadata import part_name
 from .._env.request import EnvRequest
 from ..results import OnStep, Step
 from .sqlite import ForeignKeys
+from .table_copies import refuse_lossy_copies
 from .transactions import Transactions
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class MigrationRun:
         self._transactions = transactions = Transactions(context, is_new=is_new)
         checks: list[Callable[[], object]] = [transactions.check]
         if connection.dialect.name == "sqlite":
-            checks = [Tables(connection).check, ForeignKeys(connection).check, *checks]
+            refuse_lossy_copies(connection)
+            checks = [ForeignKeys(connection).check, *checks]
 
         def on_version_apply(*, heads: set[str], **_: object) -> None:
             for check in checks:

@@ -6,19 +6,16 @@ revision, is in a new transaction that Alembic would not commit.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Connection, event
 
-from ..._transaction.statements import Effect, effect_of
+from ..._transaction.statements import StatementEffect, TransactionEnd, effect_of, transaction_end
 from ...errors import MigrationError
 from .._env import alembic_private
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
-
-_END = re.compile(r"\s*(?:(commit|end)|rollback(?!.*\bto\b))\b", re.IGNORECASE | re.DOTALL)
 
 
 class Transactions:
@@ -87,10 +84,10 @@ class Transactions:
     ) -> None:
         if self._is_running and self._rolled_back and self._context.version_table in statement:
             self.check()  # that table may have gone with it, and the error would be a riddle
-        typed = _END.match(statement)
-        if typed is None:
-            self._has_written |= effect_of(statement) is not Effect.READ
-        elif typed[1]:
+        end = transaction_end(statement)
+        if end is None:
+            self._has_written |= effect_of(statement) is not StatementEffect.READ
+        elif end is TransactionEnd.COMMIT:
             self._on_commit(connection)
         else:
             self._on_rollback(connection)
