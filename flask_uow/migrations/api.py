@@ -362,9 +362,7 @@ class Migrations:
         with self._command() as runner:
             preconditions.require_own_databases(runner.request.engines)
             preconditions.count_tables(runner, "check")
-            statuses = [
-                _status(runner, name, None, found) for name, found in _look(runner).items()
-            ]
+            statuses = [_status(runner, name, None, found) for name, found in _look(runner).items()]
             behind = [status for status in statuses if status.pending]
             if behind:
                 return Checked(behind, [])
@@ -542,9 +540,7 @@ def _look(runner: Runner) -> Heads:
     return heads
 
 
-def _status(
-    runner: Runner, name: str, error: str | None, heads: tuple[str, ...]
-) -> EngineStatus:
+def _status(runner: Runner, name: str, error: str | None, heads: tuple[str, ...]) -> EngineStatus:
     url = connectivity.redacted_url(runner.request.engines[name].url)
     if error is not None:
         return EngineStatus(name, url, error)

@@ -132,7 +132,9 @@ def _place(function: F) -> F:
         _rev_id,
         click.option("--version-path", help="The folder for the file, if there are several."),
         _branch_label,
-        click.option("--splice", is_flag=True, help="Allow a '--head' that other revisions follow."),
+        click.option(
+            "--splice", is_flag=True, help="Allow a '--head' that other revisions follow."
+        ),
         click.option("--head", default="head", help="The revision that it follows."),
     ):
         function = option(function)

@@ -350,7 +350,9 @@ def why_nothing_to_show(revision: str, runner: Runner) -> str:
     if not runner.script.get_heads():
         return messages.no_revision(runner.group)
     if revision == "current":
-        return f"No database has a revision yet. 'flask {runner.group} status' says what is pending."
+        return (
+            f"No database has a revision yet. 'flask {runner.group} status' says what is pending."
+        )
     return (
         f"{revision!r} is before the first revision, so there is nothing to show."
         f" 'flask {runner.group} history' lists the revisions."

@@ -77,7 +77,7 @@ def test_database_at_a_revision_that_the_folder_does_not_know(
     assert started.flask("db", "status").exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["upgrade", "current", "migrate", "stamp", "check", "ping"])
+@pytest.mark.parametrize("command", ["upgrade", "current", "migrate", "stamp", "check", "status"])
 def test_database_unreachable(started: Project, command: str) -> None:
     started.url = "postgresql://somebody:secret@127.0.0.1:9/nothing"
     result = started.flask("db", command)

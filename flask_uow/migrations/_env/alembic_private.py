@@ -34,7 +34,7 @@ NAMES = (
     ("alembic.runtime.migration.MigrationContext", "_in_external_transaction", "the same"),
     ("alembic.ddl.impl.DefaultImpl", "memo", "types of PostgreSQL that are created again"),
 )
-"""Class, name, and what needs it. ``_db_current_indicator`` alone would be lost without an error."""
+"""Class, name, and what needs it. Only ``_db_current_indicator`` would be lost without an error."""
 
 
 def steps(

@@ -1,4 +1,4 @@
-"""The folder of the migrations: where it is, whose it is, how it is made, and Alembic's view of it."""
+"""The folder of the migrations: where it is, whose it is, how it is made, what Alembic sees."""
 
 from __future__ import annotations
 

@@ -96,13 +96,10 @@ def _take(locks: Mapping[str, Lock], timeout: float, on_wait: OnWait) -> None:
     end, pause, next_word = time.monotonic() + timeout, 0.05, 0.0
     while True:
         taken: list[Lock] = []
-        for where, lock in locks.items():
-            if not lock.take():
-                break
-            taken.append(lock)
-        else:
+        where = _missing(locks, taken)
+        if where is None:
             return
-        holder = lock.holder()
+        holder = locks[where].holder()
         for lock in taken:
             lock.release()
         now = time.monotonic()
@@ -118,6 +115,15 @@ def _take(locks: Mapping[str, Lock], timeout: float, on_wait: OnWait) -> None:
         # Jitter, so that two processes do not keep colliding.
         time.sleep(min(pause * _random.uniform(0.6, 1.0), max(end - now, 0.001)))
         pause = min(2 * pause, 0.5)
+
+
+def _missing(locks: Mapping[str, Lock], taken: list[Lock]) -> str | None:
+    """Take the *locks* one after the other, up to one that another process holds."""
+    for where, lock in locks.items():
+        if not lock.take():
+            return where
+        taken.append(lock)
+    return None
 
 
 @contextlib.contextmanager

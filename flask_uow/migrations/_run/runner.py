@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy.exc import DBAPIError
 
@@ -163,6 +163,8 @@ class Runner:
         """
         request = self.request
         request.comparison = comparison
+        # The 'env.py' of Flask-Migrate asks for it where it empties the list of directives.
+        cast(Any, self.config.cmd_opts).autogenerate = request.skip_empty
         names = ("message", "splice", "branch_label", "version_path", "rev_id", "depends_on")
         given = {**dict.fromkeys(names), "autogenerate": True, "sql": False, **arguments}
 

@@ -139,9 +139,7 @@ def functions_for_engine(
     return chosen
 
 
-def _function(
-    module: ModuleType, direction: str, engine: str, main: bool
-) -> Callable[..., object]:
+def _function(module: ModuleType, direction: str, engine: str, main: bool) -> Callable[..., object]:
     whole: Callable[..., object] = getattr(module, direction)
     if not inspect.signature(whole).parameters:
         return whole if main else _nothing
