@@ -85,7 +85,7 @@ def is_disconnect(error: BaseException) -> bool:
     return verdict is not None and verdict.kind.lost
 
 
-def dooms(error: BaseException, backend: str) -> bool:
+def aborts_transaction(error: BaseException, backend: str) -> bool:
     """Has the server thrown away the transaction, in which the driver would go on?
 
     Answered for the MySQL family, whose drivers do not notice it. Those of PostgreSQL and SQLite

@@ -21,7 +21,7 @@ from .._transaction.routing import DEFAULT, unknown
 from ..errors import ConfigError, UnknownEngine
 from . import fork, lost_transactions
 from . import pool as _pool
-from .checkouts import Holders
+from .checkouts import CheckoutTracker
 
 logger = logging.getLogger("flask_uow")
 
@@ -87,19 +87,19 @@ def build(
     """Create the engines; nothing connects yet.
 
     :param folder: where relative SQLite files lie.
-    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
+    :param watch: who, describe, has_place: see :class:`~._holders.CheckoutTracker`.
     :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
     """
     engines = {}
     for one in settings.engines:
         engine = _create(one, settings.pool, folder)
-        holders = _pool.install(engine, one.options, settings.pool, **watch)
+        holders = _pool.watch_pool(engine, one.options, settings.pool, **watch)
         if engine.dialect.name == "sqlite":
             # Before the guard, which asks what has become of a transaction.
             on_growth = partial(_warn_of_log, one.name, holders)
             _sqlite_engine.install(engine, settings.sqlite, on_wal_growth=on_growth)
-        lost_transactions.install(engine)
-        fork.install(engine)
+        lost_transactions.watch_transactions(engine)
+        fork.protect_from_fork(engine)
         notices.install(engine, one.name)
         base.warn_of_blocking(engine)
         engines[one.name] = engine
@@ -145,7 +145,7 @@ def _known_level(name: str, engine: Engine, isolation_level: str) -> str:
     return wanted
 
 
-def _warn_of_log(name: str, holders: Holders | None, size: int) -> None:
+def _warn_of_log(name: str, holders: CheckoutTracker | None, size: int) -> None:
     logger.warning(
         "The write-ahead log of the SQLite engine %r has grown to %d MB, because somebody keeps"
         " reading what was there before: it cannot be emptied until they end. The connections in"

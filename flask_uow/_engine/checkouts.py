@@ -30,7 +30,7 @@ _KEY = "flask_uow.holder"
 _LIBRARIES = frozenset({"flask_uow", "sqlalchemy", "flask", "werkzeug", "contextlib", "functools"})
 
 
-class Holder(NamedTuple):
+class Checkout(NamedTuple):
     """Who has checked a connection out.
 
     :ivar since: when, as ``time.monotonic()``.
@@ -53,12 +53,12 @@ class Holder(NamedTuple):
         return monotonic() - self.since
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The file, the line and the function that asked for the connection."""
-        return place_of(self.code, self.line)
+        return source_location(self.code, self.line)
 
 
-class Holders:
+class CheckoutTracker:
     """Those who have the connections of one engine just now.
 
     :param who: what a connection is held for; an object that can be referred to weakly, because
@@ -90,13 +90,13 @@ class Holders:
         )
         self._warned_of: set[float] = set()
 
-    def install(self, engine: Engine) -> None:
+    def track(self, engine: Engine) -> None:
         """Watch *engine*, with any pool that lends a connection to one at a time."""
         event.listen(engine, "connect", self._note_connection)
         event.listen(engine, "checkout", self._note_checkout)
         event.listen(engine, "checkin", self._note_return)
 
-    def now(self) -> list[Holder]:
+    def now(self) -> list[Checkout]:
         """Who has a connection just now, the oldest first."""
         found = []
         for reference in self._entries.keyrefs():
@@ -105,7 +105,7 @@ class Holders:
             if entry is not None and entry.dbapi_connection is not None:
                 holder = entry.info.get(_KEY)  # others come and go meanwhile
                 if holder is not None:
-                    found.append(Holder(*holder))
+                    found.append(Checkout(*holder))
         return sorted(found, key=lambda holder: holder.since)
 
     def report(self, limit: int = 10) -> str:
@@ -116,16 +116,16 @@ class Holders:
             lines.append(f"  and {len(holders) - limit} more, for a shorter time")
         return "\n".join(lines) or "  nobody who is known here"
 
-    def describe(self, holder: Holder) -> str:
+    def describe(self, holder: Checkout) -> str:
         """What *holder* is, and where it asked for the connection."""
         text = self._name(holder)
         if holder.code is not None or isinstance(holder.context, str):
-            text += f", from {holder.place}"
+            text += f", from {holder.location}"
         if holder.stack is not None:
             text += "\n" + "".join(holder.stack.format()).rstrip()
         return text
 
-    def _name(self, holder: Holder) -> str:
+    def _name(self, holder: Checkout) -> str:
         if isinstance(holder.context, str):
             return f"the thread {holder.context!r}"
         context = holder.context()
@@ -174,7 +174,7 @@ class Holders:
     def _note_return(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
         found = entry.info.pop(_KEY, None)
         if found is not None and monotonic() - found[0] >= self._warn_after:
-            holder = Holder(*found)
+            holder = Checkout(*found)
             logger.warning(
                 "A connection was held for %.1f seconds (UOW_HOLD_WARNING is %g) by %s."
                 " Meanwhile nobody else could use it, and its locks and its snapshot lasted."
@@ -193,13 +193,17 @@ def caller(depth: int) -> FrameType | None:
     return frame
 
 
-def place_of_caller(depth: int) -> str:
+def caller_location(depth: int) -> str:
     """The place of the first frame outside of the libraries, *depth* frames away or more."""
     frame = caller(depth + 1)
-    return place_of(None, None) if frame is None else place_of(frame.f_code, frame.f_lineno)
+    return (
+        source_location(None, None)
+        if frame is None
+        else source_location(frame.f_code, frame.f_lineno)
+    )
 
 
-def place_of(code: CodeType | None, line: int | None) -> str:
+def source_location(code: CodeType | None, line: int | None) -> str:
     """A file, a line and a function, for messages."""
     if code is None:
         return "a place without code of the app"

@@ -48,7 +48,7 @@ _forbidden: weakref.WeakSet[Engine] = weakref.WeakSet()
 _abandoned: list[object] = []
 
 
-def install(engine: Engine) -> None:
+def protect_from_fork(engine: Engine) -> None:
     """Let a child of this process begin with an empty pool for *engine*."""
     if isinstance(engine.pool, StaticPool) or (_is_sqlite(engine) and is_memory(engine.url)):
         return  # a database in memory: the child has a copy of its own, and nothing but this one

@@ -112,7 +112,9 @@ class Liveness:
             return False
 
 
-def install(engine: Engine, *, ping_idle: float = 30.0, lifetime: float | None = 1800.0) -> None:
+def replace_dead_connections(
+    engine: Engine, *, ping_idle: float = 30.0, lifetime: float | None = 1800.0
+) -> None:
     """Check the connections of *engine* when they leave the pool.
 
     For a pool that lends a connection to one at a time, and keeps it afterwards (``QueuePool``).

@@ -1,11 +1,11 @@
 """What every engine gets: listeners that notice what a transaction does and what became of it.
 
-They note in the :class:`~._activity.Activity` of a connection what its statements do and whether
-one has failed, and they watch whether the transaction still exists. After some errors the server
-has thrown it away, and if the code goes on regardless, ``commit()`` stores nothing (PostgreSQL),
-or only what came after the error (a deadlock victim on MariaDB, a full disk on SQLite), and
-returns as if all were well. Here such a transaction is *lost*: each later statement and the commit
-raise :class:`~flask_uow.errors.TransactionLost` until it is rolled back (P3).
+They note in the :class:`~.record.TransactionRecord` of a connection what its statements do and
+whether one has failed, and they watch whether the transaction still exists. After some errors the
+server has thrown it away, and if the code continues regardless, ``commit()`` stores nothing
+(PostgreSQL), or only what came after the error (a deadlock victim on MariaDB, a full disk on
+SQLite), and returns as if all were well. Here such a transaction is *lost*: each later statement
+and the commit raise :class:`~flask_uow.errors.TransactionLost` until it is rolled back (P3).
 
 The listeners are those of the dialect (``do_execute``, ``handle_error``), and its ``do_commit`` is
 wrapped. The better known ``before_cursor_execute`` and ``commit`` would do as well, but a listener
@@ -28,7 +28,7 @@ from sqlalchemy.engine import Dialect, ExceptionContext
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, StaticPool
 
 from .._drivers import outcomes
-from .._transaction.record import Activity, activity_of, before_statements, observe
+from .._transaction.record import TransactionRecord, attach, before_statements, record_of
 from .._transaction.statements import StatementEffect, effect_of, is_rollback
 from ..errors import ReadOnly, TransactionLost, UowError
 
@@ -37,12 +37,12 @@ _Proxy: TypeAlias = PoolProxiedConnection
 INSTALLED = "_flask_uow_guard"
 """The attribute of a dialect whose engines are guarded."""
 
-_FAILED = "_flask_uow_failed"  # of a pool's proxy: the activity in which there was an error
+_FAILED = "_flask_uow_failed"  # of a pool's proxy: the record in which there was an error
 _TOLD = "_flask_uow_told"  # of a pool's proxy: a list that grows with its commits
 _DOOMED = "_flask_uow_doomed"  # of PyMySQL's connection: the error that a cursor has raised
 
 
-def install(engine: Engine) -> None:
+def watch_transactions(engine: Engine) -> None:
     """Add the listeners to *engine*, behind those that begin a transaction; once."""
     dialect = engine.dialect
     if INSTALLED not in vars(dialect):
@@ -61,15 +61,15 @@ def install(engine: Engine) -> None:
 
 def _on_statement(_cursor: Any, statement: str, *others: Any) -> None:
     connection: Connection = others[-1].root_connection
-    activity = activity_of(connection)
-    if activity is not None:
-        if activity.error is not None:
-            _refuse_if_lost(connection, activity, statement)
+    record = record_of(connection)
+    if record is not None:
+        if record.error is not None:
+            _refuse_if_lost(connection, record, statement)
         effect = effect_of(statement)
-        if effect > activity.effect:  # max() is slower, and this is every statement
-            if effect is StatementEffect.WRITE and activity.read_only:
+        if effect > record.effect:  # max() is slower, and this is every statement
+            if effect is StatementEffect.WRITE and record.read_only:
                 raise ReadOnly(_READ_ONLY.format(" ".join(statement.split())[:60]))
-            activity.effect = effect
+            record.effect = effect
 
 
 _READ_ONLY = (
@@ -78,19 +78,19 @@ _READ_ONLY = (
 )
 
 
-def _refuse_if_lost(connection: Connection, activity: Activity, statement: str) -> None:
-    error = activity.present_error
+def _refuse_if_lost(connection: Connection, record: TransactionRecord, statement: str) -> None:
+    error = record.present_error
     if error is None:
         return
     undoes = is_rollback(statement)
-    if activity.lost or _is_gone(connection.dialect, connection.connection, error):
+    if record.lost or _is_gone(connection.dialect, connection.connection, error):
         # ROLLBACK TO SAVEPOINT heals the transaction on PostgreSQL. After a lock wait timeout on
         # MariaDB, which may have ended the transaction or not, it is how to find out.
-        in_doubt = not activity.lost or outcomes.code_of(error) == _LOCK_WAIT_TIMEOUT
+        in_doubt = not record.lost or outcomes.code_of(error) == _LOCK_WAIT_TIMEOUT
         if not (in_doubt and undoes):
             raise TransactionLost(error)
     if undoes:
-        activity.forget_error()
+        record.forget_error()
 
 
 _LOCK_WAIT_TIMEOUT = "1205"
@@ -140,18 +140,18 @@ def _note_error(connection: Connection, error: BaseException, statement: str | N
     transaction = connection.get_transaction()
     if transaction is None:  # SQLAlchemy itself asks a new connection what it is
         return
-    activity = activity_of(connection)
-    if activity is None:  # a connection that belongs to no unit
-        observe(connection, activity := Activity())
+    record = record_of(connection)
+    if record is None:  # a connection that belongs to no unit
+        attach(connection, record := TransactionRecord())
     proxy, dialect = connection.connection, connection.dialect
     if dialect.name == "sqlite":
         lost = _is_gone(dialect, proxy, error)
     else:
-        lost = outcomes.dooms(error, dialect.name) or is_rollback(statement or "")
+        lost = outcomes.aborts_transaction(error, dialect.name) or is_rollback(statement or "")
         # In the driver's autocommit mode there was none to lose.
         lost = lost and not getattr(proxy.dbapi_connection, "get_autocommit", lambda: False)()
-    activity.note_error(error, transaction, lost=lost)
-    setattr(proxy, _FAILED, activity)
+    record.note_error(error, transaction, lost=lost)
+    setattr(proxy, _FAILED, record)
 
 
 # At the commit --------------------------------------------------------------------------------
@@ -170,7 +170,7 @@ def _checking(dialect: Dialect, do_commit: Callable[[_Proxy], None]) -> Callable
     return commit
 
 
-def tell_of_commits(connection: Connection, committed: list[bool]) -> None:
+def count_commits_on(connection: Connection, committed: list[bool]) -> None:
     """Let *committed* grow with each COMMIT on *connection*."""
     vars(connection.connection)[_TOLD] = committed
 
@@ -185,9 +185,9 @@ def check(connection: Connection) -> None:
 
 
 def _refuse_commit_if_lost(dialect: Dialect, proxy: _Proxy) -> None:
-    activity: Activity | None = vars(proxy).get(_FAILED)
-    error = None if activity is None else activity.present_error
-    if _is_gone(dialect, proxy, error) or (activity is not None and activity.lost):
+    record: TransactionRecord | None = vars(proxy).get(_FAILED)
+    error = None if record is None else record.present_error
+    if _is_gone(dialect, proxy, error) or (record is not None and record.lost):
         error = error or getattr(proxy.dbapi_connection, _DOOMED, None)
         # First: an error raised at the commit leaves the driver's transaction open, for the next
         # user of the connection to commit.
@@ -312,7 +312,10 @@ def _telling(cursor_class: Any) -> Any:
             return cursor_class._query(cursor, sql)
         except Exception as error:
             # A savepoint may help against a lock wait timeout, and goes by unseen.
-            if outcomes.dooms(error, "mysql") and outcomes.code_of(error) != _LOCK_WAIT_TIMEOUT:
+            if (
+                outcomes.aborts_transaction(error, "mysql")
+                and outcomes.code_of(error) != _LOCK_WAIT_TIMEOUT
+            ):
                 driver = cursor.connection
                 if not driver.get_autocommit():
                     setattr(driver, _DOOMED, error)

@@ -31,7 +31,7 @@ from .._drivers import base
 from .._transaction import sqlalchemy_private
 from ..errors import PoolExhausted
 from . import liveness as _liveness
-from .checkouts import Holders
+from .checkouts import CheckoutTracker
 
 logger = logging.getLogger("flask_uow")
 
@@ -52,7 +52,7 @@ def options_for(url: URL, given: Mapping[str, Any], settings: PoolSettings) -> d
     return options
 
 
-def install(
+def watch_pool(
     engine: Engine,
     given: Mapping[str, Any],
     settings: PoolSettings,
@@ -60,11 +60,11 @@ def install(
     who: Callable[[], object] = lambda: None,
     describe: Callable[[Any], str] = repr,
     has_place: Callable[[Any], bool] = lambda _: False,
-) -> Holders | None:
+) -> CheckoutTracker | None:
     """Add the listeners to *engine*, which was made with :func:`options_for`.
 
     :param given: the options as the user gave them.
-    :param who, describe, has_place: see :class:`Holders`.
+    :param who, describe, has_place: see :class:`CheckoutTracker`.
     :returns: the holders of the engine's connections; None if it has one for everybody.
     """
     pool = engine.pool
@@ -75,11 +75,11 @@ def install(
         base.install(engine, given.get("connect_args") or {}, settings.network_timeout)
     if engine.dialect.name != "sqlite":
         _watch(engine, given, settings)
-    holders = Holders(
+    holders = CheckoutTracker(
         who, describe, has_place, warn_after=settings.hold_warning, stacks=settings.stacks
     )
     # After the check: a connection that it refuses is held by nobody.
-    holders.install(engine)
+    holders.track(engine)
     if isinstance(pool, ConnectionPool):
         pool.holders = holders
     return holders
@@ -89,7 +89,7 @@ def _watch(engine: Engine, given: Mapping[str, Any], settings: PoolSettings) -> 
     if not settings.liveness or given.get("pool_pre_ping"):
         return
     if isinstance(engine.pool, QueuePool):
-        _liveness.install(
+        _liveness.replace_dead_connections(
             engine,
             ping_idle=settings.ping_idle,
             lifetime=_lifetime(given, settings),
@@ -117,7 +117,7 @@ class ConnectionPool(QueuePool):
     :ivar holders: asked when the pool has run dry.
     """
 
-    holders: Holders | None = None
+    holders: CheckoutTracker | None = None
 
     def __init__(
         self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any

@@ -25,7 +25,7 @@ class AppState:
     """``app.extensions["uow"]``.
 
     :ivar owner: the scope of the ``Database`` that the app was initialised with.
-    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
+    :param watch: who, describe, has_place: see :class:`~._holders.CheckoutTracker`.
     :ivar on_open: called whenever a unit of this app is opened.
     :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
     """

@@ -19,7 +19,7 @@ from .statements import StatementEffect
 _ACTIVITY = "_flask_uow_activity"
 
 
-class Activity:
+class TransactionRecord:
     """What has happened so far in one transaction.
 
     :ivar effect: the strongest effect of the statements so far.
@@ -32,7 +32,7 @@ class Activity:
     :ivar savepoints: how far things were when a savepoint was set.
     """
 
-    # Of the class until something happens: every transaction has an Activity.
+    # Of the class until something happens: every transaction has an TransactionRecord.
     effect = StatementEffect.READ
     floor = StatementEffect.READ
     error: BaseException | None = None
@@ -67,7 +67,7 @@ class Activity:
         """Has the server thrown the transaction away, because of an error?"""
         return self._is_lost and self.present_error is not None
 
-    def may_do_anything(self) -> None:
+    def mark_unknown(self) -> None:
         """Note that somebody has the connection itself, and can write unseen."""
         self.floor = StatementEffect.UNKNOWN
         self.effect = max(self.effect, StatementEffect.UNKNOWN)
@@ -87,16 +87,16 @@ class Activity:
             del self.flushed[length:]
 
 
-def observe(connection: Connection, activity: Activity) -> None:
-    """Note what happens on *connection* from now on in *activity*.
+def attach(connection: Connection, record: TransactionRecord) -> None:
+    """Note what happens on *connection* from now on in *record*.
 
     On the ``Connection`` object, which lives from checkout to checkin; ``Connection.info`` lives
     as long as the socket, and has to be asked for in vain while a dialect is initialised.
     """
-    setattr(connection, _ACTIVITY, activity)
+    setattr(connection, _ACTIVITY, record)
 
 
-def activity_of(connection: Connection) -> Activity | None:
+def record_of(connection: Connection) -> TransactionRecord | None:
     """Where the deeds of *connection* are noted; None if it belongs to no unit."""
     return getattr(connection, _ACTIVITY, None)
 

@@ -23,7 +23,7 @@ def stand_aside(db: Database) -> None:
         return
     session = unit.session
     if unit.has_work:
-        found = Counter([*session.activity.flushed, *pending(session)])
+        found = Counter([*session.record.flushed, *pending(session)])
         what = ", ".join(f"{found[one]} {one[0]} ({one[1]})" for one in sorted(found))
         raise MigrationError(
             "The unit of work of this context has work that nobody has committed yet"

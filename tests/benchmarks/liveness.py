@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 from flask_uow._config.settings import PoolSettings
 from flask_uow._engine import liveness
 from flask_uow._engine import pool as _pool
-from flask_uow._engine.checkouts import Holders
+from flask_uow._engine.checkouts import CheckoutTracker
 from flask_uow._engine.pool import ConnectionPool
 
 from ._measure import Case, Times, case, interleave, table
@@ -42,18 +42,18 @@ def listen(engine: Engine) -> None:
 
 
 def hold(engine: Engine) -> None:
-    Holders(lambda: REQUEST).install(engine)
+    CheckoutTracker(lambda: REQUEST).track(engine)
 
 
 def everything(engine: Engine) -> None:
-    _pool.install(engine, {}, PoolSettings(), who=lambda: REQUEST)
+    _pool.watch_pool(engine, {}, PoolSettings(), who=lambda: REQUEST)
 
 
 ADDITIONS: dict[str, tuple[Callable[[Engine], object], type[QueuePool]]] = {
     PLAIN: (nothing, QueuePool),
     CONTROL: (nothing, QueuePool),
     NOTHING: (listen, QueuePool),
-    "the check": (liveness.install, QueuePool),
+    "the check": (liveness.replace_dead_connections, QueuePool),
     "the holders": (hold, QueuePool),
     "both, in our pool": (everything, ConnectionPool),
 }

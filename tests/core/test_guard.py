@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from flask_uow._config import reading
 from flask_uow._engine import build, lost_transactions
-from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import StatementEffect, effect_of
 from flask_uow.errors import TransactionLost
 
@@ -87,34 +87,34 @@ def test_a_query_with_a_locking_cte_is_not_called_a_write() -> None:
 def test_the_strongest_effect_is_kept() -> None:
     """A read after a write does not make the transaction a reading one."""
     engine = create_engine("sqlite://")
-    lost_transactions.install(engine)
-    activity = Activity()
+    lost_transactions.watch_transactions(engine)
+    record = TransactionRecord()
     with engine.connect() as connection:
-        observe(connection, activity)
+        attach(connection, record)
         connection.execute(text("CREATE TABLE t (id INTEGER)"))
         connection.execute(text("SELECT id FROM t"))
-        assert activity.effect is StatementEffect.WRITE
-        assert activity.error is None
+        assert record.effect is StatementEffect.WRITE
+        assert record.error is None
     engine.dispose()
 
 
 def test_a_failed_statement_is_noted() -> None:
     """An error of the database marks the transaction, and the thread has left the database."""
     engine = create_engine("sqlite://")
-    lost_transactions.install(engine)
-    activity = Activity()
+    lost_transactions.watch_transactions(engine)
+    record = TransactionRecord()
     with engine.connect() as connection:
-        observe(connection, activity)
+        attach(connection, record)
         with pytest.raises(OperationalError):
             connection.execute(text("SELECT * FROM nowhere"))
-        assert activity.error is not None
+        assert record.error is not None
     engine.dispose()
 
 
 def test_a_connection_that_nobody_observes_is_left_alone() -> None:
     """``engine.connect()`` outside of any unit works as without the listeners."""
     engine = create_engine("sqlite://")
-    lost_transactions.install(engine)
+    lost_transactions.watch_transactions(engine)
     with engine.connect() as connection:
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
         with pytest.raises(OperationalError):
@@ -127,7 +127,7 @@ def test_an_error_while_the_engine_looks_at_its_database_is_told_as_it_is(
 ) -> None:
     """That connection is not one of the pool's, and has no transaction."""
     engine = create_engine("sqlite://")
-    lost_transactions.install(engine)
+    lost_transactions.watch_transactions(engine)
 
     def look(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT * FROM nowhere")
@@ -187,8 +187,10 @@ def test_a_driver_that_keeps_its_state_to_itself_is_judged_by_the_errors(
     memory.dispose()
 
 
-@pytest.mark.parametrize(("autocommit", "dooms"), [(True, False), (False, True)])
-def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(autocommit: bool, dooms: bool) -> None:
+@pytest.mark.parametrize(("autocommit", "aborts_transaction"), [(True, False), (False, True)])
+def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(
+    autocommit: bool, aborts_transaction: bool
+) -> None:
     """In autocommit mode there is none, and each statement stands for itself."""
 
     class Deadlock(Exception):
@@ -203,4 +205,4 @@ def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(autocommit: bool, dooms
     telling = lost_transactions._telling(Cursor)()
     with pytest.raises(Deadlock):
         telling._query("UPDATE t SET id = id")
-    assert lost_transactions._SIGNS["pymysql"](Cursor.connection) is dooms
+    assert lost_transactions._SIGNS["pymysql"](Cursor.connection) is aborts_transaction

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
-from flask_uow._engine.checkouts import Holder, Holders
+from flask_uow._engine.checkouts import Checkout, CheckoutTracker
 from tests.support.threads import in_thread
 
 
@@ -37,8 +37,8 @@ class Watched:
         self.engine: Engine = create_engine(
             "sqlite://", poolclass=poolclass, connect_args={"check_same_thread": False}
         )
-        self.holders = Holders(lambda: self.request, lambda one: one.name, **options)
-        self.holders.install(self.engine)
+        self.holders = CheckoutTracker(lambda: self.request, lambda one: one.name, **options)
+        self.holders.track(self.engine)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_the_place_is_outside_of_the_libraries(make: Callable[..., Watched]) -> 
     with Session(watched.engine) as session:
         session.connection()
         (holder,) = watched.holders.now()
-    assert "test_the_place_is_outside_of_the_libraries" in holder.place
+    assert "test_the_place_is_outside_of_the_libraries" in holder.location
 
 
 def test_a_stack_of_libraries_has_no_place(make: Callable[..., Watched]) -> None:
@@ -94,7 +94,7 @@ def test_a_stack_of_libraries_has_no_place(make: Callable[..., Watched]) -> None
     event.listen(
         watched.engine,
         "checkin",
-        lambda *_: seen.append(watched.holders.now()[0].place),
+        lambda *_: seen.append(watched.holders.now()[0].location),
         insert=True,
     )
     for _ in range(1000):
@@ -102,7 +102,7 @@ def test_a_stack_of_libraries_has_no_place(make: Callable[..., Watched]) -> None
             break
         time.sleep(0.01)
     assert seen == ["a place without code of the app"]
-    assert Holder(0, "a thread", None, None, None).place == seen[0]
+    assert Checkout(0, "a thread", None, None, None).location == seen[0]
 
 
 def test_the_oldest_come_first_and_the_report_is_short(make: Callable[..., Watched]) -> None:

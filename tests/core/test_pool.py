@@ -92,7 +92,7 @@ def listeners(engine: Engine, name: str) -> list[str]:
 
 
 CHECK = "Liveness.check"
-HOLDERS = "Holders._note_checkout"
+HOLDERS = "CheckoutTracker._note_checkout"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,9 @@ def test_pool_recycle_is_the_lifetime(
     """With a default for servers; ``-1`` is SQLAlchemy's word for never."""
     seen: list[float | None] = []
     monkeypatch.setattr(
-        _liveness, "install", lambda engine, ping_idle, lifetime: seen.append(lifetime)
+        _liveness,
+        "replace_dead_connections",
+        lambda engine, ping_idle, lifetime: seen.append(lifetime),
     )
     make_engine(URL, **given)
     assert seen == [expected]

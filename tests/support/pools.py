@@ -25,5 +25,5 @@ def make_engine(
     """
     settings = settings or PoolSettings()
     engine = create_engine(url, **pool.options_for(make_url(url), options, settings))
-    pool.install(engine, options, settings, who=who, describe=describe)
+    pool.watch_pool(engine, options, settings, who=who, describe=describe)
     return engine
