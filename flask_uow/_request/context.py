@@ -130,6 +130,14 @@ class UnitRegistry(ScopedRegistry[S]):
         """The unit that is kept on *context*, if it was opened."""
         return getattr(context, self.key, None)
 
+    # What a pool asks: the protocol ``CheckoutContext``.
+
+    current_context = staticmethod(current_context)
+
+    def has_location(self, context: Any) -> bool:
+        """Tell whether a unit was opened on *context*, which knows the line."""
+        return getattr(context, self.key, None) is not None
+
     def describe(self, context: Any) -> str:
         """What *context* is, in words: the request, its endpoint, where its unit was opened."""
         request, unit = _request_of(context), self.on(context)

@@ -476,9 +476,8 @@ def _note_connection(
         attach(connection, session.record)
         if session.committed is not None:
             lost_transactions.count_commits_on(connection, session.committed)
-        if lost_transactions.INSTALLED not in vars(
-            connection.dialect
-        ):  # an engine that the app made itself
+        # An engine that the app has made itself.
+        if lost_transactions.WATCHED not in vars(connection.dialect):
             lost_transactions.watch_transactions(connection.engine)
 
 

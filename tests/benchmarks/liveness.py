@@ -17,6 +17,7 @@ from flask_uow._engine import liveness
 from flask_uow._engine import pool as _pool
 from flask_uow._engine.checkouts import CheckoutTracker
 from flask_uow._engine.pool import ConnectionPool
+from tests.support.pools import Contexts
 
 from ._measure import Case, Times, case, interleave, table
 
@@ -28,6 +29,8 @@ BY_SESSION = "{}, by a session"
 
 class Request:
     """What a connection is held for."""
+
+    name = "GET /"
 
 
 REQUEST = Request()
@@ -42,11 +45,12 @@ def listen(engine: Engine) -> None:
 
 
 def hold(engine: Engine) -> None:
-    CheckoutTracker(lambda: REQUEST).track(engine)
+    CheckoutTracker(Contexts(lambda: REQUEST)).track(engine)
 
 
 def everything(engine: Engine) -> None:
-    _pool.watch_pool(engine, {}, PoolSettings(), who=lambda: REQUEST)
+    _pool.replace_dead_connections(engine, {}, PoolSettings())
+    _pool.track_checkouts(engine, PoolSettings(), Contexts(lambda: REQUEST))
 
 
 ADDITIONS: dict[str, tuple[Callable[[Engine], object], type[QueuePool]]] = {

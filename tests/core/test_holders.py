@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
 from flask_uow._engine.checkouts import Checkout, CheckoutTracker
+from tests.support.pools import Contexts
 from tests.support.threads import in_thread
 
 
@@ -37,7 +38,7 @@ class Watched:
         self.engine: Engine = create_engine(
             "sqlite://", poolclass=poolclass, connect_args={"check_same_thread": False}
         )
-        self.holders = CheckoutTracker(lambda: self.request, lambda one: one.name, **options)
+        self.holders = CheckoutTracker(Contexts(lambda: self.request), **options)
         self.holders.track(self.engine)
 
 
@@ -74,7 +75,7 @@ def test_a_holder_is_known_until_it_gives_the_connection_back(
             assert watched.holders.describe(holder) == f"GET /users, from {PLACE}"
             assert 0 <= holder.age < 60
         assert watched.holders.now() == []
-    assert watched.holders.report() == "  nobody who is known here"
+    assert watched.holders.report() == "  none that is known here"
 
 
 def test_the_place_is_outside_of_the_libraries(make: Callable[..., Watched]) -> None:
@@ -192,7 +193,7 @@ def test_a_long_hold_is_logged_when_it_ends(
         with connect(watched.engine):
             pass
     (record,) = caplog.records
-    assert record.name == "flask_uow"
+    assert record.name.startswith("flask_uow.")
     assert record.levelno == logging.WARNING
     assert "held for 0.0 seconds (UOW_HOLD_WARNING is 0) by GET /users" in record.getMessage()
     assert PLACE in record.getMessage()

@@ -23,7 +23,7 @@ from flask_uow._engine import liveness as _liveness
 from flask_uow._engine import pool as _pool
 from flask_uow._engine.pool import ConnectionPool
 from tests.support.databases import TestDatabase, on
-from tests.support.pools import make_engine
+from tests.support.pools import Contexts, make_engine
 from tests.support.threads import in_threads
 
 URL = "postgresql+psycopg://h/d"
@@ -39,8 +39,7 @@ def small(tmp_path: Path) -> Iterator[Engine]:
     request = Request()
     engine = make_engine(
         f"sqlite:///{tmp_path}/a.db",
-        who=lambda: request,
-        describe=lambda one: one.name,
+        context=Contexts(lambda: request),
         pool_size=2,
         max_overflow=1,
         pool_timeout=0.05,
@@ -174,19 +173,6 @@ def test_an_exhausted_pool_names_its_holders(small: Engine) -> None:
     small.connect().close()
 
 
-def test_who_is_refused_does_not_stop_all_threads_each_time(
-    small: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A pool that is overloaded looks for garbage once, not for each of those it refuses."""
-    collections = []
-    monkeypatch.setattr("flask_uow._engine.pool.gc.collect", lambda: collections.append(1))
-    with small.connect(), small.connect(), small.connect():
-        for _ in range(3):
-            with pytest.raises(PoolExhausted):
-                small.connect()
-    assert len(collections) == 1
-
-
 def test_a_pool_that_nobody_watches_explains_itself_as_well() -> None:
     """Without holders the rest of the sentence stands."""
     engine = create_engine(
@@ -313,7 +299,7 @@ def test_a_connection_that_is_being_opened_is_not_lost(
     thread = threading.Thread(target=lambda: engine.connect().close())
     thread.start()
     opening.wait()
-    with pytest.raises(PoolExhausted, match="nobody who is known here"):
+    with pytest.raises(PoolExhausted, match="none that is known here"):
         engine.connect()
     refused.set()
     thread.join()
@@ -373,8 +359,8 @@ def hammer(engine: Engine, seconds: float) -> None:
                 if chance.random() < 0.1:
                     connection.invalidate()
                 elif chance.random() < 0.1:
-                    assert pool.holders is not None
-                    assert 1 <= len(pool.holders.now()) <= 3
+                    assert pool.tracker is not None
+                    assert 1 <= len(pool.tracker.now()) <= 3
                 else:
                     connection.execute(text("SELECT 1"))
 

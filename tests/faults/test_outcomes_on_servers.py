@@ -469,7 +469,7 @@ def a_standby_that_never_answers(server: Server) -> Iterator[None]:
 
 
 def doomed(error: DBAPIError) -> bool:
-    return aborts_transaction(error, "mariadb")
+    return aborts_transaction(error)
 
 
 def test_mysqlclient_as_well() -> None:
