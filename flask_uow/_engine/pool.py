@@ -9,6 +9,7 @@ Nothing here knows Flask or sessions.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -117,6 +118,9 @@ def _lifetime(given: Mapping[str, Any], settings: PoolSettings) -> float | None:
     return None if lifetime is None or lifetime < 0 else lifetime
 
 
+_COLLECTION_PERIOD = 10.0  # seconds
+
+
 class ConnectionPool(QueuePool):
     """A ``QueuePool`` that knows its checkouts.
 
@@ -135,6 +139,8 @@ class ConnectionPool(QueuePool):
         self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         self._attempts: weakref.WeakSet[_Attempt] = weakref.WeakSet()
         self._replacing = threading.Lock()
+        self._collecting = threading.Lock()
+        self._next_collection = 0.0
 
     def recreate(self) -> ConnectionPool:
         """Return a pool like this one, with which ``engine.dispose()`` replaces it."""
@@ -153,12 +159,28 @@ class ConnectionPool(QueuePool):
             return super().connect()
         except exc.TimeoutError as error:
             timeout = error
-        if self._replace_lost():
+        if self._collect_garbage() or self._replace_lost():
             try:  # once more, and no more: another thread may have been quicker
                 return super().connect()
             except exc.TimeoutError as error:
                 timeout = error
         raise PoolExhausted(self._explanation()) from timeout
+
+    def _collect_garbage(self) -> bool:
+        """Free the connections that only garbage keeps; tell whether one is free now.
+
+        The traceback of an exception keeps what its functions worked with, and Flask keeps the
+        exception in a function of that traceback: a circle. It may take long until Python looks
+        for circles by itself, or for ever if the app has switched that off.
+        """
+        # It stops all threads, so of many that wait one collects, and not again soon.
+        if time.monotonic() >= self._next_collection and self._collecting.acquire(blocking=False):
+            try:
+                gc.collect()
+                self._next_collection = time.monotonic() + _COLLECTION_PERIOD
+            finally:
+                self._collecting.release()
+        return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
 
     def _run_dry(self) -> None:
         self._replace_lost()

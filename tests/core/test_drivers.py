@@ -47,7 +47,7 @@ servers = on("postgresql", "mariadb")
 
 def timeouts(url: str, seconds: float = 4, **given: Any) -> dict[str, Any]:
     parsed = make_url(url)
-    return driver_of(parsed.get_dialect()).timeouts({**parsed.query, **given}, seconds)
+    return driver_of(parsed.get_dialect()()).timeouts({**parsed.query, **given}, seconds)
 
 
 @pytest.fixture

@@ -173,6 +173,19 @@ def test_an_exhausted_pool_names_its_holders(small: Engine) -> None:
     small.connect().close()
 
 
+def test_who_is_refused_does_not_stop_all_threads_each_time(
+    small: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that is overloaded looks for garbage once, not for each of those it refuses."""
+    collections = []
+    monkeypatch.setattr("flask_uow._engine.pool.gc.collect", lambda: collections.append(1))
+    with small.connect(), small.connect(), small.connect():
+        for _ in range(3):
+            with pytest.raises(PoolExhausted):
+                small.connect()
+    assert len(collections) == 1
+
+
 def test_a_pool_that_nobody_watches_explains_itself_as_well() -> None:
     """Without holders the rest of the sentence stands."""
     engine = create_engine(
