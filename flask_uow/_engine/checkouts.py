@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -38,12 +38,15 @@ class CheckoutContext(Protocol):
 
         Only a weak reference is kept: the object is free to end without returning the connection.
         """
+        ...
 
-    def describe(self, context: Any) -> str:
+    def describe(self, context: object) -> str:
         """Put such an object into words, for a message."""
+        ...
 
-    def has_location(self, context: Any) -> bool:
+    def has_location(self, context: object) -> bool:
         """Tell whether :meth:`describe` names a line of code: then the stack is not walked."""
+        ...
 
 
 class Checkout(NamedTuple):
@@ -90,8 +93,8 @@ class CheckoutTracker:
         stacks: bool = False,
     ) -> None:
         self._current: Callable[[], object] = lambda: None
-        self._describe: Callable[[Any], str] = repr
-        self._has_location: Callable[[Any], bool] = lambda _: False
+        self._describe: Callable[[object], str] = repr
+        self._has_location: Callable[[object], bool] = lambda _: False
         if context is not None:
             self._current, self._describe = context.current_context, context.describe
             self._has_location = context.has_location
@@ -170,7 +173,9 @@ class CheckoutTracker:
 
     # These two run for each unit, so they call little and build nothing but a tuple.
 
-    def _note_checkout(self, _connection: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+    def _note_checkout(
+        self, _connection: object, entry: ConnectionPoolEntry, _proxy: object
+    ) -> None:
         context = self._current()
         if context is not None and not self._stacks and self._has_location(context):
             entry.info[_KEY] = (monotonic(), weakref.ref(context), None, None, None)
@@ -184,7 +189,7 @@ class CheckoutTracker:
             _stack_of(frame) if self._stacks else None,
         )
 
-    def _note_return(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
+    def _note_return(self, _connection: object, entry: ConnectionPoolEntry) -> None:
         values = entry.info.pop(_KEY, None)
         if values is not None and monotonic() - values[0] >= self._warn_after:
             checkout = Checkout(*values)
@@ -228,10 +233,10 @@ def _stack_of(frame: FrameType | None) -> traceback.StackSummary:
     return stack
 
 
-class _Libraries(dict[Any, bool]):
+class _Libraries(dict[object, bool]):
     """Whether a module, by its name, is part of a library; found out once for each."""
 
-    def __missing__(self, name: Any) -> bool:
+    def __missing__(self, name: object) -> bool:
         self[name] = str(name).partition(".")[0] in _LIBRARIES
         return self[name]
 

@@ -21,13 +21,17 @@ import random
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from time import monotonic
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from .._drivers.known import driver_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +71,7 @@ class Liveness:
         self._last_loss = 0.0
         self._told = False
 
-    def note_connection(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+    def note_connection(self, connection: object, entry: ConnectionPoolEntry) -> None:
         lifetime = self._lifetime * (1 - 0.1 * _random.random())
         descriptor = self._driver.descriptor_of(connection)
         entry.info[_KEY] = _Life(monotonic() + lifetime, descriptor)
@@ -79,7 +83,9 @@ class Liveness:
                 self._dialect.driver,
             )
 
-    def check(self, connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    def check(
+        self, connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object
+    ) -> None:
         """Look whether *connection* can be used.
 
         :raises DisconnectionError: the connection is dead or has lived its time. The pool
@@ -107,7 +113,7 @@ class Liveness:
             self._last_loss = now
             raise DisconnectionError("the connection died while it was idle")
 
-    def _ping(self, connection: Any) -> bool:
+    def _ping(self, connection: DBAPIConnection) -> bool:
         try:
             return self._dialect.do_ping(connection)
         except Exception:  # whatever is wrong with it: another one will do
@@ -134,7 +140,7 @@ def replace_dead_connections(
 # The look -------------------------------------------------------------------------------------
 
 
-def _own_copy_of_select() -> Any:
+def _own_copy_of_select() -> ModuleType:
     """The module ``select`` as Python made it.
 
     In the one that can be imported, gevent and eventlet put functions that wait in their loop.
@@ -149,12 +155,12 @@ _select = _own_copy_of_select()
 
 if hasattr(_select, "poll"):  # pragma: no branch
 
-    def _look_at(number: int) -> Callable[[int], Any]:
+    def _look_at(number: int) -> Callable[[int], object]:
         poll = _select.poll()
         poll.register(number, _select.POLLIN)
-        return cast("Callable[[int], Any]", poll.poll)
+        return cast("Callable[[int], object]", poll.poll)
 
 else:  # pragma: no cover  # Windows
 
-    def _look_at(number: int) -> Callable[[int], Any]:
+    def _look_at(number: int) -> Callable[[int], object]:
         return lambda seconds: _select.select([number], [], [], seconds)[0]

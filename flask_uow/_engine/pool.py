@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from sqlalchemy import URL, Engine, event, exc
 from sqlalchemy.pool import (
@@ -38,8 +38,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Options: TypeAlias = Mapping[str, Any]
+"""For ``create_engine()``, as the user gave them."""
 
-def options_for(url: URL, given: Mapping[str, Any], settings: PoolSettings) -> dict[str, Any]:
+
+def options_for(url: URL, given: Options, settings: PoolSettings) -> dict[str, Any]:
     """Return the options for ``create_engine()``: *given*, and what it leaves open."""
     options = dict(given)
     if options.get("pool") is not None:
@@ -56,7 +59,7 @@ def options_for(url: URL, given: Mapping[str, Any], settings: PoolSettings) -> d
     return options
 
 
-def finish_connecting(engine: Engine, given: Mapping[str, Any], settings: PoolSettings) -> None:
+def finish_connecting(engine: Engine, given: Options, settings: PoolSettings) -> None:
     """Set the network timeout on each socket of *engine* whose driver has no argument for it.
 
     :param given: the options for ``create_engine()`` as the user gave them.
@@ -73,9 +76,7 @@ def finish_connecting(engine: Engine, given: Mapping[str, Any], settings: PoolSe
     event.listen(engine, "connect", on_connect)
 
 
-def replace_dead_connections(
-    engine: Engine, given: Mapping[str, Any], settings: PoolSettings
-) -> None:
+def replace_dead_connections(engine: Engine, given: Options, settings: PoolSettings) -> None:
     """Check the connections of *engine* when they leave its pool, if it is a pool of servers.
 
     :param given: the options for ``create_engine()`` as the user gave them.
@@ -113,7 +114,7 @@ def track_checkouts(
     return tracker
 
 
-def _lifetime(given: Mapping[str, Any], settings: PoolSettings) -> float | None:
+def _lifetime(given: Options, settings: PoolSettings) -> float | None:
     lifetime = given.get("pool_recycle", settings.recycle)
     return None if lifetime is None or lifetime < 0 else lifetime
 

@@ -91,7 +91,7 @@ def attach(connection: Connection, record: TransactionRecord) -> None:
     """Let *record* be the record of *connection* from now on.
 
     It is kept on the ``Connection`` object, which lives from checkout to checkin.
-    ``Connection.info`` lives as long as the socket, and is not there while a dialect is initialised.
+    ``Connection.info`` lives as long as the socket, and is missing while a dialect is initialised.
     """
     setattr(connection, _RECORD, record)
 
