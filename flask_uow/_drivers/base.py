@@ -2,7 +2,7 @@
 
 A family of drivers has a file of its own beside this one, with a subclass of :class:`Driver` for
 each driver: its timeouts, its socket, the state of its transaction, its errors. The methods of
-:class:`Driver` itself are the answers for an unknown driver. :mod:`.known` lists the drivers.
+:class:`Driver` itself say what holds for an unknown driver. :mod:`.known` lists the drivers.
 
 By default no driver notices that its server has become unreachable: a request that waits for a
 reply waits until the kernel gives up, for a quarter of an hour or for two hours. So that a
@@ -111,12 +111,14 @@ class Driver:
     :ivar module: which module it imports; its errors come from there.
     :ivar package: which package installs it; empty if ours cannot use it.
     :ivar serves: the dialects whose URL may leave the driver out and mean this one.
+    :ivar advice: what to write instead under gevent and eventlet, if it waits in C.
     """
 
     name: str = ""
     module: str = ""
     package: str = ""
     serves: tuple[str, ...] = ()
+    advice: str | None = None
 
     # Connecting
 
@@ -157,7 +159,7 @@ class Driver:
 
         :param library: ``"gevent"`` or ``"eventlet"``, which has patched this process.
         """
-        return None
+        return self.advice
 
     # Transactions
 

@@ -108,18 +108,6 @@ class _MySQL(Driver):
         return verdict.code == _LOCK_WAIT_TIMEOUT
 
 
-@dataclass(frozen=True)
-class MySQLClient(_MySQL):
-    def how_not_to_block(self, library: str) -> str | None:
-        return "Use 'mysql+pymysql://'."
-
-
-@dataclass(frozen=True)
-class MariaDBConnector(Driver):
-    def how_not_to_block(self, library: str) -> str | None:
-        return "Use 'mysql+pymysql://'."
-
-
 _DOOMED = "_flask_uow_doomed"  # of PyMySQL's connection: the error that a cursor has raised
 
 
@@ -213,10 +201,11 @@ def reporting(cursor_class: Any) -> Any:
 
 
 _BOTH = ("mysql", "mariadb")
+_INSTEAD = "Use 'mysql+pymysql://'."
 _PYMYSQL = PyMySQL("pymysql", "pymysql", "PyMySQL", _BOTH)
 DRIVERS = (
-    MySQLClient("mysqldb", "MySQLdb", "mysqlclient", _BOTH),
+    _MySQL("mysqldb", "MySQLdb", "mysqlclient", _BOTH, _INSTEAD),
     _PYMYSQL,
-    MariaDBConnector("mariadbconnector", "mariadb", "mariadb"),
+    Driver("mariadbconnector", "mariadb", "mariadb", (), _INSTEAD),
     Driver("mysqlconnector", "mysql.connector", "mysql-connector-python"),
 )

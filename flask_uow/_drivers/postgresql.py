@@ -34,7 +34,7 @@ _IDLE, _IN_TRANSACTION, _IN_ERROR = 0, 2, 3
 _ELSEWHERE = {"service", "conninfo", "dsn"}
 
 # By SQLSTATE, or by its class: the first two characters. An error that is no row is WRONG: the
-# server has answered, and an ERROR in answer to COMMIT means that it has rolled back.
+# server has replied, and an ERROR in reply to COMMIT means that it has rolled back.
 _POSTGRESQL = {
     "40001": CONFLICT,  # serialization failure; also a replica's conflict with recovery
     "40P01": CONFLICT,  # deadlock

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 # By name, of the primary code: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY. An error that is no row is
-# WRONG: SQLite has no server that could go on alone.
+# WRONG: SQLite has no server that could continue alone.
 _SQLITE = {
     "SQLITE_BUSY": CONFLICT,  # at COMMIT as well: a reader is in the way (rollback journal)
     "SQLITE_LOCKED": CONFLICT,  # the same, between connections with a shared cache

@@ -136,7 +136,7 @@ class ConnectionPool(QueuePool):
         super().__init__(creator, pool_size=pool_size, max_overflow=max_overflow, **options)
         limited = pool_size > 0 and max_overflow >= 0
         self._limit = pool_size + max_overflow if limited else float("inf")
-        # Weak, all three: what was interrupted leaves nothing behind here.
+        # Weak references: an interrupted function leaves no entry in these.
         self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         self._attempts: weakref.WeakSet[_Attempt] = weakref.WeakSet()
         self._replacing = threading.Lock()

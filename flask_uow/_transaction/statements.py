@@ -1,4 +1,4 @@
-"""What a SQL statement does, told by its tokens: the only reader of SQL text in the package.
+"""What a SQL statement does, judged by its tokens: the only reader of SQL text in the package.
 
 A statement may come from the app (``text()``), so any text has to be read, in linear time. The
 reader knows no grammar. It finds the words outside of strings, quoted names and comments, and the
