@@ -15,7 +15,7 @@ from ._config.options import UnitOptions, commit_rule, retries_option
 from ._engine.build import Engines
 from ._request import lifecycle, view_retry
 from ._request.app_state import EXTENSION, AppState
-from ._request.context import UnitRegistry, current_context
+from ._request.context import UnitRegistry
 from ._request.proxy import SessionProxy
 from ._request.view_options import CommitRule, F, mark
 from ._transaction import routing
@@ -101,9 +101,6 @@ class Database:
             app,
             self._units,
             self._session_options,
-            who=current_context,
-            describe=self._units.describe,
-            has_place=self._units.on,
         )
         app.extensions.setdefault("sqlalchemy", self)  # where other extensions look
         lifecycle.install(app, self._units)

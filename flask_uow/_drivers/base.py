@@ -1,103 +1,221 @@
-"""What flask_uow knows about single drivers: timeouts, how they wait, the socket below.
+"""What every driver can be asked, and what holds for one that is not known here.
 
-By default no driver notices that its server has become unreachable: a request that waits for an
-answer waits until the kernel gives up, for a quarter of an hour or for two. So that a partition
-of the network is an error within seconds, four things are set where the user has set none:
+A family of drivers has a file of its own beside this one, with a subclass of :class:`Driver` for
+each driver: its timeouts, its socket, the state of its transaction, its errors. The methods of
+:class:`Driver` itself say what holds for an unknown driver. :mod:`.known` lists the drivers.
+
+By default no driver notices that its server has become unreachable: a request that waits for a
+reply waits until the kernel gives up, for a quarter of an hour or for two hours. So that a
+partition of the network is an error within seconds, four things are set where the user has set
+none:
 
 - *connecting* ends after the network timeout, the server's greeting included;
 - *sent and not acknowledged* for that long is an error (``tcp_user_timeout``);
-- *waiting* for an answer, the kernel asks the other end for a sign of life (TCP keepalive);
-- *a long statement* is none of this: its server acknowledges, and it may take its time. For the
-  same reason nobody gets a ``read_timeout``: it would end a long report or an ``ALTER TABLE`` at
-  this end only, and the server would go on with it.
+- *waiting* for a reply, the kernel asks the other end for a sign of life (TCP keepalive);
+- *a long statement* is none of this: its server acknowledges, and may take its time. For the same
+  reason no driver gets a ``read_timeout``: it would end a long report or an ``ALTER TABLE`` at this
+  end only, and the server would continue with it.
 
-What stays open: a peer that acknowledges and never answers, such as a proxy that hangs.
+What stays open: a peer that acknowledges and never replies, such as a proxy that hangs.
 
-Under gevent and eventlet a driver has to wait in Python, where they can let another greenlet run.
-One that waits in C stops all greenlets of the process, without an error: the user is warned.
-
-Nothing here knows Flask or sessions.
+Nothing here knows Flask, sessions or engines, and nothing imports a driver.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
+import enum
 import math
 import os
 import socket
-import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
-from sqlalchemy import URL, Engine, event
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
 
-from ..errors import ConfigNotice
-
-logger = logging.getLogger("flask_uow")
-
-_LIBPQ = {"psycopg", "psycopg2"}
-_MYSQL = {"pymysql", "mysqldb"}
-# A service file, or a connection string, may set what we would override.
-_ELSEWHERE = {"service", "conninfo", "dsn"}
+# Outcomes -------------------------------------------------------------------------------------
 
 
-def timeouts(url: URL, given: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    """The arguments that make the driver of *url* notice a partition; those not given only.
+class Outcome(enum.Enum):
+    """What is known of a unit that ended in an error."""
 
-    :param given: ``connect_args``. What is set there, in the query of the URL, in
-        ``PGCONNECT_TIMEOUT`` or by way of a PostgreSQL service stays as it is.
-    :param seconds: the network timeout; rounded up, because the drivers count in whole seconds.
-    :returns: for ``connect_args``; empty for a driver that is not known here.
+    NOT_APPLIED = "not applied"
+    """Nothing is stored, and the whole unit may be run again."""
+    UNKNOWN = "unknown"
+    """It is stored or it is not: only the database can tell, in a new connection."""
+    FAILED = "failed"
+    """It would fail again, or nothing better is known."""
+
+
+class Phase(enum.Enum):
+    """How far the unit was."""
+
+    BEFORE_COMMIT = "before COMMIT"
+    """In a statement, while connecting, in the flush of a ``commit()``."""
+    AT_COMMIT = "at COMMIT"
+    """COMMIT had been handed to the driver, in this attempt or an earlier one."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What an error says about its transaction.
+
+    :ivar before: the outcome, if the error came before COMMIT.
+    :ivar at_commit: the outcome, if it came at COMMIT.
+    :ivar transient: another transaction was in the way.
+    :ivar lost: the connection must not be used again.
     """
-    driver = url.get_dialect().driver
-    own = {**url.query, **given}
-    whole = _whole(seconds)
-    found: dict[str, Any] = {}
-    if driver in _LIBPQ and not (_ELSEWHERE & own.keys() or "PGSERVICE" in os.environ):
-        found = {
-            "connect_timeout": whole,
-            "keepalives": 1,
-            "keepalives_idle": max(1, whole // 2),
-            "keepalives_interval": max(1, whole // 4),
-            "keepalives_count": 2,
-            "tcp_user_timeout": whole * 1000,
-        }
-        if "PGCONNECT_TIMEOUT" in os.environ:
-            del found["connect_timeout"]
-    elif driver in _MYSQL:
-        found = {"connect_timeout": whole}
-        if driver == "pymysql":
-            # Its connect_timeout ends before the greeting; this one is lifted after it.
-            found["read_timeout"] = float(own.get("connect_timeout", whole))
-    return {name: value for name, value in found.items() if name not in own}
+
+    before: Outcome
+    at_commit: Outcome
+    transient: bool = False
+    lost: bool = False
 
 
-def install(engine: Engine, given: Mapping[str, Any], seconds: float) -> None:
-    """Set on each socket of *engine* what its driver has no argument for.
+@dataclass(frozen=True)
+class Verdict:
+    """The code of an error, and what it means."""
 
-    :param given: as for :func:`timeouts`, without what that has added.
+    code: str | None
+    meaning: Meaning
+
+
+CONFLICT = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, transient=True)
+"""Another transaction was in the way, and the server has certainly rolled this one back."""
+REFUSED = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED)
+"""The server refuses, and says so; later it may not."""
+STOPPED = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN)
+"""As :data:`REFUSED`, but no documentation promises that of a COMMIT."""
+LOST = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN, lost=True)
+"""The connection is lost."""
+LOST_EARLIER = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, lost=True)
+"""The connection was lost before the server could read a COMMIT."""
+IN_DOUBT = Meaning(Outcome.UNKNOWN, Outcome.UNKNOWN, lost=True)
+"""The server does not know itself, and the error may be about an implicit COMMIT."""
+WRONG = Meaning(Outcome.FAILED, Outcome.FAILED)
+"""The unit is to blame, and nothing of it is stored."""
+UNNAMED = Meaning(Outcome.FAILED, Outcome.UNKNOWN)
+"""The error is in no table."""
+
+# Drivers --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One driver.
+
+    :ivar name: as SQLAlchemy calls it, ``dialect.driver``.
+    :ivar module: which module it imports; its errors come from there.
+    :ivar package: which package installs it; empty if ours cannot use it.
+    :ivar serves: the dialects whose URL may leave the driver out and mean this one.
+    :ivar advice: what to write instead under gevent and eventlet, if it waits in C.
     """
-    if engine.dialect.driver not in _MYSQL:
-        return
-    lift = "read_timeout" in timeouts(engine.url, given, seconds)
 
-    def on_connect(connection: Any, _entry: object) -> None:
-        with socket_of(connection) as found:
-            if found.family in {socket.AF_INET, socket.AF_INET6}:
-                _set_tcp_options(found, _whole(seconds))
-        if lift:
-            _lift_read_timeout(connection)
+    name: str = ""
+    module: str = ""
+    package: str = ""
+    serves: tuple[str, ...] = ()
+    advice: str | None = None
 
-    event.listen(engine, "connect", on_connect)
+    # Connecting
+
+    def timeouts(self, own: Mapping[str, object], seconds: float) -> dict[str, object]:
+        """Return arguments for connecting that make the driver notice a partition.
+
+        :param own: what the user has set, in ``connect_args`` or in the query of the URL; it stays.
+        :param seconds: the network timeout; rounded up, because drivers count in whole seconds.
+        """
+        arguments = self._timeouts(own, whole_seconds(seconds))
+        return {name: value for name, value in arguments.items() if name not in own}
+
+    def _timeouts(self, own: Mapping[str, object], seconds: int) -> dict[str, object]:
+        return {}
+
+    def finish_connecting(
+        self, connection: DBAPIConnection, own: Mapping[str, object], seconds: float
+    ) -> None:
+        """Set on a new connection what has no argument; the parameters of :meth:`timeouts`."""
+
+    def descriptor_of(self, connection: object) -> Callable[[], int] | None:
+        """Return the function that returns the number of the socket of *connection*.
+
+        That function raises, or returns a negative number, when the driver has closed the
+        connection. None for a driver that does not show its socket.
+        """
+        descriptor: object = getattr(connection, "fileno", None)
+        if not callable(descriptor):
+            return None
+        try:
+            descriptor()
+        except Exception:  # pg8000 has the method of a file that is none
+            return None
+        return cast("Callable[[], int]", descriptor)
+
+    def how_not_to_block(self, library: str) -> str | None:
+        """Return what to write instead if the driver waits in C, where no greenlet can run.
+
+        :param library: ``"gevent"`` or ``"eventlet"``, which has patched this process.
+        """
+        return self.advice
+
+    # Transactions
+
+    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
+        """Tell whether the transaction is gone, or cannot be committed, as far as is known.
+
+        :param error: the last one in this transaction.
+        """
+        return False
+
+    def is_open(self, connection: object) -> bool:
+        """Tell whether a transaction is open; False where the driver does not know."""
+        return False
+
+    def roll_back(self, connection: DBAPIConnection) -> None:
+        """Roll back for the pool; the app has not asked for it."""
+        connection.rollback()
+
+    def unseen_error_of(self, connection: object) -> BaseException | None:
+        """Return the error that a cursor of the driver has raised past SQLAlchemy, if known."""
+        return None
+
+    def watch_transactions(self, engine: Engine) -> None:
+        """Add to *engine* what makes the methods above true for its connections."""
+
+    def watch_notices(self, engine: Engine, name: str) -> None:
+        """Listen to what the server reports beside the results, if the driver hands it over.
+
+        :param name: of the engine, for the log.
+        """
+
+    # Errors
+
+    def judge(self, error: BaseException) -> Verdict:
+        """Look *error* up in the table of the family."""
+        return Verdict(None, UNNAMED)
+
+    def aborts_transaction(self, verdict: Verdict) -> bool:
+        """Tell whether the server has thrown the transaction away, unnoticed by the driver."""
+        return False
+
+    def may_abort_transaction(self, verdict: Verdict) -> bool:
+        """Tell whether that depends on a setting of the server, which a client cannot see."""
+        return False
 
 
-def _whole(seconds: float) -> int:
-    return max(1, math.ceil(seconds))  # to some drivers 0 means for ever, to others an error
+def whole_seconds(seconds: float) -> int:
+    """Round up, to at least one: to some drivers 0 means for ever, to others an error."""
+    return max(1, math.ceil(seconds))
 
 
-def _set_tcp_options(sock: socket.socket, seconds: int) -> None:
+# Sockets --------------------------------------------------------------------------------------
+
+
+def set_tcp_options(sock: socket.socket, seconds: int) -> None:
+    """Let the kernel give the other end up after *seconds*."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", max(1, seconds // 2)),
@@ -110,98 +228,9 @@ def _set_tcp_options(sock: socket.socket, seconds: int) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _lift_read_timeout(connection: Any) -> None:
-    if hasattr(connection, "_read_timeout"):
-        connection._read_timeout = None
-    else:  # pragma: no cover  # no known version
-        logger.warning(
-            "This version of PyMySQL keeps its 'read_timeout' for good: no statement may take"
-            " longer than 'connect_timeout'. Set 'read_timeout' in 'connect_args'."
-        )
-
-
-def warn_of_blocking(engine: Engine) -> None:
-    """Warn once if the driver of *engine* stops all greenlets whenever it waits.
-
-    Not before it connects: a server may import the app first, and patch in its workers.
-    """
-    told = False
-
-    def on_connect(_connection: object, _entry: object) -> None:
-        nonlocal told
-        library = _greenlet_library()
-        if library is None or told:
-            return
-        advice = _how_not_to_block(engine.dialect.driver, library)
-        if advice is not None:
-            told = True
-            warnings.warn(
-                f"{library} has patched this process, and the driver of"
-                f" '{engine.url.drivername}://' waits for the server in C, where {library} cannot"
-                " switch: while one request waits for the database, all other greenlets of the"
-                f" process stand still. {advice}",
-                ConfigNotice,
-                stacklevel=2,
-            )
-
-    event.listen(engine, "connect", on_connect)
-
-
-def _greenlet_library() -> str | None:
-    """Whose sockets this process has, if they are not Python's; nothing is imported for that."""
-    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
-    if gevent is not None and gevent.is_module_patched("socket"):
-        return "gevent"
-    if eventlet is not None and eventlet.is_monkey_patched("socket"):
-        return "eventlet"
-    return None
-
-
-def _how_not_to_block(driver: str, library: str) -> str | None:
-    """What to write instead, if *driver* waits in C; None if it does not, or is not known."""
-    if driver == "psycopg":
-        # It chooses when it is imported, and asks gevent only.
-        waiting: Any = sys.modules["psycopg.waiting"]
-        if waiting.wait is not getattr(waiting, "wait_c", None):
-            return None
-        earlier = f" Or let {library} patch before psycopg is imported." * (library == "gevent")
-        return f"Set the environment variable PSYCOPG_WAIT_FUNC=wait_select.{earlier}"
-    if driver == "psycopg2":
-        if sys.modules["psycopg2.extensions"].get_wait_callback() is not None:
-            return None
-        return (
-            "Use 'postgresql+psycopg://', or install psycogreen and call"
-            f" 'psycogreen.{library}.patch_psycopg()' before the first request."
-        )
-    return "Use 'mysql+pymysql://'." if driver in {"mysqldb", "mariadbconnector"} else None
-
-
-def descriptor_of(connection: Any) -> Callable[[], int] | None:
-    """What returns the number of the socket under a driver's *connection*.
-
-    The function raises, or returns a negative number, when the driver has closed the connection.
-    None for a driver that does not show its socket.
-    """
-    found: Any = getattr(connection, "fileno", None)
-    if found is None:
-        found = getattr(getattr(connection, "_sock", None), "fileno", None)  # PyMySQL
-    if not callable(found):
-        return None
-    try:
-        found()
-    except Exception:  # pg8000 has the method of a file that is none
-        return None
-    return cast("Callable[[], int]", found)
-
-
 @contextlib.contextmanager
-def socket_of(connection: Any) -> Iterator[socket.socket]:
-    """The socket under the *connection* of a driver that shows it; it stays the driver's."""
-    own = getattr(connection, "_sock", None)  # PyMySQL
-    if own is not None:
-        yield own
-        return
-    number = connection.fileno()
+def borrowed_socket(number: int) -> Iterator[socket.socket]:
+    """Yield the socket of a descriptor, which stays the driver's."""
     # gevent's sockets, and those under a default timeout, switch the blocking off.
     blocking = os.get_blocking(number)
     borrowed = socket.socket(fileno=number)

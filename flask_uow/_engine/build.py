@@ -1,10 +1,11 @@
-"""Settings to engines: the right driver, the right file, and a sentence if one is missing."""
+"""Settings to engines: the right driver, the right file, and all that protects an engine."""
 
 from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
@@ -14,38 +15,15 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from .._config.settings import EngineSettings, PoolSettings, Settings
-from .._drivers import base, notices
-from .._sqlite import engine as _sqlite_engine
+from .._drivers.known import DIALECTS, DRIVERS, driver_of, drivers_for, synchronous
+from .._sqlite import engine as sqlite
 from .._sqlite import profile
 from .._transaction.routing import DEFAULT, unknown
 from ..errors import ConfigError, UnknownEngine
-from . import fork, lost_transactions
-from . import pool as _pool
-from .checkouts import Holders
+from . import fork, greenlets, lost_transactions, pool
+from .checkouts import CheckoutContext, CheckoutTracker
 
-logger = logging.getLogger("flask_uow")
-
-# Which drivers can serve a URL that names none, the preferred one first.
-_DRIVERS = {
-    "postgresql": ("psycopg", "psycopg2"),
-    "mysql": ("mysqldb", "pymysql"),
-    "mariadb": ("mysqldb", "pymysql"),
-}
-# The module that a driver imports, and the package to install for it.
-_MODULES = {
-    "psycopg": ("psycopg", "psycopg[binary]"),
-    "psycopg2": ("psycopg2", "psycopg2-binary"),
-    "mysqldb": ("MySQLdb", "mysqlclient"),
-    "pymysql": ("pymysql", "PyMySQL"),
-    "mariadbconnector": ("mariadb", "mariadb"),
-    "mysqlconnector": ("mysql.connector", "mysql-connector-python"),
-    "pg8000": ("pg8000", "pg8000"),
-    "oracledb": ("oracledb", "oracledb"),
-    "cx_oracle": ("cx_Oracle", "oracledb"),
-    "pyodbc": ("pyodbc", "pyodbc"),
-    "pymssql": ("pymssql", "pymssql"),
-}
-_DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
+logger = logging.getLogger(__name__)
 
 
 class Engines(Mapping["str | None", Engine]):
@@ -75,60 +53,132 @@ class Engines(Mapping["str | None", Engine]):
         return len(self.named)
 
     def copy(self) -> dict[str, Engine]:
-        """A dict of them, as Flask-Alembic wants one."""
+        """Return a dict of the engines, as Flask-Alembic expects it."""
         return dict(self.named)
 
 
 def build(
-    settings: Settings,
-    folder: str,
-    **watch: Any,
+    settings: Settings, folder: str, context: CheckoutContext | None = None
 ) -> dict[str, Engine]:
     """Create the engines; nothing connects yet.
 
     :param folder: where relative SQLite files lie.
-    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
+    :param context: what connections are checked out for.
     :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
     """
     engines = {}
-    for one in settings.engines:
-        engine = _create(one, settings.pool, folder)
-        holders = _pool.install(engine, one.options, settings.pool, **watch)
-        if engine.dialect.name == "sqlite":
-            # Before the guard, which asks what has become of a transaction.
-            on_growth = partial(_warn_of_log, one.name, holders)
-            _sqlite_engine.install(engine, settings.sqlite, on_wal_growth=on_growth)
-        lost_transactions.install(engine)
-        fork.install(engine)
-        notices.install(engine, one.name)
-        base.warn_of_blocking(engine)
-        engines[one.name] = engine
+    for own in settings.engines:
+        engine = _create(own, settings.pool, folder)
+        new = _New(engine, own, settings, context)
+        for protect in _PROTECTIONS:
+            protect(new)
+        engines[own.name] = engine
     return engines
+
+
+# Protections ----------------------------------------------------------------------------------
+
+
+@dataclass
+class _New:
+    """An engine that is being built.
+
+    :ivar own: its own settings.
+    :ivar settings: those of all engines.
+    :ivar tracker: of its checkouts; None if there is one connection for all threads.
+    """
+
+    engine: Engine
+    own: EngineSettings
+    settings: Settings
+    context: CheckoutContext | None
+    tracker: CheckoutTracker | None = None
+
+
+def _finish_connecting(new: _New) -> None:
+    pool.finish_connecting(new.engine, new.own.options, new.settings.pool)
+
+
+def _replace_dead_connections(new: _New) -> None:
+    pool.replace_dead_connections(new.engine, new.own.options, new.settings.pool)
+
+
+def _track_checkouts(new: _New) -> None:
+    new.tracker = pool.track_checkouts(new.engine, new.settings.pool, new.context)
+
+
+def _set_up_sqlite(new: _New) -> None:
+    if new.engine.dialect.name == "sqlite":
+        on_growth = partial(_warn_of_log, new.own.name, new.tracker)
+        sqlite.install(new.engine, new.settings.sqlite, on_wal_growth=on_growth)
+
+
+def _watch_transactions(new: _New) -> None:
+    lost_transactions.watch_transactions(new.engine)
+
+
+def _protect_from_fork(new: _New) -> None:
+    fork.protect_from_fork(new.engine)
+
+
+def _watch_notices(new: _New) -> None:
+    driver_of(new.engine.dialect).watch_notices(new.engine, new.own.name)
+
+
+def _warn_of_blocking(new: _New) -> None:
+    greenlets.warn_of_blocking(new.engine)
+
+
+# In this order, because listeners run in the order in which they were added.
+_PROTECTIONS: tuple[Callable[[_New], None], ...] = (
+    _finish_connecting,  # first on a new connection: what follows may send statements
+    _replace_dead_connections,  # first at a checkout: a dead connection is replaced before use
+    _track_checkouts,  # after that: a connection that was refused is not checked out
+    _set_up_sqlite,  # it begins the transaction before a statement ...
+    _watch_transactions,  # ... of which this asks what became of it
+    _protect_from_fork,  # after SQLite's, which may refuse to open the file at all
+    _watch_notices,  # anywhere: it only logs
+    _warn_of_blocking,  # anywhere: it only warns
+)
+
+
+def _warn_of_log(name: str, tracker: CheckoutTracker | None, size: int) -> None:
+    logger.warning(
+        "The write-ahead log of the SQLite engine %r has grown to %d MB, because a reader keeps"
+        " reading what was there before: it cannot be emptied until that reader ends. The"
+        " connections in use, the oldest first:\n%s",
+        name,
+        size // 2**20,
+        tracker.report() if tracker is not None else "  one for all threads",
+    )
+
+
+# Variants -------------------------------------------------------------------------------------
 
 
 def with_options(
     engines: Mapping[str, Engine], isolation_level: str | None, *, read_only: bool
 ) -> dict[str, Engine]:
-    """The same engines, with the same pools, for transactions of another kind.
+    """Return the same engines, with the same pools, for transactions of another kind.
 
-    :param read_only: PostgreSQL is told, and refuses what writes; the others cannot be told
-        without a round trip.
+    :param read_only: PostgreSQL refuses what writes then; other servers cannot be told without
+        a round trip.
     :raises ConfigError: a database does not know the isolation level.
     """
-    found = {}
+    variants = {}
     for name, engine in engines.items():
         options: dict[str, Any] = {}
         if isolation_level is not None:
             options["isolation_level"] = _known_level(name, engine, isolation_level)
         if read_only and engine.dialect.name == "postgresql":
             options["postgresql_readonly"] = True
-        found[name] = engine.execution_options(**options) if options else engine
-    return found
+        variants[name] = engine.execution_options(**options) if options else engine
+    return variants
 
 
 def _known_level(name: str, engine: Engine, isolation_level: str) -> str:
     wanted = str(isolation_level).replace("_", " ").upper()
-    # Of the dialects that need a connection to answer none is better known than its driver.
+    # No dialect of SQLAlchemy's own looks at the connection.
     known = engine.dialect.get_isolation_level_values(cast(Any, None))
     if wanted == "AUTOCOMMIT":
         raise ConfigError(
@@ -145,18 +195,10 @@ def _known_level(name: str, engine: Engine, isolation_level: str) -> str:
     return wanted
 
 
-def _warn_of_log(name: str, holders: Holders | None, size: int) -> None:
-    logger.warning(
-        "The write-ahead log of the SQLite engine %r has grown to %d MB, because somebody keeps"
-        " reading what was there before: it cannot be emptied until they end. The connections in"
-        " use, the oldest first:\n%s",
-        name,
-        size // 2**20,
-        holders.report() if holders is not None else "  one for everybody",
-    )
+# Creation -------------------------------------------------------------------------------------
 
 
-def _create(settings: EngineSettings, pool: PoolSettings, folder: str) -> Engine:
+def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) -> Engine:
     url, where = _with_driver(settings.url, settings.where), settings.where
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
@@ -171,10 +213,10 @@ def _create(settings: EngineSettings, pool: PoolSettings, folder: str) -> Engine
         if url.get_dialect().is_async:
             raise ConfigError(
                 f"{where} names the asyncio driver {url.drivername!r}, and 'db.session' is a"
-                f" synchronous session. Write {_synchronous(url)!r} instead."
+                f" synchronous session. Write {synchronous(url.get_backend_name())!r} instead."
             )
         # By attribute: tracing tools replace 'sqlalchemy.create_engine'.
-        return sqlalchemy.create_engine(url, **_pool.options_for(url, options, pool))
+        return sqlalchemy.create_engine(url, **pool.options_for(url, options, pool_settings))
     except NoSuchModuleError as error:
         raise ConfigError(_unknown_dialect(url, where)) from error
     except ImportError as error:
@@ -188,14 +230,14 @@ def _with_driver(url: URL, where: str) -> URL:
 
     SQLAlchemy 2.0 means psycopg2 by 'postgresql://', SQLAlchemy 2.1 means psycopg.
     """
-    candidates = _DRIVERS.get(url.drivername, ())
-    installed = [name for name in candidates if find_spec(_MODULES[name][0])]
+    candidates = drivers_for(url.drivername)
+    installed = [driver.name for driver in candidates if find_spec(driver.module)]
     if not candidates or url.get_dialect().driver in installed:
         return url
     if not installed:
         raise ConfigError(
             f"{where} needs a driver for {url.drivername!r} and none is installed."
-            f" Install one: {' or '.join(map(_install, candidates))}."
+            f" Install one: {' or '.join(_install(driver.name) for driver in candidates)}."
         )
     return url.set(drivername=f"{url.drivername}+{installed[0]}")
 
@@ -209,24 +251,20 @@ def _missing_driver(url: URL, where: str, error: ImportError) -> str:
 
 
 def _install(driver: str) -> str:
-    return f"pip install '{_MODULES.get(driver, (driver, driver))[1]}'"
+    package = DRIVERS[driver].package if driver in DRIVERS else ""
+    return f"pip install '{package or driver}'"
 
 
 def _unknown_dialect(url: URL, where: str) -> str:
     dialect, _, driver = url.drivername.partition("+")
-    if dialect in _DIALECTS:
-        known = [name for name in _MODULES if name != driver]
+    if dialect in DIALECTS:
+        known = [name for name in DRIVERS if DRIVERS[name].package and name != driver]
         near = difflib.get_close_matches(driver, known, n=1)
         hint = f"Did you mean '{dialect}+{near[0]}'?" if near else "Leave the driver out?"
         return f"{where} names the driver {driver!r}, which SQLAlchemy does not know. {hint}"
-    near = difflib.get_close_matches(dialect, _DIALECTS, n=1)
+    near = difflib.get_close_matches(dialect, DIALECTS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"{where} names the database dialect {dialect!r}, which SQLAlchemy does not know.{hint}"
-        f" It comes with {', '.join(_DIALECTS)}; others are packages to install."
+        f" It comes with {', '.join(DIALECTS)}; others are packages to install."
     )
-
-
-def _synchronous(url: URL) -> str:
-    backend = url.get_backend_name()
-    return {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}.get(backend, backend)

@@ -1,11 +1,11 @@
-"""Who has a connection of the pool: since when, for which request, and where it was asked for.
+"""Which code has checked a connection out: since when, for which request, from which line.
 
-A pool that has run dry says which requests have its connections, and a connection that was held
-for long says so when it comes back. Every checkout pays for this, so as little as possible is
+A pool that has run dry says which requests have its connections, and a connection that was checked
+out for long is logged when it comes back. Every checkout pays for this, so as little as possible is
 done there: a time, a weak reference, and a walk up the stack to the first frame of the app.
 
-Nothing here knows Flask: what a connection is held for is an opaque object, and a function of the
-caller's puts it into words.
+Nothing here knows Flask: what a connection is checked out for is an opaque object, which a
+:class:`CheckoutContext` puts into words.
 """
 
 from __future__ import annotations
@@ -18,23 +18,42 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
-logger = logging.getLogger("flask_uow")
+logger = logging.getLogger(__name__)
 
-_KEY = "flask_uow.holder"
-# Whoever is behind these has asked for the connection.
+_KEY = "flask_uow.checkout"
+# The first caller outside of these has asked for the connection.
 _LIBRARIES = frozenset({"flask_uow", "sqlalchemy", "flask", "werkzeug", "contextlib", "functools"})
 
 
-class Holder(NamedTuple):
-    """Who has checked a connection out.
+class CheckoutContext(Protocol):
+    """What connections are checked out for, such as the Flask contexts of one app."""
+
+    def current_context(self) -> object:
+        """Return what a connection is checked out for now, or None.
+
+        Only a weak reference is kept: the object is free to end without returning the connection.
+        """
+        ...
+
+    def describe(self, context: object) -> str:
+        """Put such an object into words, for a message."""
+        ...
+
+    def has_location(self, context: object) -> bool:
+        """Tell whether :meth:`describe` names a line of code: then the stack is not walked."""
+        ...
+
+
+class Checkout(NamedTuple):
+    """One connection that is checked out.
 
     :ivar since: when, as ``time.monotonic()``.
-    :ivar context: a weak reference to what it is held for, or the name of the thread.
+    :ivar context: a weak reference to what it is checked out for, or the name of the thread.
     :ivar code: of the first frame outside of the libraries, if there is one. Not the frame: that
         would keep alive whatever its function works with.
     :ivar line: in that frame.
@@ -53,35 +72,32 @@ class Holder(NamedTuple):
         return monotonic() - self.since
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """The file, the line and the function that asked for the connection."""
-        return place_of(self.code, self.line)
+        return source_location(self.code, self.line)
 
 
-class Holders:
-    """Those who have the connections of one engine just now.
+class CheckoutTracker:
+    """The present checkouts of one engine.
 
-    :param who: what a connection is held for; an object that can be referred to weakly, because
-        it must be free to end without giving the connection back, or None.
-    :param describe: puts that object into words, when they are needed.
-    :param has_place: does that object know a place itself, so that *describe* can name it? Then
-        the stack is not walked.
+    :param context: what the connections are checked out for; None if nothing is known of that.
     :param warn_after: seconds after which a warning is logged, or None for never.
     :param stacks: remember the whole stack of each checkout: for debugging, it takes long.
     """
 
     def __init__(
         self,
-        who: Callable[[], object] = lambda: None,
-        describe: Callable[[Any], str] = repr,
-        has_place: Callable[[Any], bool] = lambda _: False,
+        context: CheckoutContext | None = None,
         *,
         warn_after: float | None = 60.0,
         stacks: bool = False,
     ) -> None:
-        self._who = who
-        self._describe = describe
-        self._has_place = has_place
+        self._current: Callable[[], object] = lambda: None
+        self._describe: Callable[[object], str] = repr
+        self._has_location: Callable[[object], bool] = lambda _: False
+        if context is not None:
+            self._current, self._describe = context.current_context, context.describe
+            self._has_location = context.has_location
         self._warn_after = float("inf") if warn_after is None else warn_after
         self._stacks = stacks
         # Not a WeakSet: its keyrefs() are safe while other threads connect.
@@ -90,64 +106,64 @@ class Holders:
         )
         self._warned_of: set[float] = set()
 
-    def install(self, engine: Engine) -> None:
-        """Watch *engine*, with any pool that lends a connection to one at a time."""
+    def track(self, engine: Engine) -> None:
+        """Watch *engine*, with any pool whose connections have one user at a time."""
         event.listen(engine, "connect", self._note_connection)
         event.listen(engine, "checkout", self._note_checkout)
         event.listen(engine, "checkin", self._note_return)
 
-    def now(self) -> list[Holder]:
-        """Who has a connection just now, the oldest first."""
-        found = []
+    def now(self) -> list[Checkout]:
+        """Return the present checkouts, the oldest first."""
+        checkouts = []
         for reference in self._entries.keyrefs():
             entry = reference()
             # What a forked process has inherited has no connection any more.
             if entry is not None and entry.dbapi_connection is not None:
-                holder = entry.info.get(_KEY)  # others come and go meanwhile
-                if holder is not None:
-                    found.append(Holder(*holder))
-        return sorted(found, key=lambda holder: holder.since)
+                values = entry.info.get(_KEY)  # None if it came back meanwhile
+                if values is not None:
+                    checkouts.append(Checkout(*values))
+        return sorted(checkouts, key=lambda checkout: checkout.since)
 
     def report(self, limit: int = 10) -> str:
-        """:meth:`now` in words, a line each, at most *limit* of them."""
-        holders = self.now()
-        lines = [f"  {holder.age:.1f} s: {self.describe(holder)}" for holder in holders[:limit]]
-        if len(holders) > limit:
-            lines.append(f"  and {len(holders) - limit} more, for a shorter time")
-        return "\n".join(lines) or "  nobody who is known here"
+        """Put :meth:`now` into words, a line each, at most *limit* of them."""
+        checkouts = self.now()
+        lines = [f"  {one.age:.1f} s: {self.describe(one)}" for one in checkouts[:limit]]
+        if len(checkouts) > limit:
+            lines.append(f"  and {len(checkouts) - limit} more, for a shorter time")
+        return "\n".join(lines) or "  none that is known here"
 
-    def describe(self, holder: Holder) -> str:
-        """What *holder* is, and where it asked for the connection."""
-        text = self._name(holder)
-        if holder.code is not None or isinstance(holder.context, str):
-            text += f", from {holder.place}"
-        if holder.stack is not None:
-            text += "\n" + "".join(holder.stack.format()).rstrip()
+    def describe(self, checkout: Checkout) -> str:
+        """Say what *checkout* is for, and where the connection was asked for."""
+        text = self._name(checkout)
+        if checkout.code is not None or isinstance(checkout.context, str):
+            text += f", from {checkout.location}"
+        if checkout.stack is not None:
+            text += "\n" + "".join(checkout.stack.format()).rstrip()
         return text
 
-    def _name(self, holder: Holder) -> str:
-        if isinstance(holder.context, str):
-            return f"the thread {holder.context!r}"
-        context = holder.context()
+    def _name(self, checkout: Checkout) -> str:
+        if isinstance(checkout.context, str):
+            return f"the thread {checkout.context!r}"
+        context = checkout.context()
         if context is None:
             return "a context that is gone"
         try:
             return self._describe(context)
-        except Exception:  # an error here would come in the way of a checkin, or of a better one
+        except Exception:  # an error here would break a checkin, or hide a better message
             return f"a {type(context).__name__} that cannot be described"
 
     def warn_of_old(self) -> None:
-        """Log a warning for each connection that is held for too long; once for each of them."""
-        old = [holder for holder in self.now() if holder.age >= self._warn_after]
-        known, self._warned_of = self._warned_of, {holder.since for holder in old}
-        for holder in old:
-            if holder.since not in known:
+        """Log a warning for each checkout that has lasted too long, once for each of them."""
+        old = [checkout for checkout in self.now() if checkout.age >= self._warn_after]
+        known, self._warned_of = self._warned_of, {checkout.since for checkout in old}
+        for checkout in old:
+            if checkout.since not in known:
                 logger.warning(
-                    "The pool of connections has run dry, and one of them is held for %.1f seconds"
-                    " already (UOW_HOLD_WARNING is %g) by %s",
-                    holder.age,
+                    "The pool of connections has run dry, and one of them has been held for %.1f"
+                    " seconds already (UOW_HOLD_WARNING is %g) by %s",
+                    checkout.age,
                     self._warn_after,
-                    self.describe(holder),
+                    self.describe(checkout),
                 )
 
     # Events -----------------------------------------------------------------------------------
@@ -157,9 +173,11 @@ class Holders:
 
     # These two run for each unit, so they call little and build nothing but a tuple.
 
-    def _note_checkout(self, _connection: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
-        context = self._who()
-        if context is not None and not self._stacks and self._has_place(context):
+    def _note_checkout(
+        self, _connection: object, entry: ConnectionPoolEntry, _proxy: object
+    ) -> None:
+        context = self._current()
+        if context is not None and not self._stacks and self._has_location(context):
             entry.info[_KEY] = (monotonic(), weakref.ref(context), None, None, None)
             return
         frame = caller(3)  # closer than that is only the pool itself
@@ -171,36 +189,38 @@ class Holders:
             _stack_of(frame) if self._stacks else None,
         )
 
-    def _note_return(self, _connection: Any, entry: ConnectionPoolEntry) -> None:
-        found = entry.info.pop(_KEY, None)
-        if found is not None and monotonic() - found[0] >= self._warn_after:
-            holder = Holder(*found)
+    def _note_return(self, _connection: object, entry: ConnectionPoolEntry) -> None:
+        values = entry.info.pop(_KEY, None)
+        if values is not None and monotonic() - values[0] >= self._warn_after:
+            checkout = Checkout(*values)
             logger.warning(
                 "A connection was held for %.1f seconds (UOW_HOLD_WARNING is %g) by %s."
-                " Meanwhile nobody else could use it, and its locks and its snapshot lasted."
+                " Meanwhile no other request could use it, and its locks and its snapshot lasted."
                 " Commit before work that takes long and needs no database.",
-                holder.age,
+                checkout.age,
                 self._warn_after,
-                self.describe(holder),
+                self.describe(checkout),
             )
 
 
 def caller(depth: int) -> FrameType | None:
-    """The first frame outside of the libraries, *depth* frames away or more."""
+    """Return the first frame outside of the libraries, *depth* frames away or more."""
     frame: FrameType | None = sys._getframe(depth + 1)
     while frame is not None and _is_library[frame.f_globals.get("__name__")]:
         frame = frame.f_back
     return frame
 
 
-def place_of_caller(depth: int) -> str:
-    """The place of the first frame outside of the libraries, *depth* frames away or more."""
+def caller_location(depth: int) -> str:
+    """Describe the first frame outside of the libraries, *depth* frames away or more."""
     frame = caller(depth + 1)
-    return place_of(None, None) if frame is None else place_of(frame.f_code, frame.f_lineno)
+    if frame is None:
+        return source_location(None, None)
+    return source_location(frame.f_code, frame.f_lineno)
 
 
-def place_of(code: CodeType | None, line: int | None) -> str:
-    """A file, a line and a function, for messages."""
+def source_location(code: CodeType | None, line: int | None) -> str:
+    """Name a file, a line and a function, for messages."""
     if code is None:
         return "a place without code of the app"
     name = getattr(code, "co_qualname", code.co_name)  # since Python 3.11
@@ -213,10 +233,10 @@ def _stack_of(frame: FrameType | None) -> traceback.StackSummary:
     return stack
 
 
-class _Libraries(dict[Any, bool]):
-    """Is a module, by its name, part of a library? Found out once for each."""
+class _Libraries(dict[object, bool]):
+    """Whether a module, by its name, is part of a library; found out once for each."""
 
-    def __missing__(self, name: Any) -> bool:
+    def __missing__(self, name: object) -> bool:
         self[name] = str(name).partition(".")[0] in _LIBRARIES
         return self[name]
 

@@ -1,18 +1,20 @@
 """A forked process leaves the connections of its parent alone (P13).
 
 Two processes that write to one socket get each other's rows. So a child starts with empty pools,
-and what it inherited it neither uses nor closes: a polite goodbye, or a ROLLBACK, would end the
-session of the parent. It is kept until the process ends, out of reach of garbage collection. Who
-goes on with a connection of the parent, outside of a unit, finds an :class:`_OfTheParent` in it.
+and neither uses nor closes the connections that it inherited: a goodbye to the server, or a
+ROLLBACK, would end the session of the parent. They are kept until the process ends, out of reach of
+garbage collection. Code that keeps using a parent's connection, outside of a unit, meets an
+:class:`_InheritedConnection`, which refuses.
 
-SQLite is different: what it knows of its file locks is kept for each file and process, and a child
-that inherits an open connection believes to have locks that only the parent has. Its commits
+SQLite is different: it keeps what it knows of its file locks for each file and process, and a child
+that inherits an open connection believes that it has locks which only the parent has. Its commits
 would be lost when the parent closes the file. So idle connections are closed before the fork, and
-if one was in use, or about to be opened, the child may not open that file. (A lock inside of
-SQLite's library may be held for ever, too, by a thread that is not in the child.)
+if one was in use, or about to be opened, the child may not open that file. (A thread that is not in
+the child may also hold a lock inside of SQLite's library for ever.)
 
-Python tells of a fork by ``os.register_at_fork``. Servers that fork in C (uWSGI) do not run it,
-so the process id is compared as well, when a unit opens: :func:`notice`.
+All that the package does at a fork is in this module. Python runs it by ``os.register_at_fork``.
+Servers that fork in C (uWSGI) do not, so the process id is compared as well, when a unit opens:
+:func:`notice`.
 
 Nothing here knows Flask or sessions.
 """
@@ -29,11 +31,12 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
 from .._sqlite.profile import is_memory
+from .._sqlite.write_queue import close_inherited
 from .._transaction import sqlalchemy_private
 from ..errors import ForkedUnit
 
 generation = 0
-"""How many forks lie between this process and the first one, as far as they were noticed."""
+"""The number of forks between the first process and this one, as far as they were noticed."""
 
 _process = os.getpid()
 _lock = threading.Lock()
@@ -48,10 +51,10 @@ _forbidden: weakref.WeakSet[Engine] = weakref.WeakSet()
 _abandoned: list[object] = []
 
 
-def install(engine: Engine) -> None:
+def protect_from_fork(engine: Engine) -> None:
     """Let a child of this process begin with an empty pool for *engine*."""
     if isinstance(engine.pool, StaticPool) or (_is_sqlite(engine) and is_memory(engine.url)):
-        return  # a database in memory: the child has a copy of its own, and nothing but this one
+        return  # a database in memory is nothing but this connection; the child has a copy
     _engines[engine] = None
     reference = weakref.ref(engine)
     event.listen(engine, "connect", partial(_note_connection, reference))
@@ -62,7 +65,7 @@ def install(engine: Engine) -> None:
 
 
 def notice() -> None:
-    """See whether this is another process than before, and disown its parent's connections."""
+    """If this is another process than before, disown its parent's connections."""
     if os.getpid() != _process:
         _disown(announced=False)
 
@@ -72,7 +75,7 @@ def _is_sqlite(engine: Engine) -> bool:
 
 
 def _note_connection(
-    engine: weakref.ref[Engine], _connection: Any, entry: ConnectionPoolEntry
+    engine: weakref.ref[Engine], _connection: object, entry: ConnectionPoolEntry
 ) -> None:
     _entries[entry] = engine
     _opening.pop(threading.get_ident(), None)
@@ -82,20 +85,21 @@ def _note_pool(engine: Engine) -> None:
     _pools[engine.pool] = None
 
 
-def _note_opening(engine: weakref.ref[Engine], *_: Any) -> None:
+def _note_opening(engine: weakref.ref[Engine], *_: object) -> None:
     if engine() in _forbidden:
         raise ForkedUnit(
             "This process forked while a connection to a SQLite file was in use, and SQLite cannot"
             " be used in such a child: what it knows of the locks on the file is its parent's, and"
             " commits could be lost. Fork while no unit of work is open in any thread, or start"
-            " the child anew (multiprocessing's 'spawn')."
+            " the child as a new program (multiprocessing's 'spawn')."
         )
     _opening[threading.get_ident()] = engine
 
 
 def _disown(*, announced: bool) -> None:
-    """
-    :param announced: Python has told of the fork before; not if it was done in C.
+    """Empty the pools of this process without closing the connections in them.
+
+    :param announced: Python announced the fork before; a fork in C it does not.
     """
     global generation, _process  # noqa: PLW0603  # of the process, as the sockets are
     with _lock:
@@ -103,7 +107,7 @@ def _disown(*, announced: bool) -> None:
             return
         for entry, reference in list(_entries.items()):
             _abandon(entry, reference(), announced=announced)
-        _forbidden.update(engine for one in _opening.values() if (engine := one()) is not None)
+        _forbidden.update(filter(None, (reference() for reference in _opening.values())))
         _entries.clear()
         _opening.clear()
         _pools.clear()  # a thread that is not here may hold the lock of one
@@ -115,7 +119,7 @@ def _disown(*, announced: bool) -> None:
 
 
 def _abandon(entry: Any, engine: Engine | None, *, announced: bool) -> None:
-    """Cut *entry*, and who has checked it out, off from the driver's connection."""
+    """Cut *entry*, and the code that has checked it out, off from the driver's connection."""
     if engine is not None and _is_sqlite(engine) and entry.dbapi_connection is not None:
         if entry.in_use or announced:  # what is idle now was in use when they were closed
             _forbidden.add(engine)
@@ -124,38 +128,38 @@ def _abandon(entry: Any, engine: Engine | None, *, announced: bool) -> None:
     _abandoned.append(entry.dbapi_connection)
     proxy: Any = sqlalchemy_private.proxy_of(entry)
     if proxy is not None:
-        proxy.dbapi_connection = _OfTheParent()
+        proxy.dbapi_connection = _InheritedConnection()
     entry.dbapi_connection = None
 
 
-class _OfTheParent:
+class _InheritedConnection:
     """Stands in for the driver's connection in a ``Connection`` of the parent, and for its cursors.
 
-    A cursor is had without an error, because SQLAlchemy wraps what is raised before there is one.
+    Asking for a cursor raises nothing, because SQLAlchemy wraps what is raised before there is one.
     """
 
-    def cursor(self, *_: object, **__: object) -> _OfTheParent:
+    def cursor(self, *_: object, **__: object) -> _InheritedConnection:
         return self
 
-    pgconn = None  # where the guard looks for the state of a transaction
+    pgconn = None  # where psycopg keeps the state of a transaction
 
     def rollback(self) -> None:
-        """Nothing: to give the connection back, or drop it, is all that is left to do."""
+        """Do nothing: returning the connection, or dropping it, must not fail."""
 
     def close(self) -> None:
-        """Nothing, as for :meth:`rollback`."""
+        """Do nothing, as for :meth:`rollback`."""
 
     def __getattr__(self, name: str) -> NoReturn:
         raise ForkedUnit(
             "This connection was open when the process forked: it belongs to the parent process,"
-            " which goes on with it. Let the child open its own ('with db.engine.connect():' in"
-            " it), or close the connection before the fork."
+            " which continues to use it. Let the child open its own ('with db.engine.connect():'"
+            " in it), or close the connection before the fork."
         )
 
 
 def _before_fork() -> None:
     _opening.pop(threading.get_ident(), None)  # has failed
-    used = [reference() for reference in _pools.keyrefs()]  # others may add to it meanwhile
+    used = [reference() for reference in _pools.keyrefs()]  # another thread may add to it meanwhile
     for reference in _engines.keyrefs():
         engine = reference()
         if engine is not None and _is_sqlite(engine):
@@ -170,6 +174,7 @@ def _after_fork() -> None:
     global _lock  # noqa: PLW0603
     _lock = threading.Lock()  # the parent's may be held by a thread that is not here
     _disown(announced=True)
+    close_inherited()
 
 
 if hasattr(os, "register_at_fork"):  # pragma: no branch  # not on Windows, which does not fork

@@ -1,12 +1,12 @@
-"""A connection that died in the pool is replaced before anybody gets it (P13).
+"""A connection that died in the pool is replaced before it is used (P13).
 
 A server that restarts, an administrator and an idle timeout all close the connection, or send a
-last word: either makes the idle socket readable, and a look at it costs a microsecond and no
+last message: either makes the idle socket readable, and a look at it costs a microsecond and no
 round trip. A connection at rest has nothing to read, so whatever there is, it is replaced.
 
 A real ping is sent where the look is not enough: the driver does not show its socket, the
-connection has been idle for long (a router may have forgotten it, and nobody will tell), or
-another one was found dead since it was last used.
+connection has been idle for long (a router may have forgotten it without a sign), or another
+one was found dead since it was last used.
 
 Each connection also has a lifetime, up to a tenth shorter than asked for, at random, so that
 those which were opened together do not end together.
@@ -21,15 +21,19 @@ import random
 from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from time import monotonic
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .._drivers import base
+from .._drivers.known import driver_of
 
-logger = logging.getLogger("flask_uow")
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+logger = logging.getLogger(__name__)
 
 _KEY = "flask_uow.life"
 _random = random.SystemRandom()  # two workers forked from one process do not get the same numbers
@@ -61,14 +65,15 @@ class Liveness:
 
     def __init__(self, engine: Engine, ping_idle: float, lifetime: float | None) -> None:
         self._dialect = engine.dialect
+        self._driver = driver_of(engine.dialect)
         self._ping_idle = ping_idle
         self._lifetime = float("inf") if lifetime is None else lifetime
         self._last_loss = 0.0
         self._told = False
 
-    def note_connection(self, connection: Any, entry: ConnectionPoolEntry) -> None:
+    def note_connection(self, connection: object, entry: ConnectionPoolEntry) -> None:
         lifetime = self._lifetime * (1 - 0.1 * _random.random())
-        descriptor = base.descriptor_of(connection)
+        descriptor = self._driver.descriptor_of(connection)
         entry.info[_KEY] = _Life(monotonic() + lifetime, descriptor)
         if descriptor is None and not self._told:
             self._told = True
@@ -78,16 +83,19 @@ class Liveness:
                 self._dialect.driver,
             )
 
-    def check(self, connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
-        """
+    def check(
+        self, connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object
+    ) -> None:
+        """Look whether *connection* can be used.
+
         :raises DisconnectionError: the connection is dead or has lived its time. The pool
             replaces it by a new one, which is not checked again.
         """
         life: _Life | None = entry.info.get(_KEY)
-        if life is None:  # 'connection.info' is for everybody, and somebody has cleared it
+        if life is None:  # 'connection.info' is the app's, too, and was cleared
             return
         now = monotonic()
-        # Not the time of the last return: to note that one would cost half as much again.
+        # Not the time of the last return: noting that would cost half as much again.
         used, life.used = life.used, now
         if used is None:
             return
@@ -105,17 +113,19 @@ class Liveness:
             self._last_loss = now
             raise DisconnectionError("the connection died while it was idle")
 
-    def _ping(self, connection: Any) -> bool:
+    def _ping(self, connection: DBAPIConnection) -> bool:
         try:
             return self._dialect.do_ping(connection)
         except Exception:  # whatever is wrong with it: another one will do
             return False
 
 
-def install(engine: Engine, *, ping_idle: float = 30.0, lifetime: float | None = 1800.0) -> None:
+def replace_dead_connections(
+    engine: Engine, *, ping_idle: float = 30.0, lifetime: float | None = 1800.0
+) -> None:
     """Check the connections of *engine* when they leave the pool.
 
-    For a pool that lends a connection to one at a time, and keeps it afterwards (``QueuePool``).
+    For a pool whose connections have one user at a time, and which keeps them (``QueuePool``).
 
     :param ping_idle: seconds since the last use after which the server is asked, instead of
         looking at the socket. 30, well below what routers remember an idle connection for.
@@ -130,7 +140,7 @@ def install(engine: Engine, *, ping_idle: float = 30.0, lifetime: float | None =
 # The look -------------------------------------------------------------------------------------
 
 
-def _own_copy_of_select() -> Any:
+def _own_copy_of_select() -> ModuleType:
     """The module ``select`` as Python made it.
 
     In the one that can be imported, gevent and eventlet put functions that wait in their loop.
@@ -145,12 +155,12 @@ _select = _own_copy_of_select()
 
 if hasattr(_select, "poll"):  # pragma: no branch
 
-    def _look_at(number: int) -> Callable[[int], Any]:
+    def _look_at(number: int) -> Callable[[int], object]:
         poll = _select.poll()
         poll.register(number, _select.POLLIN)
-        return cast("Callable[[int], Any]", poll.poll)
+        return cast("Callable[[int], object]", poll.poll)
 
 else:  # pragma: no cover  # Windows
 
-    def _look_at(number: int) -> Callable[[int], Any]:
+    def _look_at(number: int) -> Callable[[int], object]:
         return lambda seconds: _select.select([number], [], [], seconds)[0]

@@ -1,8 +1,8 @@
 """The pool of an engine: which class it is, what it says when it is empty, what it checks.
 
 Where the user leaves the choice open, an engine gets a :class:`ConnectionPool`: SQLAlchemy's
-``QueuePool`` that names the holders of its connections when it has run dry, and that replaces
-connections which nobody holds and nobody gave back.
+``QueuePool`` that names the checkouts of its connections when it has run dry, and that replaces
+connections which were lost in the middle of a checkout.
 
 Nothing here knows Flask or sessions.
 """
@@ -14,10 +14,10 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from sqlalchemy import URL, Engine, exc
+from sqlalchemy import URL, Engine, event, exc
 from sqlalchemy.pool import (
     ConnectionPoolEntry,
     NullPool,
@@ -27,17 +27,23 @@ from sqlalchemy.pool import (
 )
 
 from .._config.settings import PoolSettings
-from .._drivers import base
+from .._drivers.known import driver_of
 from .._transaction import sqlalchemy_private
 from ..errors import PoolExhausted
-from . import liveness as _liveness
-from .checkouts import Holders
+from . import liveness
+from .checkouts import CheckoutContext, CheckoutTracker
 
-logger = logging.getLogger("flask_uow")
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+logger = logging.getLogger(__name__)
+
+Options: TypeAlias = Mapping[str, Any]
+"""For ``create_engine()``, as the user gave them."""
 
 
-def options_for(url: URL, given: Mapping[str, Any], settings: PoolSettings) -> dict[str, Any]:
-    """The options for ``create_engine()``: *given*, and what it leaves open."""
+def options_for(url: URL, given: Options, settings: PoolSettings) -> dict[str, Any]:
+    """Return the options for ``create_engine()``: *given*, and what it leaves open."""
     options = dict(given)
     if options.get("pool") is not None:
         return options  # it brings its own way to connect
@@ -46,64 +52,69 @@ def options_for(url: URL, given: Mapping[str, Any], settings: PoolSettings) -> d
         options["poolclass"] = ConnectionPool
     if settings.network_timeout is not None and options.get("creator") is None:
         own = options.get("connect_args") or {}
-        added = base.timeouts(url, own, settings.network_timeout)
+        driver = driver_of(dialect)
+        added = driver.timeouts({**url.query, **own}, settings.network_timeout)
         if added:
             options["connect_args"] = {**added, **own}
     return options
 
 
-def install(
-    engine: Engine,
-    given: Mapping[str, Any],
-    settings: PoolSettings,
-    *,
-    who: Callable[[], object] = lambda: None,
-    describe: Callable[[Any], str] = repr,
-    has_place: Callable[[Any], bool] = lambda _: False,
-) -> Holders | None:
-    """Add the listeners to *engine*, which was made with :func:`options_for`.
+def finish_connecting(engine: Engine, given: Options, settings: PoolSettings) -> None:
+    """Set the network timeout on each socket of *engine* whose driver has no argument for it.
 
-    :param given: the options as the user gave them.
-    :param who, describe, has_place: see :class:`Holders`.
-    :returns: the holders of the engine's connections; None if it has one for everybody.
+    :param given: the options for ``create_engine()`` as the user gave them.
+    """
+    seconds = settings.network_timeout
+    if given.get("creator") is not None or given.get("pool") is not None or seconds is None:
+        return
+    driver = driver_of(engine.dialect)
+    own = {**engine.url.query, **(given.get("connect_args") or {})}
+
+    def on_connect(connection: DBAPIConnection, _entry: object) -> None:
+        driver.finish_connecting(connection, own, seconds)
+
+    event.listen(engine, "connect", on_connect)
+
+
+def replace_dead_connections(engine: Engine, given: Options, settings: PoolSettings) -> None:
+    """Check the connections of *engine* when they leave its pool, if it is a pool of servers.
+
+    :param given: the options for ``create_engine()`` as the user gave them.
     """
     pool = engine.pool
-    if isinstance(pool, StaticPool):
-        return None
-    own_connections = given.get("creator") is None and given.get("pool") is None
-    if own_connections and settings.network_timeout is not None:
-        base.install(engine, given.get("connect_args") or {}, settings.network_timeout)
-    if engine.dialect.name != "sqlite":
-        _watch(engine, given, settings)
-    holders = Holders(
-        who, describe, has_place, warn_after=settings.hold_warning, stacks=settings.stacks
-    )
-    # After the check: a connection that it refuses is held by nobody.
-    holders.install(engine)
-    if isinstance(pool, ConnectionPool):
-        pool.holders = holders
-    return holders
-
-
-def _watch(engine: Engine, given: Mapping[str, Any], settings: PoolSettings) -> None:
-    if not settings.liveness or given.get("pool_pre_ping"):
+    if engine.dialect.name == "sqlite" or not settings.liveness or given.get("pool_pre_ping"):
         return
-    if isinstance(engine.pool, QueuePool):
-        _liveness.install(
-            engine,
-            ping_idle=settings.ping_idle,
-            lifetime=_lifetime(given, settings),
+    if isinstance(pool, QueuePool):
+        liveness.replace_dead_connections(
+            engine, ping_idle=settings.ping_idle, lifetime=_lifetime(given, settings)
         )
-    elif not isinstance(engine.pool, NullPool):  # there nothing is ever idle
+    elif not isinstance(pool, (NullPool, StaticPool)):  # there no connection is ever idle
         logger.info(
             "The pool of %r is a %s, whose connections are not checked for liveness: it may lend"
             " one of them to several at a time. 'pool_pre_ping': True is SQLAlchemy's own check.",
             engine.url.set(query={}),  # there may be a password in it, too
-            type(engine.pool).__name__,
+            type(pool).__name__,
         )
 
 
-def _lifetime(given: Mapping[str, Any], settings: PoolSettings) -> float | None:
+def track_checkouts(
+    engine: Engine, settings: PoolSettings, context: CheckoutContext | None = None
+) -> CheckoutTracker | None:
+    """Note what has checked out the connections of *engine*.
+
+    :param context: what they are checked out for.
+    :returns: None if the engine has one connection for all threads.
+    """
+    if isinstance(engine.pool, StaticPool):
+        return None
+    tracker = CheckoutTracker(context, warn_after=settings.hold_warning, stacks=settings.stacks)
+    tracker.track(engine)
+    if isinstance(engine.pool, ConnectionPool):
+        engine.pool.tracker = tracker
+    return tracker
+
+
+def _lifetime(given: Options, settings: PoolSettings) -> float | None:
     lifetime = given.get("pool_recycle", settings.recycle)
     return None if lifetime is None or lifetime < 0 else lifetime
 
@@ -112,12 +123,12 @@ _COLLECTION_PERIOD = 10.0  # seconds
 
 
 class ConnectionPool(QueuePool):
-    """A ``QueuePool`` that knows who has its connections.
+    """A ``QueuePool`` that knows its checkouts.
 
-    :ivar holders: asked when the pool has run dry.
+    :ivar tracker: asked when the pool has run dry.
     """
 
-    holders: Holders | None = None
+    tracker: CheckoutTracker | None = None
 
     def __init__(
         self, creator: Any, pool_size: int = 5, max_overflow: int = 10, **options: Any
@@ -125,7 +136,7 @@ class ConnectionPool(QueuePool):
         super().__init__(creator, pool_size=pool_size, max_overflow=max_overflow, **options)
         limited = pool_size > 0 and max_overflow >= 0
         self._limit = pool_size + max_overflow if limited else float("inf")
-        # Weak, all three: what was interrupted leaves nothing behind here.
+        # Weak references: an interrupted function leaves no entry in these.
         self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
         self._attempts: weakref.WeakSet[_Attempt] = weakref.WeakSet()
         self._replacing = threading.Lock()
@@ -133,15 +144,15 @@ class ConnectionPool(QueuePool):
         self._next_collection = 0.0
 
     def recreate(self) -> ConnectionPool:
-        """As it was; ``engine.dispose()`` replaces its pool by what this returns."""
+        """Return a pool like this one, with which ``engine.dispose()`` replaces it."""
         pool = cast(ConnectionPool, super().recreate())
-        pool.holders = self.holders
+        pool.tracker = self.tracker
         return pool
 
     def connect(self) -> PoolProxiedConnection:
-        """As it was.
+        """Check a connection out, as ``QueuePool`` does.
 
-        :raises PoolExhausted: with the names of those who have the connections.
+        :raises PoolExhausted: all were in use for too long; the message names their checkouts.
         """
         if self.size() + self.overflow() >= self._limit and not self.checkedin():
             self._run_dry()
@@ -150,20 +161,20 @@ class ConnectionPool(QueuePool):
         except exc.TimeoutError as error:
             timeout = error
         if self._collect_garbage() or self._replace_lost():
-            try:  # once more, and no more: somebody else may have been quicker
+            try:  # once more, and no more: another thread may have been quicker
                 return super().connect()
             except exc.TimeoutError as error:
                 timeout = error
         raise PoolExhausted(self._explanation()) from timeout
 
     def _collect_garbage(self) -> bool:
-        """Let the connections go that only garbage holds; is one to be had now?
+        """Free the connections that only garbage keeps; tell whether one is free now.
 
-        The traceback of an exception holds what its functions worked with, and Flask holds the
+        The traceback of an exception keeps what its functions worked with, and Flask keeps the
         exception in a function of that traceback: a circle. It may take long until Python looks
         for circles by itself, or for ever if the app has switched that off.
         """
-        # It stops all threads, so among many that wait one looks, and not again soon.
+        # It stops all threads, so of many that wait one collects, and not again soon.
         if time.monotonic() >= self._next_collection and self._collecting.acquire(blocking=False):
             try:
                 gc.collect()
@@ -174,8 +185,8 @@ class ConnectionPool(QueuePool):
 
     def _run_dry(self) -> None:
         self._replace_lost()
-        if self.holders is not None:
-            self.holders.warn_of_old()
+        if self.tracker is not None:
+            self.tracker.warn_of_old()
 
     def _explanation(self) -> str:
         waited, size = self.timeout(), self.size()
@@ -184,8 +195,8 @@ class ConnectionPool(QueuePool):
             f" max_overflow={self._limit - size}) were in use, and none became free for {waited:g}"
             " seconds (pool_timeout)."
         )
-        if self.holders is not None:
-            text += f" They are held by, the oldest first:\n{self.holders.report()}\n"
+        if self.tracker is not None:
+            text += f" They are held by, the oldest first:\n{self.tracker.report()}\n"
         return (
             f"{text} If one is much older than a request should be, look there: a connection"
             " belongs to a unit from its first statement to its end, so commit before slow work,"
@@ -193,12 +204,12 @@ class ConnectionPool(QueuePool):
             " threads than connections: raise 'pool_size' in SQLALCHEMY_ENGINE_OPTIONS."
         )
 
-    # Connections that nobody holds ------------------------------------------------------------
+    # Lost connections -------------------------------------------------------------------------
 
-    # The pool counts what it lends out. An exception that strikes in the middle of that (raised by
-    # a signal handler, or by gevent) takes the entry of a connection away from everybody, and the
-    # pool counts it as lent for ever. So it is counted a second time, by weak references: what
-    # the pool counts and nobody has is lost.
+    # The pool counts its checkouts. An exception that strikes in the middle of one (raised by a
+    # signal handler, or by gevent) loses the entry of a connection, and the pool counts it as
+    # checked out for ever. So it is counted a second time, by weak references: what the pool
+    # counts and no reference reaches is lost.
 
     def _create_connection(self) -> ConnectionPoolEntry:
         attempt = _Attempt()
@@ -213,15 +224,15 @@ class ConnectionPool(QueuePool):
     def _count_lost(self) -> int:
         before = self.size() + self.overflow()
         seen = len(self._entries) + len(self._attempts)
-        # Others go on meanwhile: only what is missing at both times is.
+        # Other threads continue meanwhile: only what is missing at both times is lost.
         return max(0, min(before, self.size() + self.overflow()) - seen)
 
     def _replace_lost(self) -> int:
-        """Put a new connection into the place of each that nobody holds; how many."""
+        """Open a new connection for each that is lost; return how many."""
         if not self._count_lost() or not self._replacing.acquire(blocking=False):
             return 0
         try:
-            time.sleep(0.01)  # a thread between two steps of a checkout has taken them by then
+            time.sleep(0.01)  # a thread in the middle of a checkout has its connection by then
             lost = self._count_lost()
             for _ in range(lost):
                 sqlalchemy_private.return_to(self, self._create_connection())
@@ -230,7 +241,7 @@ class ConnectionPool(QueuePool):
         if lost:
             logger.warning(
                 "%d of the %s connections of a pool had been lost: they were checked out, and"
-                " nobody had them. An exception that a signal handler or a timeout raised into a"
+                " nothing used them. An exception that a signal handler or a timeout raised into a"
                 " checkout does that. They were replaced by new ones.",
                 lost,
                 self._limit,
@@ -239,6 +250,6 @@ class ConnectionPool(QueuePool):
 
 
 class _Attempt:
-    """A connection is being opened; as long as the function that does it runs."""
+    """A connection is being opened: the object lives as long as that."""
 
     __slots__ = ("__weakref__",)

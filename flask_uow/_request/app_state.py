@@ -14,6 +14,7 @@ from .._config import reading
 from .._config.options import UnitOptions
 from .._config.settings import Settings
 from .._engine import build, fork
+from .._engine.checkouts import CheckoutContext
 from .._unit.session import UnitSession
 
 EXTENSION = "uow"
@@ -25,7 +26,6 @@ class AppState:
     """``app.extensions["uow"]``.
 
     :ivar owner: the scope of the ``Database`` that the app was initialised with.
-    :param watch: who, describe, has_place: see :class:`~._holders.Holders`.
     :ivar on_open: called whenever a unit of this app is opened.
     :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
     """
@@ -33,12 +33,10 @@ class AppState:
     def __init__(
         self,
         app: Flask,
-        owner: object,
+        owner: CheckoutContext,
         session_options: dict[str, Any],
-        **watch: Callable[..., Any],
     ) -> None:
         self.owner = owner
-        self._watch = watch
         self.on_open: Callable[[], None] = lambda: None
         self.error_hook: Callable[..., Any] | None = None
         self._app = app
@@ -71,7 +69,7 @@ class AppState:
                     self._engines = build.build(
                         self.settings,
                         self._app.instance_path,
-                        **self._watch,
+                        self.owner,
                     )
         return self._engines
 

@@ -16,7 +16,7 @@ from flask import Flask
 from sqlalchemy.util import ScopedRegistry
 
 from .._config.options import NO_OPTIONS, UnitOptions
-from .._engine.checkouts import caller, place_of
+from .._engine.checkouts import caller, source_location
 from .._unit.session import S, UnitSession
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
@@ -130,6 +130,14 @@ class UnitRegistry(ScopedRegistry[S]):
         """The unit that is kept on *context*, if it was opened."""
         return getattr(context, self.key, None)
 
+    # What a pool asks: the protocol ``CheckoutContext``.
+
+    current_context = staticmethod(current_context)
+
+    def has_location(self, context: Any) -> bool:
+        """Tell whether a unit was opened on *context*, which knows the line."""
+        return getattr(context, self.key, None) is not None
+
     def describe(self, context: Any) -> str:
         """What *context* is, in words: the request, its endpoint, where its unit was opened."""
         request, unit = _request_of(context), self.on(context)
@@ -137,7 +145,7 @@ class UnitRegistry(ScopedRegistry[S]):
             text = f"an app context of {context.app.name!r}"
         else:
             text = f"{request.method} {request.path} (endpoint {request.endpoint!r})"
-        return text if unit is None else f"{text}, from {place_of(*unit.place)}"
+        return text if unit is None else f"{text}, from {source_location(*unit.place)}"
 
     def unit(self) -> UnitOfWork:
         """The current unit, opened if need be. Raises as calling does."""

@@ -35,7 +35,7 @@ from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
 
 from .._config.settings import SqliteProfile, refuse_timeout
-from .._transaction.record import activity_of, before_statements
+from .._transaction.record import before_statements, record_of
 from .._transaction.statements import SQLITE_WORK, SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
 from .connection import (
@@ -335,8 +335,8 @@ class _Listener:
         """Does this transaction take the write lock, whatever its first statement is?"""
         if self.profile.begin != "auto" or self.read_only:
             return self.profile.begin == "immediate" and not self.read_only
-        activity = activity_of(context.root_connection)
-        return activity is not None and activity.will_write
+        record = record_of(context.root_connection)
+        return record is not None and record.will_write
 
     # Errors -----------------------------------------------------------------------------------
 
@@ -444,8 +444,8 @@ def _fate_of(connection: Any) -> str:
 
 
 def _is_lost(context: ExecutionContext) -> bool:
-    activity = activity_of(context.root_connection)
-    return activity is not None and activity.lost
+    record = record_of(context.root_connection)
+    return record is not None and record.lost
 
 
 def _file_of(connection: sqlite3.Connection) -> str:

@@ -38,7 +38,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExecutionContext
 from sqlalchemy.pool import PoolProxiedConnection
 
-from .._transaction.record import activity_of
+from .._transaction.record import record_of
 from .._transaction.statements import SQLITE_WORK, SqliteKind, is_begin, sqlite_kind_of
 from ..errors import TransactionLost
 from .connection import (
@@ -177,8 +177,8 @@ class SharedConnection:
         with self._door:
             self._end_if_over()
             if unit.lost:
-                activity = activity_of(context.root_connection)
-                raise TransactionLost(activity.error if activity is not None else None)
+                record = record_of(context.root_connection)
+                raise TransactionLost(record.error if record is not None else None)
             if self._owner is unit:
                 self._note_work(unit, unit.has_work or kind in SQLITE_WORK)
                 self._run(run, arguments)

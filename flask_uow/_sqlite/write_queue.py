@@ -88,7 +88,7 @@ class WriteQueue:
         """
         line = self._lines.get(os.getpid())
         if line is None:
-            _close_inherited()  # for servers that fork in C, where Python does not notice
+            close_inherited()  # for servers that fork in C, where Python does not notice
             line = self._lines.setdefault(os.getpid(), _Line(self.file, self.beside))
         line.acquire(owner, timeout)
 
@@ -436,7 +436,7 @@ class _SharedFile:
 _files: weakref.WeakKeyDictionary[_SharedFile, None] = weakref.WeakKeyDictionary()
 
 
-def _close_inherited() -> None:
+def close_inherited() -> None:
     """Close what the parent of this process has opened.
 
     A lock that it holds would be held here as well, and outlive it.
@@ -445,7 +445,3 @@ def _close_inherited() -> None:
         file = reference()
         if file is not None and file.process != os.getpid():
             file.close()
-
-
-if hasattr(os, "register_at_fork"):  # pragma: no branch
-    os.register_at_fork(after_in_child=_close_inherited)

@@ -1,8 +1,8 @@
-"""Which engine does a table belong to: the one place that reads bind keys.
+"""The engine that a table belongs to: the only reader of bind keys.
 
 A model names its engine by ``__bind_key__``, a table by ``Table(info={"bind_key": ...})``, all
-tables of one ``MetaData`` by ``MetaData(info={"bind_key": ...})``; the nearest word wins, and
-none means ``"default"``.
+tables of one ``MetaData`` by ``MetaData(info={"bind_key": ...})``; the nearest one wins, and
+no name means ``"default"``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ DEFAULT = "default"
 
 
 def of_mapper(mapper: Mapper[Any]) -> str | None:
-    """The engine name that a mapped class or its table states; None if both are silent."""
+    """Return the engine name that a mapped class or its table states; None if neither does."""
     key: str | None = getattr(mapper.class_, "__bind_key__", None)
     return key or of_from(mapper.local_table)
 
 
 def of_from(selectable: FromClause) -> str | None:
-    """The engine name that a table, or the first table of a join, states; None if it is silent."""
+    """Return the engine name that a table, or the first table of a join, states, if it does."""
     if isinstance(selectable, Table):
         of_table, of_metadata = selectable.info, selectable.metadata.info
         key: str | None = of_table.get("bind_key") or of_metadata.get("bind_key")
@@ -36,7 +36,7 @@ def of_from(selectable: FromClause) -> str | None:
 
 
 def of_clause(clause: ClauseElement) -> str | None:
-    """The first engine name that a table inside *clause* states; None if all are silent."""
+    """Return the first engine name that a table inside *clause* states; None if none does."""
     for element in visitors.iterate(clause):
         if isinstance(element, Table) and (key := of_from(element)):
             return key
@@ -44,7 +44,7 @@ def of_clause(clause: ClauseElement) -> str | None:
 
 
 def group(metadata: MetaData, engines: Collection[str | None]) -> dict[str, list[Table]]:
-    """The tables of *metadata* by the name of their engine.
+    """Return the tables of *metadata* by the name of their engine.
 
     :raises UnknownEngine: a table names an engine that is not among *engines*.
     """
@@ -74,8 +74,8 @@ def _stamp(mapper: Mapper[Any], class_: type[Any]) -> None:
 
 
 def unknown(name: str, known: Iterable[str | None], user: str) -> str:
-    """The sentence for an engine that nobody configured; *user* says who asked for it."""
-    names = ", ".join(repr(other) for other in known) or "none"
+    """Return the sentence for an engine that is not configured; *user* names what asks for it."""
+    names = ", ".join(repr(engine) for engine in known) or "none"
     where = "SQLALCHEMY_DATABASE_URI" if name == DEFAULT else f"SQLALCHEMY_BINDS[{name!r}]"
     return (
         f"There is no engine {name!r}, which {user} asks for. Configured engines: {names}."

@@ -1,4 +1,4 @@
-"""What a SQL statement does, told by its tokens: the only reader of SQL text in the package.
+"""What a SQL statement does, judged by its tokens: the only reader of SQL text in the package.
 
 A statement may come from the app (``text()``), so any text has to be read, in linear time. The
 reader knows no grammar. It finds the words outside of strings, quoted names and comments, and the
@@ -171,23 +171,28 @@ _CACHE_SIZE = 2048  # statements
 _CACHED_LENGTH = 8192  # characters: a longer statement is hardly sent twice
 
 
-def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
-    """Remember what *judge* has returned.
+class _Results(dict[str, _Result]):
+    """What *judge* has returned, by the statement.
 
     An ``lru_cache`` would keep statements of megabytes alive, and a hit in it costs more: this is
-    called for each statement.
+    asked for each statement.
     """
 
-    class Results(dict[str, _Result]):
-        def __missing__(self, statement: str) -> _Result:
-            result = judge(statement)
-            if len(statement) <= _CACHED_LENGTH:
-                if len(self) >= _CACHE_SIZE:
-                    self.clear()
-                self[statement] = result
-            return result
+    def __init__(self, judge: Callable[[str], _Result]) -> None:
+        super().__init__()
+        self._judge = judge
 
-    return Results().__getitem__
+    def __missing__(self, statement: str) -> _Result:
+        result = self._judge(statement)
+        if len(statement) <= _CACHED_LENGTH:
+            if len(self) >= _CACHE_SIZE:
+                self.clear()
+            self[statement] = result
+        return result
+
+
+def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
+    return _Results(judge).__getitem__
 
 
 @_remember

@@ -251,8 +251,8 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
             " it would have to end. Nothing was done. Write 'with db.atomic():' for the outer one,"
             " too; inside another, it is a savepoint."
         )
-    work = [*session.activity.flushed, *pending(session)]
-    if work or session.activity.effect is StatementEffect.WRITE:
+    work = [*session.record.flushed, *pending(session)]
+    if work or session.record.effect is StatementEffect.WRITE:
         what = ", ".join(f"{name} ({kind})" for name, kind in work[:5]) or "SQL statements"
         raise BlockRefused(
             f"'db.atomic()' would commit more than its own work: {what} came before it in this"
@@ -263,7 +263,7 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
 
 def _prepare(session: UnitSession, units: UnitSource, options: UnitOptions) -> None:
     """Let the next transaction of *session* be as *options* want it, and no other."""
-    if session.in_transaction() and session.activity.effect is StatementEffect.READ:
+    if session.in_transaction() and session.record.effect is StatementEffect.READ:
         # So that it begins anew: what was read before may be out of date, and is read again.
         session.rollback_now()
     before = session.engines, session._routes, session.will_write

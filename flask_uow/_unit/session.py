@@ -20,9 +20,9 @@ from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from .._engine import fork, lost_transactions
-from .._engine.checkouts import place_of_caller
+from .._engine.checkouts import caller_location
 from .._transaction import routing
-from .._transaction.record import Activity, observe
+from .._transaction.record import TransactionRecord, attach
 from ..errors import (
     CommitRefused,
     PartialCommit,
@@ -57,7 +57,7 @@ class UnitSession(Session):
     :ivar engines: the engines of the app by name, in the order of their configuration.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: what was begun on them; the user may have ended it since.
-    :ivar activity: what the running transaction has done; a new one for each transaction.
+    :ivar record: what the running transaction has done; a new one for each transaction.
     :ivar owner_thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
     :ivar lock: locked while that thread is inside.
@@ -76,7 +76,7 @@ class UnitSession(Session):
     # Of the class until a session says otherwise; the first three are not written to.
     connections: Mapping[Engine, Connection] = MappingProxyType({})
     begun: Sequence[RootTransaction | None] = ()
-    activity = Activity()
+    record = TransactionRecord()
     owner_thread: int | None = None
     rollback_only = False
     will_write = False
@@ -107,7 +107,7 @@ class UnitSession(Session):
         if self.committed is None:
             self.committed = []
             for connection in self.connections.values():
-                lost_transactions.tell_of_commits(connection, self.committed)
+                lost_transactions.count_commits_on(connection, self.committed)
         return self.committed
 
     def restore_by(self, restore: Callable[[], None]) -> None:
@@ -184,7 +184,7 @@ class UnitSession(Session):
         if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
             self.plain_commit = False  # as in get_bind()
         connection = super().connection(*args, **kwargs)
-        self.activity.may_do_anything()
+        self.record.mark_unknown()
         return connection
 
     def commit(self) -> None:
@@ -200,7 +200,7 @@ class UnitSession(Session):
             if self.blocks:
                 raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
             if self.explicit_commit == "forbid":
-                raise CommitRefused(_FORBIDDEN.format("commit", place_of_caller(2)))
+                raise CommitRefused(_FORBIDDEN.format("commit", caller_location(2)))
             self._settle_idle(committed=True)
             self.commit_now()
 
@@ -214,7 +214,7 @@ class UnitSession(Session):
         if self.blocks:
             raise CommitRefused(_IN_BLOCK.format("begin", "It has begun already." + _OF_OTHERS))
         if self.explicit_commit == "forbid":
-            raise CommitRefused(_FORBIDDEN.format("begin", place_of_caller(2)))
+            raise CommitRefused(_FORBIDDEN.format("begin", caller_location(2)))
         return super().begin()
 
     def rollback(self) -> None:
@@ -350,9 +350,9 @@ class UnitSession(Session):
 
     def _flush_all(self) -> None:
         for _ in range(100):  # a listener may add objects meanwhile
-            before = len(self.activity.flushed)
+            before = len(self.record.flushed)
             super().flush()  # no second thread can come: its caller is inside already
-            if len(self.activity.flushed) == before:
+            if len(self.record.flushed) == before:
                 break
         else:
             raise FlushError(
@@ -446,7 +446,7 @@ def unit_session_class(base: Any) -> type[UnitSession]:
 @event.listens_for(UnitSession, "after_transaction_create")
 def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> None:
     if transaction.nested:
-        session.activity.set_savepoint(transaction)
+        session.record.set_savepoint(transaction)
     if transaction.parent is not None:
         return
     if session.ended:
@@ -457,11 +457,11 @@ def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> 
             " or a thread keep 'db.session()' beyond the request? Use 'db.session' anew each"
             " time, inside a context of its own."
         )
-    session.activity = Activity()
+    session.record = TransactionRecord()
     if session.will_write:
-        session.activity.will_write = True
+        session.record.will_write = True
     if session.read_only:
-        session.activity.read_only = True
+        session.record.read_only = True
     session.connections = {}
     session.begun = ()
 
@@ -473,13 +473,12 @@ def _note_connection(
     if not transaction.nested:
         session.connections = {**session.connections, connection.engine: connection}
         session.begun = [*session.begun, connection.get_transaction()]
-        observe(connection, session.activity)
+        attach(connection, session.record)
         if session.committed is not None:
-            lost_transactions.tell_of_commits(connection, session.committed)
-        if lost_transactions.INSTALLED not in vars(
-            connection.dialect
-        ):  # an engine that the app made itself
-            lost_transactions.install(connection.engine)
+            lost_transactions.count_commits_on(connection, session.committed)
+        # An engine that the app has made itself.
+        if lost_transactions.WATCHED not in vars(connection.dialect):
+            lost_transactions.watch_transactions(connection.engine)
 
 
 @event.listens_for(UnitSession, "after_flush")
@@ -490,10 +489,10 @@ def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
         for state, (deleted, only_looked_at) in context.states.items()
         if not only_looked_at
     ]
-    session.activity.flushed += written
+    session.record.flushed += written
 
 
 @event.listens_for(UnitSession, "after_soft_rollback")
 def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> None:
-    if session.activity.savepoints:
-        session.activity.undo_to(transaction)
+    if session.record.savepoints:
+        session.record.undo_to(transaction)

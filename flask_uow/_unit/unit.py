@@ -101,7 +101,7 @@ class UnitOfWork:
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
-        if session.activity.effect is not StatementEffect.READ:
+        if session.record.effect is not StatementEffect.READ:
             return True
         return bool(session.new or session.dirty or session.deleted)
 
@@ -140,7 +140,7 @@ class UnitOfWork:
         self.failed = True
         self.blocks, self.session.blocks = (), 0  # if one was never left
         self.session.rollback_only = False  # spoken of the work that is undone here
-        if self.has_work or self.session.activity.error or isinstance(error, SQLAlchemyError):
+        if self.has_work or self.session.record.error or isinstance(error, SQLAlchemyError):
             self.rollback()
         elif self.hooks:
             self.hooks.settle(committed=False)
@@ -276,9 +276,9 @@ class UnitOfWork:
         asked_for = self.rule == "explicit" and self.finished and not self.streaming
         if self.session.rollback_only or asked_for:
             return Counter()
-        activity = self.session.activity
-        unsaved = Counter([*activity.flushed, *pending(self.session)])
-        if activity.effect is StatementEffect.WRITE and not unsaved:
+        record = self.session.record
+        unsaved = Counter([*record.flushed, *pending(self.session)])
+        if record.effect is StatementEffect.WRITE and not unsaved:
             unsaved["SQL statements", "sent with execute()"] += 1
         if self.hooks:
             unsaved["hook of db.on_commit() or on_rollback()", "not run"] += len(self.hooks)

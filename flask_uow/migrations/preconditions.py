@@ -246,7 +246,7 @@ def require_idle_unit(db: Database) -> None:
         return
     session = unit.session
     if unit.has_work:
-        changes = Counter([*session.activity.flushed, *pending(session)])
+        changes = Counter([*session.record.flushed, *pending(session)])
         what = ", ".join(
             f"{count} {name} ({kind})" for (name, kind), count in sorted(changes.items())
         )

@@ -79,8 +79,8 @@ def _engine(name: str, url: str) -> Engine:
     if name in {TRANSACTIONS, GUARD} and engine.dialect.name == "sqlite":
         _sqlite_engine.install(engine)
     if name == GUARD:
-        lost_transactions.install(engine)
-        fork.install(engine)
+        lost_transactions.watch_transactions(engine)
+        fork.protect_from_fork(engine)
     return engine
 
 

@@ -15,8 +15,9 @@ from sqlalchemy.pool import QueuePool
 from flask_uow._config.settings import PoolSettings
 from flask_uow._engine import liveness
 from flask_uow._engine import pool as _pool
-from flask_uow._engine.checkouts import Holders
+from flask_uow._engine.checkouts import CheckoutTracker
 from flask_uow._engine.pool import ConnectionPool
+from tests.support.pools import Contexts
 
 from ._measure import Case, Times, case, interleave, table
 
@@ -28,6 +29,8 @@ BY_SESSION = "{}, by a session"
 
 class Request:
     """What a connection is held for."""
+
+    name = "GET /"
 
 
 REQUEST = Request()
@@ -42,18 +45,19 @@ def listen(engine: Engine) -> None:
 
 
 def hold(engine: Engine) -> None:
-    Holders(lambda: REQUEST).install(engine)
+    CheckoutTracker(Contexts(lambda: REQUEST)).track(engine)
 
 
 def everything(engine: Engine) -> None:
-    _pool.install(engine, {}, PoolSettings(), who=lambda: REQUEST)
+    _pool.replace_dead_connections(engine, {}, PoolSettings())
+    _pool.track_checkouts(engine, PoolSettings(), Contexts(lambda: REQUEST))
 
 
 ADDITIONS: dict[str, tuple[Callable[[Engine], object], type[QueuePool]]] = {
     PLAIN: (nothing, QueuePool),
     CONTROL: (nothing, QueuePool),
     NOTHING: (listen, QueuePool),
-    "the check": (liveness.install, QueuePool),
+    "the check": (liveness.replace_dead_connections, QueuePool),
     "the holders": (hold, QueuePool),
     "both, in our pool": (everything, ConnectionPool),
 }

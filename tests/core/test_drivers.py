@@ -19,6 +19,9 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from flask_uow._config.settings import PoolSettings
 from flask_uow._drivers import base
+from flask_uow._drivers.known import driver_of
+from flask_uow._drivers.mysql import PyMySQL
+from flask_uow._engine import greenlets
 from flask_uow.errors import ConfigNotice
 from tests.support.databases import TestDatabase, on
 from tests.support.partition import needs_partition, partition
@@ -43,7 +46,8 @@ servers = on("postgresql", "mariadb")
 
 
 def timeouts(url: str, seconds: float = 4, **given: Any) -> dict[str, Any]:
-    return base.timeouts(make_url(url), given, seconds)
+    parsed = make_url(url)
+    return driver_of(parsed.get_dialect()()).timeouts({**parsed.query, **given}, seconds)
 
 
 @pytest.fixture
@@ -133,7 +137,10 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
 
 
 def sock(connection: Any) -> Any:
-    return base.socket_of(connection.connection.dbapi_connection)
+    driver: Any = driver_of(connection.dialect)
+    if hasattr(driver, "socket_of"):
+        return driver.socket_of(connection.connection.dbapi_connection)
+    return base.borrowed_socket(connection.connection.dbapi_connection.fileno())
 
 
 @servers
@@ -225,12 +232,13 @@ def all_at_once(jobs: list[Any]) -> list[float]:
 
 def test_a_driver_that_shows_no_socket_has_no_descriptor() -> None:
     """An object without ``fileno()`` and without PyMySQL's socket."""
-    assert base.descriptor_of(object()) is None
+    assert base.Driver().descriptor_of(object()) is None
+    assert PyMySQL().descriptor_of(object()) is None
 
 
 def test_a_driver_whose_socket_has_no_number_has_no_descriptor() -> None:
     """pg8000 has the method of a file, which says that it is none."""
-    assert base.descriptor_of(io.BytesIO()) is None
+    assert base.Driver().descriptor_of(io.BytesIO()) is None
 
 
 def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
@@ -239,7 +247,7 @@ def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(1)
     try:
-        with base.socket_of(Borrowed(one)) as borrowed:
+        with base.borrowed_socket(one.fileno()) as borrowed:
             assert borrowed.fileno() == one.fileno()
     finally:
         socket.setdefaulttimeout(previous)
@@ -248,11 +256,6 @@ def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
     assert other.recv(100) == b"still open"
     one.close()
     other.close()
-
-
-class Borrowed:
-    def __init__(self, sock: socket.socket) -> None:
-        self.fileno = sock.fileno
 
 
 # Greenlets; tests/faults/test_blocking_drivers.py has real ones ------------------------------
@@ -273,7 +276,7 @@ def engine_of(driver: str, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """An engine whose driver has that name; what it talks to is SQLite."""
     engine = create_engine("sqlite://", poolclass=NullPool)
     monkeypatch.setattr(engine.dialect, "driver", driver)
-    base.warn_of_blocking(engine)
+    greenlets.warn_of_blocking(engine)
     return engine
 
 

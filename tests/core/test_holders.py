@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool, QueuePool
 
-from flask_uow._engine.checkouts import Holder, Holders
+from flask_uow._engine.checkouts import Checkout, CheckoutTracker
+from tests.support.pools import Contexts
 from tests.support.threads import in_thread
 
 
@@ -37,8 +38,8 @@ class Watched:
         self.engine: Engine = create_engine(
             "sqlite://", poolclass=poolclass, connect_args={"check_same_thread": False}
         )
-        self.holders = Holders(lambda: self.request, lambda one: one.name, **options)
-        self.holders.install(self.engine)
+        self.holders = CheckoutTracker(Contexts(lambda: self.request), **options)
+        self.holders.track(self.engine)
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ def test_a_holder_is_known_until_it_gives_the_connection_back(
             assert watched.holders.describe(holder) == f"GET /users, from {PLACE}"
             assert 0 <= holder.age < 60
         assert watched.holders.now() == []
-    assert watched.holders.report() == "  nobody who is known here"
+    assert watched.holders.report() == "  none that is known here"
 
 
 def test_the_place_is_outside_of_the_libraries(make: Callable[..., Watched]) -> None:
@@ -83,7 +84,7 @@ def test_the_place_is_outside_of_the_libraries(make: Callable[..., Watched]) -> 
     with Session(watched.engine) as session:
         session.connection()
         (holder,) = watched.holders.now()
-    assert "test_the_place_is_outside_of_the_libraries" in holder.place
+    assert "test_the_place_is_outside_of_the_libraries" in holder.location
 
 
 def test_a_stack_of_libraries_has_no_place(make: Callable[..., Watched]) -> None:
@@ -94,7 +95,7 @@ def test_a_stack_of_libraries_has_no_place(make: Callable[..., Watched]) -> None
     event.listen(
         watched.engine,
         "checkin",
-        lambda *_: seen.append(watched.holders.now()[0].place),
+        lambda *_: seen.append(watched.holders.now()[0].location),
         insert=True,
     )
     for _ in range(1000):
@@ -102,7 +103,7 @@ def test_a_stack_of_libraries_has_no_place(make: Callable[..., Watched]) -> None
             break
         time.sleep(0.01)
     assert seen == ["a place without code of the app"]
-    assert Holder(0, "a thread", None, None, None).place == seen[0]
+    assert Checkout(0, "a thread", None, None, None).location == seen[0]
 
 
 def test_the_oldest_come_first_and_the_report_is_short(make: Callable[..., Watched]) -> None:
@@ -192,7 +193,7 @@ def test_a_long_hold_is_logged_when_it_ends(
         with connect(watched.engine):
             pass
     (record,) = caplog.records
-    assert record.name == "flask_uow"
+    assert record.name.startswith("flask_uow.")
     assert record.levelno == logging.WARNING
     assert "held for 0.0 seconds (UOW_HOLD_WARNING is 0) by GET /users" in record.getMessage()
     assert PLACE in record.getMessage()

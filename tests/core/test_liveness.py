@@ -60,7 +60,7 @@ class Pool:
 
         self.engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
         self.engine.dialect.do_ping = self._ping  # type: ignore[assignment,method-assign]
-        liveness.install(self.engine, **options)
+        liveness.replace_dead_connections(self.engine, **options)
 
     def _ping(self, _connection: object) -> bool:
         self.pings += 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +23,8 @@ from flask_uow._drivers import outcomes as _outcomes
 from flask_uow._drivers.outcomes import (
     Outcome,
     Phase,
+    aborts_transaction,
     code_of,
-    dooms,
     is_disconnect,
     is_transient,
     outcome_of,
@@ -238,7 +239,7 @@ def test_an_interruption_says_when_and_not_what(error: BaseException) -> None:
     """What is no error of the database is never a reason to run a unit again."""
     assert outcomes(error) == (FAILED, UNKNOWN)
     assert code_of(error) is None
-    for question in (is_transient, is_disconnect, lambda one: dooms(one, "mysql")):
+    for question in (is_transient, is_disconnect, lambda one: aborts_transaction(one)):
         assert not question(error)
 
 
@@ -264,7 +265,7 @@ def test_the_error_of_sqlalchemy_is_as_good_as_the_drivers() -> None:
     assert outcomes(error) == (NOT_APPLIED, NOT_APPLIED)
     assert is_transient(error)
     assert code_of(error) == "1213"
-    assert dooms(error, "mysql")
+    assert aborts_transaction(error)
 
 
 def test_a_subclass_is_known_by_its_base() -> None:
@@ -354,20 +355,20 @@ def test_sqlite_without_a_code_is_known_by_its_text(
 @pytest.mark.parametrize("number", [1213, 1205, 1020, 1180, 1047, 1614, 2006, 2013])
 def test_errors_that_doom_a_transaction_of_mysql(number: int) -> None:
     """The driver would go on, in a transaction that holds nothing of what came before."""
-    assert dooms(made("pymysql.err", number, "text"), "mariadb")
-    assert dooms(made("MySQLdb._exceptions", number, "text"), "mysql")
+    assert aborts_transaction(made("pymysql.err", number, "text"))
+    assert aborts_transaction(made("MySQLdb._exceptions", number, "text"))
 
 
 @pytest.mark.parametrize("number", [1062, 1451, 1064, 1317, 1969, 1146])
 def test_errors_that_undo_their_statement_only(number: int) -> None:
     """No false alarm: what came before is still there."""
-    assert not dooms(made("pymysql.err", number, "text"), "mariadb")
+    assert not aborts_transaction(made("pymysql.err", number, "text"))
 
 
 def test_other_databases_are_asked_instead() -> None:
     """A doom is a matter of the table where no driver knows better."""
-    assert not dooms(psycopg_error("40001", "ERROR"), "postgresql")
-    assert not dooms(sqlite3.OperationalError("database or disk is full"), "sqlite")
+    assert not aborts_transaction(psycopg_error("40001", "ERROR"))
+    assert not aborts_transaction(sqlite3.OperationalError("database or disk is full"))
 
 
 def test_an_error_of_the_wrong_dialect_is_no_surprise() -> None:
@@ -378,11 +379,10 @@ def test_an_error_of_the_wrong_dialect_is_no_surprise() -> None:
 
 def test_the_tables_import_no_driver() -> None:
     """They can be read where none is installed."""
-    tree = ast.parse(Path(_outcomes.__file__).read_text())
-    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    modules |= {
-        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
-    }
-    assert modules == {
-        "__future__", "collections.abc", "dataclasses", "enum", "sqlalchemy.exc",
-    }  # fmt: skip
+    folder = Path(_outcomes.__file__).parent
+    trees = [ast.parse(path.read_text()) for path in folder.glob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    modules = {node.module for node in nodes if isinstance(node, ast.ImportFrom) if not node.level}
+    modules |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    packages = {str(module).partition(".")[0] for module in modules} - {"sqlalchemy"}
+    assert packages <= sys.stdlib_module_names - {"sqlite3"}

@@ -23,7 +23,7 @@ from flask_uow._engine import liveness as _liveness
 from flask_uow._engine import pool as _pool
 from flask_uow._engine.pool import ConnectionPool
 from tests.support.databases import TestDatabase, on
-from tests.support.pools import make_engine
+from tests.support.pools import Contexts, make_engine
 from tests.support.threads import in_threads
 
 URL = "postgresql+psycopg://h/d"
@@ -39,8 +39,7 @@ def small(tmp_path: Path) -> Iterator[Engine]:
     request = Request()
     engine = make_engine(
         f"sqlite:///{tmp_path}/a.db",
-        who=lambda: request,
-        describe=lambda one: one.name,
+        context=Contexts(lambda: request),
         pool_size=2,
         max_overflow=1,
         pool_timeout=0.05,
@@ -92,7 +91,7 @@ def listeners(engine: Engine, name: str) -> list[str]:
 
 
 CHECK = "Liveness.check"
-HOLDERS = "Holders._note_checkout"
+HOLDERS = "CheckoutTracker._note_checkout"
 
 
 @pytest.mark.parametrize(
@@ -146,7 +145,9 @@ def test_pool_recycle_is_the_lifetime(
     """With a default for servers; ``-1`` is SQLAlchemy's word for never."""
     seen: list[float | None] = []
     monkeypatch.setattr(
-        _liveness, "install", lambda engine, ping_idle, lifetime: seen.append(lifetime)
+        _liveness,
+        "replace_dead_connections",
+        lambda engine, ping_idle, lifetime: seen.append(lifetime),
     )
     make_engine(URL, **given)
     assert seen == [expected]
@@ -311,7 +312,7 @@ def test_a_connection_that_is_being_opened_is_not_lost(
     thread = threading.Thread(target=lambda: engine.connect().close())
     thread.start()
     opening.wait()
-    with pytest.raises(PoolExhausted, match="nobody who is known here"):
+    with pytest.raises(PoolExhausted, match="none that is known here"):
         engine.connect()
     refused.set()
     thread.join()
@@ -371,8 +372,8 @@ def hammer(engine: Engine, seconds: float) -> None:
                 if chance.random() < 0.1:
                     connection.invalidate()
                 elif chance.random() < 0.1:
-                    assert pool.holders is not None
-                    assert 1 <= len(pool.holders.now()) <= 3
+                    assert pool.tracker is not None
+                    assert 1 <= len(pool.tracker.now()) <= 3
                 else:
                     connection.execute(text("SELECT 1"))
 

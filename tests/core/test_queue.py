@@ -304,7 +304,7 @@ def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
         thread.start()
     try:
         for _ in range(2000):
-            write_queue._close_inherited()
+            write_queue.close_inherited()
     finally:
         end.set()
         for thread in threads:

@@ -16,7 +16,7 @@ from sqlalchemy.orm.exc import FlushError
 from flask_uow import Database, DiscardedWork, Flask
 from flask_uow._engine import lost_transactions
 from flask_uow._request.context import SEPARATE_REQUEST_CONTEXT
-from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import StatementEffect
 from flask_uow._unit.session import UnitSession
 
@@ -235,13 +235,13 @@ def test_remove_inside_a_stream_ends_it_once(two_engines: Flask, db: Database) -
 def test_a_statement_without_parameters_is_noticed() -> None:
     """The driver is called in three ways, and each of them counts."""
     engine = create_engine("sqlite://")
-    lost_transactions.install(engine)
-    activity = Activity()
+    lost_transactions.watch_transactions(engine)
+    record = TransactionRecord()
     with engine.connect() as connection:
-        observe(connection, activity)
+        attach(connection, record)
         bare = connection.execution_options(no_parameters=True)
         bare.exec_driver_sql("CREATE TABLE t (id INTEGER)")
-        assert activity.effect is StatementEffect.WRITE
+        assert record.effect is StatementEffect.WRITE
     engine.dispose()
 
 
@@ -515,7 +515,7 @@ def test_endless_flushes_are_an_error(tmp_path: Path) -> None:
 
     @event.listens_for(session, "after_flush")
     def add(*_: object) -> None:
-        session.add(User(name=f"user {len(session.activity.flushed)}"))
+        session.add(User(name=f"user {len(session.record.flushed)}"))
 
     session.add(User(name="first"))
     with pytest.raises(FlushError, match="100 flushes"):

@@ -31,7 +31,7 @@ from flask_uow._sqlite import engine as _sqlite_engine
 from flask_uow._sqlite import profile as _sqlite
 from flask_uow._sqlite.connection import SqliteConnection
 from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
-from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import SqliteKind, sqlite_kind_of
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
 from tests.support.threads import in_thread, in_threads
@@ -95,9 +95,9 @@ def set_n(connection: Connection, number: int) -> None:
 def writing(engine: Engine) -> Iterator[Connection]:
     """A transaction of a unit that is expected to write."""
     with engine.connect() as connection:
-        activity = Activity()
-        activity.will_write = True
-        observe(connection, activity)
+        record = TransactionRecord()
+        record.will_write = True
+        attach(connection, record)
         yield connection
 
 

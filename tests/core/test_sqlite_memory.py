@@ -19,7 +19,7 @@ from flask_uow._config.settings import SqliteProfile
 from flask_uow._engine import fork
 from flask_uow._sqlite import engine as _sqlite_engine
 from flask_uow._sqlite import profile
-from flask_uow._transaction.record import Activity, observe
+from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow.errors import TransactionLost
 from tests.support.threads import in_thread
 
@@ -78,9 +78,9 @@ def rows_of_a_writer(engine: Engine) -> list[int]:
 
 
 def will_write(connection: Connection) -> Connection:
-    activity = Activity()
-    activity.will_write = True
-    observe(connection, activity)
+    record = TransactionRecord()
+    record.will_write = True
+    attach(connection, record)
     return connection
 
 
@@ -333,7 +333,7 @@ def test_the_last_connection_to_a_shared_cache_is_kept(pooled: Engine) -> None:
 
 def test_a_fork_leaves_a_shared_cache_to_the_parent(pooled: Engine) -> None:
     """The connections to files are closed before a fork; a database in memory would be gone."""
-    fork.install(pooled)
+    fork.protect_from_fork(pooled)
     if (child := os.fork()) == 0:
         os._exit(0)
     os.waitpid(child, 0)

@@ -63,6 +63,8 @@ READS = [
     "SELECT * FROM t LIMIT %(n)s OFFSET %(m)s",
     "SELECT 1 ----------",
     "SELECT a::numeric(10, 2), b - -1 / 2 FROM t",
+    "SELECT * FROM t WHERE t.a = (SELECT max(a) FROM t)",
+    "SELECT a # b\n, 'c\nd' FROM t",
 ]
 UNKNOWN = [
     "SELECT create_order(1)",
@@ -103,13 +105,14 @@ WRITES = [
 ]
 # Each calls 'create_order' on one database, where another one sees a string or a comment.
 DOUBTS = {
-    "MySQL: a backslash": r"SELECT 'a\'', create_order(1), ''",
-    "MySQL: a backslash in double quotes": r'SELECT "a\"", create_order(1), ""',
+    "MySQL: a backslash": r"SELECT 'a\'', create_order(1), 'b\''",
+    "MySQL: a backslash in double quotes": r'SELECT "a\"", create_order(1), "b\""',
     "MySQL: no space after the dashes": "SELECT 5--create_order(1)",
     "MySQL: a comment that is run": "SELECT 1 /*! , create_order(1) */",
     "MariaDB: a comment that is run": "SELECT 1 /*M!100100 , create_order(1) */",
     "MySQL: a quote in a comment": "SELECT 1 # it's\n, create_order(1) # it's",
     "PostgreSQL: a comment that ends with CR": "SELECT 1 -- why\r, create_order(1)",
+    "PostgreSQL: a comment that is empty": "SELECT 1 --\r, create_order(1)",
     "PostgreSQL: a comment in a comment": "SELECT 1 /* /* */ ' */, create_order(1) -- '",
     "not PostgreSQL: dollars in names": "SELECT 1 AS $a$, create_order(1), 2 AS $a$",
     "Oracle: a quote in a quote": "SELECT q'[it's]', create_order(1), q'[it's]' FROM dual",

@@ -268,7 +268,7 @@ class Machine:
         dialect.dbapi = cast(Any, self.driver)
         pool = QueuePool(lambda: cast(Any, self.driver), dialect=dialect)
         engine = Engine(pool, dialect, make_url("recording://"))
-        lost_transactions.install(engine)
+        lost_transactions.watch_transactions(engine)
         self.unit = UnitOfWork(UnitSession(engines={"default": engine}), "on_success")
         self.ran: list[str] = []
         self._things = itertools.count(1)
@@ -318,7 +318,7 @@ class Machine:
     def then(self) -> str:
         if self.unit.session.ended:
             return "ended"
-        if self.unit.session.activity.lost:
+        if self.unit.session.record.lost:
             return "lost"
         if self.unit.has_work:
             return "work"

@@ -22,8 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from flask_uow._drivers.outcomes import (
     Outcome,
     Phase,
+    aborts_transaction,
     code_of,
-    dooms,
     is_disconnect,
     is_transient,
     outcome_of,
@@ -469,7 +469,7 @@ def a_standby_that_never_answers(server: Server) -> Iterator[None]:
 
 
 def doomed(error: DBAPIError) -> bool:
-    return dooms(error, "mariadb")
+    return aborts_transaction(error)
 
 
 def test_mysqlclient_as_well() -> None:

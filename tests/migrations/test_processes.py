@@ -189,3 +189,13 @@ def test_server_that_goes_away_in_the_middle(started: Project) -> None:
     assert result.exit_code == 1
     assert "The revision cut (cut) failed" in result.output
     assert started.revision() is None
+
+
+@concurrently
+def test_revision_whose_statement_is_only_a_comment_ends(started: Project) -> None:
+    """To read it took a regular expression for ever, and the process hung."""
+    started.write_app()
+    started.write_revision("one", None, f'op.execute("-- {"-" * 60}")')
+    code, out, err = started.run("db", "upgrade")
+    assert code == 0, out + err
+    assert started.revision() == "one"

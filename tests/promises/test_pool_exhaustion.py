@@ -147,7 +147,9 @@ def test_a_long_hold_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture) 
     site.start("one", "other")
     time.sleep(0.1)
     site.app.test_client().get("/users")
-    warnings = [record.getMessage() for record in caplog.records if record.name == "flask_uow"]
+    warnings = [
+        record.getMessage() for record in caplog.records if record.name.startswith("flask_uow.")
+    ]
     assert len(warnings) == 2
     assert all("run dry" in warning for warning in warnings)
     assert "GET /reports/one (endpoint 'report')" in warnings[0]

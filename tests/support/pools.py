@@ -9,14 +9,30 @@ from sqlalchemy import Engine, create_engine, make_url
 
 from flask_uow._config.settings import PoolSettings
 from flask_uow._engine import pool
+from flask_uow._engine.checkouts import CheckoutContext
+
+
+class Contexts:
+    """What connections are checked out for: the objects that *current* returns, by their name."""
+
+    def __init__(self, current: Callable[[], object]) -> None:
+        self._current = current
+
+    def current_context(self) -> object:
+        return self._current()
+
+    def describe(self, context: Any) -> str:
+        return str(context.name)
+
+    def has_location(self, context: Any) -> bool:
+        return False
 
 
 def make_engine(
     url: str,
     settings: PoolSettings | None = None,
     *,
-    who: Callable[[], object] = lambda: None,
-    describe: Callable[[Any], str] = repr,
+    context: CheckoutContext | None = None,
     **options: Any,
 ) -> Engine:
     """As an app makes one.
@@ -25,5 +41,7 @@ def make_engine(
     """
     settings = settings or PoolSettings()
     engine = create_engine(url, **pool.options_for(make_url(url), options, settings))
-    pool.install(engine, options, settings, who=who, describe=describe)
+    pool.finish_connecting(engine, options, settings)
+    pool.replace_dead_connections(engine, options, settings)
+    pool.track_checkouts(engine, settings, context)
     return engine

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import current_app, has_app_context
 from sqlalchemy import Connection, Engine
 
-from ..._transaction import record
+from ..._transaction.record import TransactionRecord, attach
 from ...errors import MigrationError
 from .._run import steps
 from . import alembic_private
@@ -153,6 +153,6 @@ def _is_empty(directive: Any) -> bool:
 
 def _announce_writing(connection: Connection) -> None:
     """On SQLite: take the write lock before the first look, and not when it is too late."""
-    activity = record.Activity()
-    activity.will_write = True
-    record.observe(connection, activity)
+    record = TransactionRecord()
+    record.will_write = True
+    attach(connection, record)

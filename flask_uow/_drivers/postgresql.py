@@ -1,0 +1,228 @@
+"""PostgreSQL: psycopg, psycopg2, and what is known of pg8000 and asyncpg."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy import Engine, event
+
+from .base import (
+    CONFLICT,
+    IN_DOUBT,
+    LOST,
+    LOST_EARLIER,
+    REFUSED,
+    UNNAMED,
+    WRONG,
+    Driver,
+    Verdict,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import PoolProxiedConnection
+
+logger = logging.getLogger(__name__)
+
+# What libpq tells of a transaction.
+_IDLE, _IN_TRANSACTION, _IN_ERROR = 0, 2, 3
+# A service file, or a connection string, may set what we would override.
+_ELSEWHERE = {"service", "conninfo", "dsn"}
+
+# By SQLSTATE, or by its class: the first two characters. An error that is no row is WRONG: the
+# server has replied, and an ERROR in reply to COMMIT means that it has rolled back.
+_POSTGRESQL = {
+    "40001": CONFLICT,  # serialization failure; also a replica's conflict with recovery
+    "40P01": CONFLICT,  # deadlock
+    "55P03": CONFLICT,  # lock_timeout, NOWAIT
+    "40003": IN_DOUBT,  # documentation: CockroachDB's "result is ambiguous"
+    "08007": IN_DOUBT,  # documentation: transaction resolution unknown
+    "57014": REFUSED,  # statement_timeout, cancelled by request
+    "25006": REFUSED,  # read-only: the primary is another server now
+    "53300": REFUSED,  # too many connections. Of a failed connect only asyncpg tells a code
+    "57P01": LOST,  # terminated, server shut down. At COMMIT it may be waiting for a standby
+    "57P02": LOST,  # documentation: another server process crashed
+    "57P03": LOST,  # documentation: the server is starting up or shutting down
+    "57P05": LOST,  # idle_session_timeout
+    "25P04": LOST,  # transaction_timeout
+    "25P03": LOST_EARLIER,  # idle_in_transaction_session_timeout: COMMIT was not read any more
+    "08": LOST,  # the connection; 08P01 is PgBouncer's query_wait_timeout (documentation)
+    "28": WRONG,  # no such role, wrong password
+    "3D": WRONG,  # no such database
+}
+# These severities, and no others, end the session: a foreign data wrapper may report a class 08
+# of its own, and the session lives on.
+_ENDS_SESSION = frozenset(["FATAL", "PANIC"])
+
+
+@dataclass(frozen=True)
+class PostgreSQL(Driver):
+    """A driver that keeps the state of its transaction to itself."""
+
+    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
+        return error is not None
+
+
+@dataclass(frozen=True)
+class _Judging(PostgreSQL):
+    """A driver whose errors have an SQLSTATE."""
+
+    def judge(self, error: BaseException) -> Verdict:
+        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+        if code is None:
+            return Verdict(None, LOST if _is_about_a_connection(error) else UNNAMED)
+        row = _POSTGRESQL.get(code) or _POSTGRESQL.get(code[:2])
+        severity = _severity(error)
+        if severity is None:
+            return Verdict(code, row or WRONG)
+        lost = severity in _ENDS_SESSION
+        return Verdict(code, replace(row or (LOST if lost else WRONG), lost=lost))
+
+
+@dataclass(frozen=True)
+class _LibPQ(_Judging):
+    """A driver built on libpq, whose status of a transaction ROLLBACK TO SAVEPOINT heals."""
+
+    def _timeouts(self, own: Mapping[str, object], seconds: int) -> dict[str, object]:
+        if _ELSEWHERE & own.keys() or "PGSERVICE" in os.environ:
+            return {}
+        arguments: dict[str, object] = {
+            "keepalives": 1,
+            "keepalives_idle": max(1, seconds // 2),
+            "keepalives_interval": max(1, seconds // 4),
+            "keepalives_count": 2,
+            "tcp_user_timeout": seconds * 1000,
+        }
+        if "PGCONNECT_TIMEOUT" not in os.environ:
+            arguments["connect_timeout"] = seconds
+        return arguments
+
+
+@dataclass(frozen=True)
+class Psycopg(_LibPQ):
+    # By getattr: what stands in for a connection may have less.
+
+    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
+        pgconn = getattr(connection, "pgconn", None)
+        return getattr(pgconn, "transaction_status", None) == _IN_ERROR
+
+    def is_open(self, connection: object) -> bool:
+        pgconn = getattr(connection, "pgconn", None)
+        return getattr(pgconn, "transaction_status", None) in {_IN_TRANSACTION, _IN_ERROR}
+
+    def watch_transactions(self, engine: Engine) -> None:
+        """Spare psycopg the rollback of nothing.
+
+        The pool asks for one whenever a connection comes back, and psycopg takes its lock and
+        starts a generator before it finds nothing to do: half a percent of a request that reads.
+        """
+        do_rollback = engine.dialect.do_rollback
+
+        def rollback(proxy: PoolProxiedConnection) -> None:
+            pgconn = getattr(proxy.dbapi_connection, "pgconn", None)
+            if getattr(pgconn, "transaction_status", None) != _IDLE:
+                do_rollback(proxy)
+
+        setattr(engine.dialect, "do_rollback", rollback)  # noqa: B010
+
+    def watch_notices(self, engine: Engine, name: str) -> None:
+        """Log each commit that did not wait for its standby.
+
+        With ``synchronous_standby_names`` set, COMMIT waits until a standby server has the work as
+        well. If that wait is cancelled (``pg_cancel_backend``, or the driver itself after Ctrl-C),
+        the server cannot undo the commit. It reports success, with a notice: the work is on this
+        server only, and a failover loses it. The data is stored, so the request stays a success,
+        but the operators of the servers have to know.
+        """
+
+        def on_notice(diagnostic: _Diagnostic) -> None:
+            if diagnostic.source_function == "SyncRepWaitForLSN":  # the same in every language
+                text = f"{diagnostic.message_primary}: {diagnostic.message_detail}"
+                logger.error(_NOT_WAITED, name, " ".join(text.split()))
+
+        def on_connect(connection: _WithNotices, _entry: object) -> None:
+            connection.add_notice_handler(on_notice)
+
+        event.listen(engine, "connect", on_connect)
+
+    def how_not_to_block(self, library: str) -> str | None:
+        # It chooses when it is imported, and asks gevent only.
+        waiting: Any = sys.modules["psycopg.waiting"]
+        if waiting.wait is not getattr(waiting, "wait_c", None):
+            return None
+        earlier = f" Or let {library} patch before psycopg is imported." * (library == "gevent")
+        return f"Set the environment variable PSYCOPG_WAIT_FUNC=wait_select.{earlier}"
+
+
+@dataclass(frozen=True)
+class Psycopg2(_LibPQ):
+    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
+        return self._status(connection) == _IN_ERROR
+
+    def is_open(self, connection: object) -> bool:
+        return self._status(connection) in {_IN_TRANSACTION, _IN_ERROR}
+
+    def _status(self, connection: object) -> int | None:
+        ask: Callable[[], int] | None = getattr(connection, "get_transaction_status", None)
+        return None if ask is None else ask()
+
+    def how_not_to_block(self, library: str) -> str | None:
+        if sys.modules["psycopg2.extensions"].get_wait_callback() is not None:
+            return None
+        return (
+            "Use 'postgresql+psycopg://', or install psycogreen and call"
+            f" 'psycogreen.{library}.patch_psycopg()' before the first request."
+        )
+
+
+DRIVERS = (
+    Psycopg("psycopg", "psycopg", "psycopg[binary]", ("postgresql",)),
+    Psycopg2("psycopg2", "psycopg2", "psycopg2-binary", ("postgresql",)),
+    PostgreSQL("pg8000", "pg8000", "pg8000"),
+    _Judging("asyncpg", "asyncpg"),
+)
+
+_NOT_WAITED = (
+    "PostgreSQL has committed work of the engine %r and has not waited for its standby: the wait"
+    " for synchronous replication was cancelled. The work is stored on this server, and lost if"
+    " this server fails over before a standby has it as well. Look whether pg_stat_replication"
+    " shows the servers of 'synchronous_standby_names', and which program has called"
+    " pg_cancel_backend(). The server's words: %s"
+)
+
+
+class _Diagnostic(Protocol):
+    """A notice of psycopg."""
+
+    source_function: str | None
+    message_primary: str | None
+    message_detail: str | None
+
+
+class _WithNotices(Protocol):
+    def add_notice_handler(self, handler: Callable[[_Diagnostic], None]) -> None: ...
+
+
+def _severity(error: BaseException) -> str | None:
+    diagnosis = getattr(error, "diag", error)
+    for name in ("severity_nonlocalized", "severity_en", "severity"):
+        severity: str | None = getattr(diagnosis, name, None)
+        if severity:
+            return severity
+    return None
+
+
+def _is_about_a_connection(error: BaseException) -> bool:
+    """Tell whether an error without SQLSTATE, one of libpq or the driver, is a lost connection."""
+    names, text = [class_.__name__ for class_ in type(error).__mro__], str(error)
+    if "InterfaceError" in names:  # most of them are misuse
+        return "connection" in text
+    # libpq counts the parameters, in the language of the system, and has sent nothing then.
+    if text.startswith("sending ") and "65535" in text:
+        return False
+    # psycopg2 raises a bare DatabaseError if libpq has lost the thread.
+    return "OperationalError" in names or names[0] == "DatabaseError"

@@ -1,0 +1,71 @@
+"""SQLite: Python's own driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .base import CONFLICT, LOST, STOPPED, UNNAMED, WRONG, Driver, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+# By name, of the primary code: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY. An error that is no row is
+# WRONG: SQLite has no server that could continue alone.
+_SQLITE = {
+    "SQLITE_BUSY": CONFLICT,  # at COMMIT as well: a reader is in the way (rollback journal)
+    "SQLITE_LOCKED": CONFLICT,  # the same, between connections with a shared cache
+    "SQLITE_PROTOCOL": CONFLICT,  # documentation: a race for the locks of the WAL
+    "SQLITE_INTERRUPT": STOPPED,
+    "SQLITE_IOERR": UNNAMED,  # documentation: a COMMIT may be in the file, and fsync have failed
+}
+# Python 3.10 keeps the code to itself. The texts are SQLite's, the same in every language.
+_SQLITE_TEXTS = {
+    "database is locked": "SQLITE_BUSY",
+    "database table is locked": "SQLITE_LOCKED",
+    "database schema is locked": "SQLITE_LOCKED",
+    "locking protocol": "SQLITE_PROTOCOL",
+    "interrupted": "SQLITE_INTERRUPT",
+    "disk I/O error": "SQLITE_IOERR",
+    "database or disk is full": "SQLITE_FULL",
+    "attempt to write a readonly database": "SQLITE_READONLY",
+    "unable to open database file": "SQLITE_CANTOPEN",
+    "database disk image is malformed": "SQLITE_CORRUPT",
+    "file is not a database": "SQLITE_NOTADB",
+}
+
+
+@dataclass(frozen=True)
+class SQLite(Driver):
+    """SQLite rolls back by itself: after a full disk, or for ``ON CONFLICT ROLLBACK``.
+
+    A connection of our own class notices that; the one of a 'creator' may be of another class.
+    """
+
+    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
+        return getattr(connection, "has_lost", False)
+
+    def is_open(self, connection: object) -> bool:
+        return getattr(connection, "in_transaction", False)
+
+    def roll_back(self, connection: DBAPIConnection) -> None:
+        undo: Callable[[], None] = getattr(connection, "undo", connection.rollback)
+        undo()
+
+    def judge(self, error: BaseException) -> Verdict:
+        name: str | None = getattr(error, "sqlite_errorname", None)
+        text = str(error)
+        if name is None:
+            names = (name for start, name in _SQLITE_TEXTS.items() if text.startswith(start))
+            name = next(names, None)
+        if name is None and "constraint failed" in text:
+            name = "SQLITE_CONSTRAINT"
+        if name is None:  # a misuse of the module
+            return Verdict(None, LOST if "closed database" in text else UNNAMED)
+        primary = "_".join(name.split("_")[:2])
+        return Verdict(name, _SQLITE.get(primary, WRONG))
+
+
+DRIVERS = (SQLite("pysqlite", "sqlite3"),)
