@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import current_app, has_app_context
 from sqlalchemy import Engine
@@ -28,24 +28,6 @@ from .results import Checked, Created, EngineStatus, Generated, OnStep, OnWait, 
 
 if TYPE_CHECKING:
     from alembic.script import Script
-    from typing_extensions import Unpack
-
-
-class NewRevision(TypedDict, total=False):
-    """Where a new revision belongs: keyword arguments of the methods that write one.
-
-    :ivar head: the revision that it follows ("head").
-    :ivar splice: allow a *head* that is none (False).
-    :ivar branch_label: a label for its branch.
-    :ivar version_path: the folder for the file, if there are several.
-    :ivar rev_id: its identifier, instead of a random one.
-    """
-
-    head: str
-    splice: bool
-    branch_label: str | None
-    version_path: str | None
-    rev_id: str | None
 
 
 class Migrations:
@@ -137,47 +119,79 @@ class Migrations:
         return Created(folder, files, convention, has_base)
 
     def revision(
-        self, message: str | None = None, *, sql: bool = False, **place: Unpack[NewRevision]
+        self,
+        message: str | None = None,
+        *,
+        sql: bool = False,
+        head: str = "head",
+        splice: bool = False,
+        branch_label: str | None = None,
+        version_path: str | None = None,
+        rev_id: str | None = None,
     ) -> Script:
         """Write an empty revision.
 
-        :param place: see :class:`NewRevision`.
+        The parameters are those of :meth:`migrate`.
+
         :raises MigrationError: as :meth:`migrate`.
         """
         from alembic import command
 
-        given = _complete(**place)
         with self._command() as runner:
-            _require_place(runner, given)
+            _require_place(runner, head, rev_id, branch_label)
             with _directory.writing(self.folder), runner.environment(runner.request):
-                written: Any = command.revision(runner.config, message, sql=sql, **given)
+                written: Any = command.revision(
+                    runner.config,
+                    message,
+                    sql=sql,
+                    head=head,
+                    splice=splice,
+                    branch_label=branch_label,
+                    version_path=version_path,
+                    rev_id=rev_id,
+                )
             return cast("Script", written)
 
     def migrate(
         self,
         message: str | None = None,
         *,
+        head: str = "head",
+        splice: bool = False,
+        branch_label: str | None = None,
+        version_path: str | None = None,
+        rev_id: str | None = None,
         drop_unknown: bool = False,
-        **place: Unpack[NewRevision],
     ) -> Generated:
         """Compare the models with the databases, and write a revision of the differences.
 
+        :param head: the revision that it follows.
+        :param splice: allow a *head* that other revisions follow.
+        :param version_path: the folder for the file, if there are several.
+        :param rev_id: its identifier, instead of a random one.
         :param drop_unknown: drop the tables that the models do not know.
-        :param place: see :class:`NewRevision`.
-        :raises MigrationError: the models have no tables; a database is not up to date; there are
-            several heads, or no such head; the identifier or the label is not possible, or taken;
-            the folder cannot be written.
+        :raises MigrationError: the models have no tables; a database is not up to date; several
+            heads, or no such head; the identifier or the label is not possible, or taken; the
+            folder cannot be written.
+        :raises DatabaseUnreachable: one of the databases gets no connection.
         """
-        given = _complete(**place)
         with self._command() as runner:
-            _require_place(runner, given)
-            engines = runner.request.engines
-            preconditions.require_own_databases(engines)
+            _require_place(runner, head, rev_id, branch_label)
+            request = runner.request
+            preconditions.require_own_databases(request.engines)
             tables = preconditions.count_tables(runner, "migrate")
-            preconditions.require_current(runner, runner.heads(engines))
+            preconditions.require_current(runner, runner.heads(request.engines))
             comparison = Comparison(drop_unknown=drop_unknown)
-            runner.request.skip_empty = True
-            compared = runner.compare(comparison, message=message, **given)
+            request.skip_empty = True
+            compared = runner.compare(
+                comparison,
+                message=message,
+                head=head,
+                splice=splice,
+                branch_label=branch_label,
+                version_path=version_path,
+                rev_id=rev_id,
+            )
             with _directory.writing(self.folder):
                 written = [script for script in compared.generate_scripts() if script is not None]
         return Generated(
@@ -493,29 +507,11 @@ class Migrations:
         return request.scripts or {request.main: output.getvalue()}
 
 
-def _complete(
-    *,
-    head: str = "head",
-    splice: bool = False,
-    branch_label: str | None = None,
-    version_path: str | None = None,
-    rev_id: str | None = None,
-) -> NewRevision:
-    """What was given, and the defaults for the rest."""
-    return {
-        "head": head,
-        "splice": splice,
-        "branch_label": branch_label,
-        "version_path": version_path,
-        "rev_id": rev_id,
-    }
-
-
-def _require_place(runner: Runner, new: NewRevision) -> None:
-    preconditions.require_revision(new["head"], runner.group)
-    if new["head"] == "head":
+def _require_place(runner: Runner, head: str, rev_id: str | None, branch_label: str | None) -> None:
+    preconditions.require_revision(head, runner.group)
+    if head == "head":
         preconditions.require_one_head(runner)
-    preconditions.require_new(runner, new["rev_id"], new["branch_label"])
+    preconditions.require_new(runner, rev_id, branch_label)
 
 
 def _prepare(runner: Runner, revision: str, options: RunOptions) -> Heads:

@@ -51,7 +51,7 @@ def require_options(options: Mapping[str, Any]) -> None:
     reading.refuse_unknown_options(options, known)
 
 
-def require_seconds(**given: object) -> None:
+def require_seconds(**given: Any) -> None:
     """Refuse what no server takes for a timeout.
 
     :param given: arguments by name; None is one that was left out.
@@ -61,7 +61,7 @@ def require_seconds(**given: object) -> None:
         if value is None:
             continue
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not 0 <= value <= LONGEST:
+        if not (is_number and math.isfinite(value) and 0 <= value <= LONGEST):
             raise MigrationError(
                 f"{name!r} is {value!r}, and it must be a number of seconds, at most {LONGEST}."
             )

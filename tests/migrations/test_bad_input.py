@@ -168,6 +168,14 @@ def test_timeout_that_is_none(started: Project) -> None:
     assert "Usage:" in result.output
 
 
+def test_statement_timeout_that_nothing_would_end(started: Project) -> None:
+    """A protection that does nothing is refused, not ignored."""
+    started.write_revision("one", None, "pass")
+    result = started.flask("db", "upgrade", "--statement-timeout", "5")
+    refused(result, "'--statement-timeout' needs a server", "sqlite does not", "Leave it out")
+    assert started.revision() is None
+
+
 def test_engine_that_is_not_configured(started: Project) -> None:
     app = started.app(UOW_MIGRATIONS={"engines": ["nosuch"]})
     refused(started.flask("db", "upgrade", app=app), "'nosuch'", "SQLALCHEMY_BINDS['nosuch']")

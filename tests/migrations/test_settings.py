@@ -10,6 +10,7 @@ from typing import Any
 
 import alembic
 import pytest
+from alembic.script import ScriptDirectory
 from packaging.version import Version
 from sqlalchemy import Column, Integer, MetaData
 
@@ -271,6 +272,51 @@ def test_one_thread_at_a_time_runs_env_py(started: Project) -> None:
     dispose(app)
     assert errors == []
     assert Path("threads").read_text() in {"()" * 3, "()" * 6}
+
+
+@anywhere
+def test_env_py_that_only_calls_run_is_run_once_for_each_upgrade(
+    started: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says is read before; any other file is asked where the databases are, too."""
+    runs: list[str] = []
+    run_env = ScriptDirectory.run_env
+
+    def counted(self: ScriptDirectory) -> None:
+        runs.append("")
+        run_env(self)
+
+    monkeypatch.setattr(ScriptDirectory, "run_env", counted)
+    app = started.app()
+    started.write_revision("one", None, "pass")
+    started.write_revision("two", "one", "pass")
+    with app.app_context():
+        assert len(Migrations().upgrade("one")) == 1
+        assert len(runs) == 1
+        assert Migrations().status()[0].state == "pending"
+        assert len(runs) == 1
+        env = Path("migrations/env.py")
+        env.write_text(f"import logging\n{env.read_text()}")
+        assert len(Migrations().upgrade()) == 1
+        assert len(runs) == 4
+    dispose(app)
+
+
+@anywhere
+@pytest.mark.parametrize("where", ["'notes'", "'not' + 'es'", "**{'version_table': 'notes'}"])
+def test_table_for_the_note_may_be_named_in_env_py(started: Project, where: str) -> None:
+    """However it is written there, each command asks that table."""
+    argument = where if where.startswith("*") else f"version_table={where}"
+    Path("migrations/env.py").write_text(
+        f"from flask_uow.migrations import run\n\nrun({argument})\n"
+    )
+    started.write_revision("one", None, "pass")
+    started.do("db", "upgrade")
+    assert started.query("SELECT version_num FROM notes") == [("one",)]
+    assert "up to date, at one" in started.do("db", "status")
+    assert started.tables() == {"notes"}
+    started.do("db", "downgrade")
+    assert started.query("SELECT version_num FROM notes") == []
 
 
 @anywhere

@@ -96,10 +96,10 @@ def _version_table(tree: ast.Module) -> dict[str, str | None] | None:
             given = {keyword.arg: keyword.value for keyword in keywords}
         case _:
             return None
-    found = {}
+    found: dict[str, str | None] = {}
     for name in {"version_table", "version_table_schema"} & given.keys():
         value = given[name]
-        if not isinstance(value, ast.Constant):
+        if not isinstance(value, ast.Constant) or not isinstance(value.value, (str, type(None))):
             return None
         found[str(name)] = value.value
     return None if None in given else found  # None is '**options'

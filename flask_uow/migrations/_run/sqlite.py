@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from ...errors import MigrationError
@@ -55,5 +55,5 @@ class ForeignKeys:
         for row in self._rows(pragma):
             yield f"Rows of {row[0]!r} would point to rows of {row[2]!r} that do not exist"
 
-    def _rows(self, statement: str) -> Sequence[Row[Any]]:
+    def _rows(self, statement: str) -> Sequence[Any]:
         return self._connection.exec_driver_sql(statement).all()
