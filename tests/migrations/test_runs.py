@@ -357,7 +357,7 @@ def test_private_names_of_alembic_are_there(owner: str, name: str) -> None:
     module, _, qualified = owner.rpartition(".")
     found = getattr(importlib.import_module(module), qualified)
     whole = inspect.getsource(inspect.getmodule(found) or found)
-    assert hasattr(found, name) or re.search(rf"\b(self\.)?{name}\b", whole)
+    assert hasattr(found, name) or re.search(rf"\bself\.{name}\b", whole)
 
 
 def test_private_names_of_alembic_are_used_in_one_module() -> None:
