@@ -206,7 +206,8 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
     for drop in generated.drops:
         click.secho(f"Attention: {drop}", fg="yellow")
     if generated.script is None:
-        click.echo("No changes: the databases are what the models say. No file was written.")
+        same = "" if generated.drops else "No changes: the databases are what the models say. "
+        click.echo(f"{same}No file was written.")
         if not migrations.heads():
             click.echo(
                 "There is no revision at all, so 'db.create_all()' has made the tables. For a first"

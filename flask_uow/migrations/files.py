@@ -166,7 +166,7 @@ class Files:
             tables=tables,
             modules=metadata.modules_of(self._db),
             unknown=comparison.unknown,
-            drops=comparison.drops if written else [],
+            drops=comparison.drops if written else comparison.unwritten,
         )
 
     def merge(

@@ -66,7 +66,8 @@ class Generated:
     :ivar tables: the number of tables that the models have, by engine.
     :ivar modules: those that define the models.
     :ivar unknown: by engine, tables that are only in the database, and were left alone.
-    :ivar drops: what the revision drops, what may be a rename, or what may fail, in words.
+    :ivar drops: what the revision drops, what may be a rename, or what may fail, in words; and
+        differences for which nothing is written.
     """
 
     script: Script | None

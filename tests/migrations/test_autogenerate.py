@@ -161,7 +161,12 @@ def test_rename_is_a_drop_and_an_addition_and_says_so(started: Project) -> None:
     assert "Attention: This drops the column 'name' of 'people' with all its values." in output
     file = started.version("rename").read_text()
     assert "# This drops the column 'name' of 'people' with all its values.\n" in file
-    assert re.search(r"#     \w+\.alter_column\(.*'name', .*new_column_name='full_name'", file)
+    assert re.search(
+        r"#     op\.alter_column\('people', 'name', .*new_column_name='full_name'", file
+    )
+    assert re.search(
+        r"#     op\.alter_column\('people', 'full_name', .*new_column_name='name'", file
+    )
     started.do("db", "upgrade", models=renamed)
     _clean(started, renamed)
     started.do("db", "downgrade", models=renamed)
@@ -169,21 +174,22 @@ def test_rename_is_a_drop_and_an_addition_and_says_so(started: Project) -> None:
     _clean(started, renamed)
 
 
-def _follow(file: Path, advice: str, *instead: str) -> None:
-    """Edit ``upgrade()`` as its comment says.
+def _follow(file: Path, function: str, advice: str, *instead: str) -> None:
+    """Edit a function as its comment says.
 
     :param advice: how the line begins that the comment says to write.
     :param instead: what to write it instead of.
     """
     text = file.read_text()
     lines = text.splitlines()
-    (wanted,) = re.findall(rf"^ *# .*?({advice}.*)$", text, re.MULTILINE)
-    (upgrade,) = [
+    (edited,) = [
         one
         for one in ast.parse(text).body
-        if isinstance(one, ast.FunctionDef) and one.name == "upgrade"
+        if isinstance(one, ast.FunctionDef) and one.name == function
     ]
-    for one in ast.walk(upgrade):
+    body = "\n".join(lines[edited.lineno - 1 : edited.end_lineno])
+    (wanted,) = re.findall(rf"^ *# .*?({advice}.*)$", body, re.MULTILINE)
+    for one in ast.walk(edited):
         if (
             isinstance(one, ast.Expr)
             and isinstance(one.value, ast.Call)
@@ -228,9 +234,13 @@ def test_what_is_said_of_a_renamed_column_can_be_pasted(started: Project) -> Non
     started.query("INSERT INTO people (name) VALUES ('ada')")
     started.do("db", "migrate", "-m", "rename", models=renamed)
     file = started.version("rename")
-    _follow(file, r"(?:\w+\.)?alter_column\(", "add_column", "drop_column")
-    started.do("db", "upgrade", models=renamed)
-    assert started.query("SELECT full_name FROM people") == [("ada",)]
+    for function in ("upgrade", "downgrade"):
+        _follow(file, function, r"op\.alter_column\(", "add_column", "drop_column")
+    for _ in range(2):
+        started.do("db", "upgrade", models=renamed)
+        assert started.query("SELECT full_name FROM people") == [("ada",)]
+        started.do("db", "downgrade", models=renamed)
+        assert started.query("SELECT name FROM people") == [("ada",)]
 
 
 def parents(metadata: MetaData, *columns: Any) -> None:
@@ -296,12 +306,73 @@ def test_renamed_table_is_recognised_by_its_columns(started: Project) -> None:
     output = started.do("db", "migrate", "-m", "rename", models=humans)
     assert "op.rename_table('people', 'humans')" in output
     file = started.version("rename").read_text()
-    assert "# If it was renamed, write instead: op.rename_table('people', 'humans')\n" in file
-    _follow(started.version("rename"), r"op\.rename_table\(", "create_table")
+    instead = "# If it was renamed, write instead of create_table('humans') and the indexes:"
+    assert f"{instead} op.rename_table('people', 'humans')\n" in file
+    _follow(started.version("rename"), "upgrade", r"op\.rename_table\(", "create_table")
+    _follow(started.version("rename"), "downgrade", r"op\.rename_table\(", "drop_table")
+    for _ in range(2):
+        started.do("db", "upgrade", models=humans)
+        assert started.query("SELECT name FROM humans") == [("ada",)]
+        assert started.tables() == {"humans"}
+        _clean(started, humans)
+        started.do("db", "downgrade", models=humans)
+        assert started.query("SELECT name FROM people") == [("ada",)]
+        assert started.tables() == {"people"}
+
+
+def named(name: str, metadata: MetaData) -> None:
+    """A table with an index, a unique constraint, and a foreign key to itself."""
+    Table(
+        name,
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("name", String(50), nullable=False, index=True),
+        Column("code", String(9), unique=True),
+        Column("parent", ForeignKey(f"{name}.id")),
+    )
+
+
+@concurrently
+def test_renamed_table_that_would_be_dropped_keeps_its_rows(started: Project) -> None:
+    """In ``upgrade`` and in ``downgrade``; its indexes may have other names then."""
+    people, humans = partial(named, "people"), partial(named, "humans")
+    started.migrate(people)
+    started.query("INSERT INTO people (name, code) VALUES ('ada', 'a')")
+    started.do("db", "migrate", "-m", "rename", "--drop-unknown", models=humans)
+    file = started.version("rename")
+    indexes = "create_index", "drop_index"
+    for function in ("upgrade", "downgrade"):
+        _follow(file, function, r"op\.rename_table\(", "create_table", "drop_table", *indexes)
+    for _ in range(2):
+        started.do("db", "upgrade", models=humans)
+        assert started.query("SELECT name FROM humans") == [("ada",)]
+        assert started.tables() == {"humans"}
+        started.do("db", "downgrade", models=humans)
+        assert started.query("SELECT name FROM people") == [("ada",)]
+        assert started.tables() == {"people"}
     started.do("db", "upgrade", models=humans)
+    started.migrate(humans, "names")
     assert started.query("SELECT name FROM humans") == [("ada",)]
-    assert started.tables() == {"humans"}
     _clean(started, humans)
+
+
+@concurrently
+def test_renamed_column_with_an_index_keeps_its_values(started: Project) -> None:
+    def models(name: str) -> Models:
+        return lambda m: _pets(m, Column(name, String(20), index=True), Column("a", Integer))
+
+    started.migrate(models("name"))
+    started.query("INSERT INTO pets (name) VALUES ('rex')")
+    started.do("db", "migrate", "-m", "rename", models=models("called"))
+    file = started.version("rename")
+    for function in ("upgrade", "downgrade"):
+        _follow(file, function, r"op\.alter_column\(", "add_column", "drop_column")
+    for _ in range(2):
+        started.do("db", "upgrade", models=models("called"))
+        assert started.query("SELECT called FROM pets") == [("rex",)]
+        _clean(started, models("called"))
+        started.do("db", "downgrade", models=models("called"))
+        assert started.query("SELECT name FROM pets") == [("rex",)]
 
 
 @on("postgresql")

@@ -1,40 +1,47 @@
 """What ``migrate`` adds to Alembic's comparison of models and database.
 
-- A table that the models do not know is left alone, and listed: it may be somebody else's.
-- What drops data is announced, in the terminal and in the file. A rename looks to Alembic like a
-  drop and an addition, and the comment says what to write if it is one.
-- So is what may fail: a column without a value for the rows that are there, a constraint that
-  cannot be dropped because it has no name.
-- Types of PostgreSQL are compared, too; see ``_enums.py``.
+- A table that the models do not know is left alone and listed: it may belong to another program.
+- A loss of data is announced, in the terminal and in the file. Alembic sees a rename as a drop and
+  an addition; comments in both functions say what to write if it is a rename.
+- So is a failure to expect: a column without a value for existing rows, a constraint that cannot
+  be dropped because it has no name.
+- Enums of PostgreSQL are compared by another package, if it is installed; see ``postgresql.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, MetaData, inspect
+from sqlalchemy import MetaData, inspect
 
-from . import mysql, source_op
+from . import advice, mysql, postgresql, source_op
+from .column_types import render_item
 from .describe import full
-from .enums import Enums
 
-Named = dict[str, Any]
+if TYPE_CHECKING:
+    from alembic.operations import ops as alembic_ops
+    from alembic.operations.ops import MigrateOperation, MigrationScript, OpContainer
+    from alembic.runtime.migration import MigrationContext
+
 Name = tuple["str | None", str]  # schema and name
+IncludeName = Callable[["str | None", str, Mapping[str, "str | None"]], bool]
 
 
 @dataclass
 class Comparison:
-    """What one comparison has found, beside the operations.
+    """The findings of one comparison, beside the operations.
 
     :ivar comment: write comments into the operations, and what only a file needs.
-    :ivar drops: sentences about what drops data, may be a rename, or may fail.
+    :ivar drops: sentences about lost data, possible renames and failures to expect.
+    :ivar unwritten: sentences about differences for which no operation is written.
     """
 
     drop_unknown: bool = False
     comment: bool = True
     drops: list[str] = field(default_factory=list)
+    unwritten: list[str] = field(default_factory=list)
     _unknown: dict[str, list[Name]] = field(default_factory=dict)
 
     @property
@@ -46,17 +53,20 @@ class Comparison:
         self,
         engine: str,
         metadata: Iterable[MetaData],
-        given: Callable[..., bool] | None,
+        given: IncludeName | None,
         default_schema: Callable[[], str | None] = lambda: None,
-    ) -> Callable[[str | None, str, Named], bool]:
-        """Alembic's filter of that name; *given* is the user's own, which goes first.
+    ) -> IncludeName:
+        """Return Alembic's filter of that name.
 
-        :param engine: empty if it is one for all; :meth:`announce` says which it was.
-        :param default_schema: where a table is that Alembic calls by its name alone.
+        :param engine: empty for a filter of all engines; :meth:`announce` is given the name.
+        :param given: the filter of the app, which is asked first.
+        :param default_schema: the schema of a table that Alembic calls by its name alone.
         """
-        known = {(table.schema, table.name) for one in metadata for table in one.tables.values()}
+        known = {
+            (table.schema, table.name) for models in metadata for table in models.tables.values()
+        }
 
-        def include(name: str | None, kind: str, parents: Named) -> bool:
+        def include(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
             if given is not None and not given(name, kind, parents):
                 return False
             if kind != "table" or self.drop_unknown:
@@ -64,16 +74,26 @@ class Comparison:
             schema = parents.get("schema_name")
             if (schema, name) in known or (schema or default_schema(), name) in known:
                 return True
-            found = self._unknown.setdefault(engine, [])
-            if (schema, name) not in found:
-                found.append((schema, str(name)))
+            unknown = self._unknown.setdefault(engine, [])
+            if (schema, name) not in unknown:
+                unknown.append((schema, str(name)))
             return False
 
         return include
 
-    def forget_versions(self, context: Any) -> None:
-        """Do not list the table in which the ``MigrationContext`` keeps the revision."""
-        own = context.version_table_schema, context.version_table
+    def prepare(self, context: MigrationContext) -> None:
+        """Before the comparison: let column types be written with imports, and enums be compared.
+
+        :param context: of the engine that is compared.
+        """
+        context.opts["render_item"] = render_item(context.opts.get("render_item"))
+        if context.dialect.name == "postgresql" and postgresql.load():
+            # The package changes the types of the columns that it is given.
+            context.opts["target_metadata"] = postgresql.copied(context.opts["target_metadata"])
+
+    def forget_versions(self, context: MigrationContext) -> None:
+        """Do not list the table in which *context* keeps the revision."""
+        own: Name = context.version_table_schema, context.version_table
         if own[0] == context.dialect.default_schema_name:
             own = None, own[1]
         kept = {
@@ -82,202 +102,181 @@ class Comparison:
         }
         self._unknown = {engine: names for engine, names in kept.items() if names}
 
-    def announce(self, engine: str, script: Any, context: Any) -> None:
-        """Note what is to be read before it is run, and put comments before it.
+    def announce(self, engine: str, script: MigrationScript, context: MigrationContext) -> None:
+        """Note what has to be read before it runs, and put comments before it.
 
-        :param script: Alembic's ``MigrationScript``; the last parts of it are those of *engine*.
-        :param context: its ``MigrationContext``.
+        :param script: its last operations are those of *engine*.
         """
         doing, undoing = script.upgrade_ops_list[-1], script.downgrade_ops_list[-1]
         if "" in self._unknown:
             self._unknown.setdefault(engine, []).extend(self._unknown.pop(""))
         self.forget_versions(context)
+        if context.dialect.name == "postgresql":
+            self._announce_enums(engine, doing, undoing, context)
         if self.comment:
-            self._announce_tables(engine, doing, context)
+            self._announce_tables(engine, doing, undoing, context)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
         if self.comment and context.dialect.name in mysql.NAMES:
-            mysql.mend(doing, undoing, context.connection)
-        if context.dialect.name == "postgresql":
-            self._compare_enums(engine, doing, undoing, context)
+            mysql.adjust(doing, undoing, _connection(context))
         for operations in (doing, undoing):
             if operations.ops and all(map(source_op.is_comment, operations.ops)):
                 operations.ops.append(source_op.source(["pass"]))
 
-    def _announce_tables(self, engine: str, operations: Any, context: Any) -> None:
+    def _announce_enums(
+        self, engine: str, doing: OpContainer, undoing: OpContainer, context: MigrationContext
+    ) -> None:
+        if postgresql.load():
+            postgresql.adjust(doing, undoing, _connection(context))
+            return
+        models = context.opts["target_metadata"]
+        enums = postgresql.Enums(_connection(context), models)
+        for sentence in enums.differences():
+            self.unwritten.append(self._with_engine(sentence, engine))
+            if not self.comment:
+                doing.ops.append(source_op.source([], [("enum", sentence)]))
+            elif doing.ops:
+                doing.ops.insert(0, source_op.comment([sentence]))
+        if self.comment:
+            for sentence in enums.advise(doing, undoing):
+                self.drops.append(self._with_engine(sentence, engine))
+        self.drops += self.unwritten
+
+    def _announce_tables(
+        self, engine: str, doing: OpContainer, undoing: OpContainer, context: MigrationContext
+    ) -> None:
         from alembic.operations import ops
 
-        created = [
-            (op.schema, op.table_name) for op in operations.ops if isinstance(op, ops.CreateTableOp)
-        ]
-        found: list[Any] = []
-        for operation in operations.ops:
+        created = [operation for operation in doing.ops if isinstance(operation, ops.CreateTableOp)]
+        operations: list[MigrateOperation] = []
+        for operation in doing.ops:
             if isinstance(operation, ops.CreateTableOp):
-                found += self._renamed(engine, operation, context)
+                operations += self._perhaps_renamed(engine, operation, undoing, context)
             elif isinstance(operation, ops.DropTableOp):
-                found += self._noted(engine, _table_dropped(operation, created))
+                operations += self._table_dropped(engine, operation, created, undoing)
             elif isinstance(operation, ops.ModifyTableOps):
-                self._announce_columns(engine, operation, context)
-            found.append(operation)
-        operations.ops = found
+                self._announce_columns(engine, operation, undoing, context)
+            operations.append(operation)
+        doing.ops = operations
 
-    def _renamed(self, engine: str, created: Any, context: Any) -> list[Any]:
+    def _perhaps_renamed(
+        self,
+        engine: str,
+        created: alembic_ops.CreateTableOp,
+        undoing: OpContainer,
+        context: MigrationContext,
+    ) -> list[MigrateOperation]:
         """A comment, if an unknown table has the columns of the one that is *created*."""
         columns = {column.name for column in created.to_table().columns}
         for schema, table in self._unknown.get(engine, []):
             if schema != created.schema:
                 continue
-            known = inspect(context.connection).get_columns(table, schema=schema)
-            if columns == {one["name"] for one in known}:
+            known = inspect(_connection(context)).get_columns(table, schema=schema)
+            if columns == {column["name"] for column in known}:
+                rename = advice.TableRename(schema, table, created.table_name)
+                advice.insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
                 lines = [
                     f"The table {full(schema, table)!r}, which the models do not know, has the"
                     " same columns.",
-                    _rename(schema, table, created.table_name),
+                    rename.in_upgrade(),
                 ]
-                return self._noted(engine, lines, " ".join(lines))
+                return self._noted(engine, lines, f"{lines[0]} {rename.for_both()}")
         return []
 
-    def _announce_columns(self, engine: str, modified: Any, context: Any) -> None:
+    def _table_dropped(
+        self,
+        engine: str,
+        dropped: alembic_ops.DropTableOp,
+        created: Sequence[alembic_ops.CreateTableOp],
+        undoing: OpContainer,
+    ) -> list[MigrateOperation]:
+        schema, name = dropped.schema, dropped.table_name
+        lines = [f"This drops the table {full(schema, name)!r} with all its rows."]
+        candidates = [other for other in created if other.schema == schema]
+        if candidates:
+            columns = set(dropped.to_table().columns.keys())
+            candidates.sort(key=lambda other: set(other.to_table().columns.keys()) != columns)
+            rename = advice.TableRename(schema, name, candidates[0].table_name, is_dropped=True)
+            advice.insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
+            lines.append(rename.in_upgrade())
+        return self._noted(engine, lines)
+
+    def _announce_columns(
+        self,
+        engine: str,
+        modified: alembic_ops.ModifyTableOps,
+        undoing: OpContainer,
+        context: MigrationContext,
+    ) -> None:
         from alembic.operations import ops
 
-        added = [op.column.name for op in modified.ops if isinstance(op, ops.AddColumnOp)]
-        found: list[Any] = []
-        for operation in list[Any](modified.ops):
+        added = [one.column.name for one in modified.ops if isinstance(one, ops.AddColumnOp)]
+        operations: list[MigrateOperation] = []
+        undone: list[str] = []
+        for operation in modified.ops:
             if isinstance(operation, ops.DropColumnOp):
-                found += self._noted(engine, _column_dropped(operation, added, context))
-            elif isinstance(operation, ops.AddColumnOp) and _needs_value(operation.column):
-                lines = _value_needed(operation, context.dialect.name)
-                found += self._noted(engine, lines, " ".join(lines))
-            found.append(operation)
-        modified.ops = found
+                table, name = full(operation.schema, operation.table_name), operation.column_name
+                lines = [f"This drops the column {name!r} of {table!r} with all its values."]
+                if added:
+                    rename = advice.ColumnRename(operation, added[0], context)
+                    lines += rename.in_upgrade()
+                    undone += rename.in_downgrade()
+                operations += self._noted(engine, lines)
+            elif isinstance(operation, ops.AddColumnOp) and advice.needs_value(operation.column):
+                lines = advice.value_needed(operation, context.dialect.name)
+                operations += self._noted(engine, lines, " ".join(lines))
+            operations.append(operation)
+        modified.ops = operations
+        if undone:
+            _insert_into(undoing, modified, undone)
 
-    def _announce_nameless(self, engine: str, operations: Any, context: Any, what: str) -> None:
-        """Constraints that have no name, and cannot be changed by it."""
+    def _announce_nameless(
+        self, engine: str, operations: OpContainer, context: MigrationContext, function: str
+    ) -> None:
+        """Constraints without a name, which cannot be changed by it."""
         from alembic.operations import ops
 
         is_sqlite = context.dialect.name == "sqlite"
+        is_batch = bool(context.opts.get("render_as_batch"))
         created = ops.CreateUniqueConstraintOp, ops.CreateForeignKeyOp
-        for modified in operations.ops:
-            if not isinstance(modified, ops.ModifyTableOps):
-                continue
-            found: list[Any] = []
-            for operation in list[Any](modified.ops):
+        for modified in source_op.changes_of(operations):
+            kept: list[MigrateOperation] = []
+            for operation in modified.ops:
                 if isinstance(operation, ops.DropConstraintOp) and not operation.constraint_name:
-                    lines = _not_droppable(operation, what, context.opts.get("render_as_batch"))
-                    found += self._noted(engine, lines, " ".join(lines[:2]))
-                    found.append(source_op.source([f"raise NotImplementedError({lines[0]!r})"]))
+                    lines = advice.not_droppable(operation, function, is_batch=is_batch)
+                    kept += self._noted(engine, lines, " ".join(lines[:2]))
+                    kept.append(source_op.source([f"raise NotImplementedError({lines[0]!r})"]))
                     continue
                 if is_sqlite and isinstance(operation, created) and not operation.constraint_name:
-                    lines = _not_addable(operation, modified)
-                    found += self._noted(engine, lines, " ".join(lines))
-                found.append(operation)
-            modified.ops = found
+                    lines = advice.not_addable(operation, modified)
+                    kept += self._noted(engine, lines, " ".join(lines))
+                kept.append(operation)
+            modified.ops = kept
 
-    def _compare_enums(self, engine: str, doing: Any, undoing: Any, context: Any) -> None:
-        metadata = context.opts.get("target_metadata")
-        models = [metadata] if isinstance(metadata, MetaData) else list(metadata or ())
-        enums = Enums(context.connection, models)
-        mending, reverting = enums.compare()
-        if self.comment:
-            enums.frame(doing)
-            enums.frame(undoing)
-            self.drops += [f"{one} (engine {engine!r})" for one in enums.removed]
-        doing.ops = [*mending, *doing.ops]
-        undoing.ops = [*undoing.ops, *reverting]
-
-    def _noted(self, engine: str, lines: Sequence[str], said: str | None = None) -> list[Any]:
-        self.drops.append(f"{said or lines[0]} (engine {engine!r})")
+    def _noted(
+        self, engine: str, lines: Sequence[str], sentence: str | None = None
+    ) -> list[MigrateOperation]:
+        """A comment of *lines*, which is announced as *sentence* (the first line)."""
+        self.drops.append(self._with_engine(sentence or lines[0], engine))
         return [source_op.comment(lines)]
 
-
-def _table_dropped(operation: Any, created: Sequence[Name]) -> list[str]:
-    schema, name = operation.schema, operation.table_name
-    lines = [f"This drops the table {full(schema, name)!r} with all its rows."]
-    candidates = [other for where, other in created if where == schema]
-    return [*lines, _rename(schema, name, candidates[0])] if candidates else lines
+    @staticmethod
+    def _with_engine(sentence: str, engine: str) -> str:
+        return f"{sentence} (engine {engine!r})"
 
 
-def _rename(schema: str | None, old: str, new: str) -> str:
-    where = f", schema={schema!r}" if schema else ""
-    return f"If it was renamed, write instead: op.rename_table({old!r}, {new!r}{where})"
+def _connection(context: MigrationContext) -> Any:
+    """The connection of *context*, which a comparison always has."""
+    return context.connection
 
 
-def _column_dropped(operation: Any, added: Sequence[str], context: Any) -> list[str]:
-    table, name = full(operation.schema, operation.table_name), operation.column_name
-    lines = [f"This drops the column {name!r} of {table!r} with all its values."]
-    if added:
-        lines += [
-            "If it was renamed, write instead of the drop and the addition:",
-            f"    {_column_renamed(operation, added[0], context)}",
-        ]
-    return lines
-
-
-def _column_renamed(operation: Any, new: str, context: Any) -> str:
-    """The line of Python that renames a column; MySQL and MariaDB want its type anew."""
-    from alembic.autogenerate import render_python_code
+def _insert_into(
+    undoing: OpContainer, modified: alembic_ops.ModifyTableOps, lines: Sequence[str]
+) -> None:
+    """Put a comment before the columns of the same table that are added again or dropped again."""
     from alembic.operations import ops
 
-    if context.opts.get("render_as_batch"):
-        return f"batch_op.alter_column({operation.column_name!r}, new_column_name={new!r})"
-    column = operation.to_column()
-    renaming = ops.AlterColumnOp(
-        operation.table_name,
-        operation.column_name,
-        schema=operation.schema,
-        modify_name=new,
-        existing_type=column.type,
-        existing_nullable=column.nullable,
-        existing_server_default=column.server_default,
-    )
-    code = render_python_code(ops.UpgradeOps([renaming]))
-    lines = (line.strip() for line in code.splitlines())
-    return " ".join(line for line in lines if line and not line.startswith("#"))
-
-
-def _needs_value(column: Column[Any]) -> bool:
-    """Does the database have no value for rows that are there?"""
-    if column.nullable or column.server_default is not None:  # which may be computed
-        return False
-    table: Any = column.table
-    return table is None or table.autoincrement_column is not column
-
-
-def _value_needed(operation: Any, dialect: str) -> list[str]:
-    table = full(operation.schema, operation.table_name)
-    lines = [
-        f"The column {operation.column.name!r} of {table!r} is NOT NULL and has no server default:"
-        " rows that are there need a value.",
-        "Give it 'server_default=...', or add it nullable, fill it, and alter it then.",
-    ]
-    if dialect in mysql.NAMES:
-        lines[0] = lines[0].replace("need a value", "get '' or 0, if that is a value of it")
-    return lines
-
-
-_KINDS = {"unique": "unique constraint", "foreignkey": "foreign key", "check": "check constraint"}
-_CONVENTION = "Give the metadata a naming convention (flask_uow.migrations.NAMING_CONVENTION)"
-
-
-def _not_droppable(operation: Any, what: str, is_batch: bool) -> list[str]:
-    kind = operation.constraint_type
-    where = f", schema={operation.schema!r}" if operation.schema else ""
-    start = "batch_op.drop_constraint(NAME"
-    if not is_batch:
-        start = f"op.drop_constraint(NAME, {operation.table_name!r}{where}"
-    table = full(operation.schema, operation.table_name)
-    return [
-        f"A {_KINDS.get(kind, 'constraint')} of {table!r} has no name, so {what} cannot drop it.",
-        f"{_CONVENTION}, or write here what the database calls it.",
-        f"    {start}, type_={kind!r})",
-    ]
-
-
-def _not_addable(operation: Any, modified: Any) -> list[str]:
-    is_unique = hasattr(operation, "columns")
-    kind = _KINDS["unique" if is_unique else "foreignkey"]
-    table = full(modified.schema, modified.table_name)
-    return [
-        f"A {kind} of {table!r} has no name, so it cannot be added on SQLite.",
-        f"{_CONVENTION}, or write a name here.",
-    ]
+    columns = ops.AddColumnOp, ops.DropColumnOp
+    for other in source_op.changes_of(undoing):
+        if (other.schema, other.table_name) == (modified.schema, modified.table_name):
+            advice.insert_before(other, lambda one: isinstance(one, columns), lines)

@@ -7,37 +7,56 @@ from typing import Any
 from sqlalchemy import Enum
 
 
-def describe(diff: Any) -> list[str]:
-    """One of Alembic's differences in words; what they call "remove" is a drop."""
-    if isinstance(diff, list):
-        return [line for one in diff for line in describe(one)]
-    kind = str(diff[0])
+def describe(difference: Any) -> list[str]:
+    """Return one of Alembic's differences in words; Alembic's "remove" is a drop.
+
+    :param difference: a tuple of Alembic's, whose form depends on its first item, or several.
+    """
+    if isinstance(difference, list):
+        return [line for part in difference for line in describe(part)]
+    kind = str(difference[0])
     what = kind.replace("remove_", "drop_", 1).replace("_", " ")
-    if kind.endswith("_enum_value"):
-        return [f"{what.replace('enum ', '')} {diff[2]!r} of the type {diff[1]!r}"]
+    if "enum" in kind:
+        return [_enum(what, *difference[1:])]
     if kind.endswith("_table"):
-        return [f"{what} {diff[1].fullname!r}"]
+        return [f"{what} {difference[1].fullname!r}"]
     if kind.endswith("_column"):
-        return [f"{what} {diff[3].name!r} of {full(diff[1], diff[2])!r}"]
+        return [f"{what} {difference[3].name!r} of {full(difference[1], difference[2])!r}"]
     if kind.startswith("modify_"):
         what = what.removeprefix("modify ")
-        table = full(diff[1], diff[2])
-        return [f"change {what} of {table!r}.{diff[3]!r}: {_short(diff[5])} to {_short(diff[6])}"]
+        _, schema, table, column, _, before, after = difference
+        change = f"{_short(before)} to {_short(after)}"
+        return [f"change {what} of {full(schema, table)!r}.{column!r}: {change}"]
     if kind.endswith("table_comment"):
-        return [f"{what} of {diff[1].fullname!r}"]
-    item = diff[1] if len(diff) > 1 else ""
+        return [f"{what} of {difference[1].fullname!r}"]
+    item = difference[1] if len(difference) > 1 else ""
     of = getattr(getattr(item, "table", None), "fullname", None)
     name = getattr(item, "name", None) or "without a name"
     return [f"{what} {name!r}{f' of {of!r}' if of else ''}"]
 
 
+def _enum(what: str, *details: Any) -> str:
+    """A difference of an enum: a sentence of ours, or a tuple of alembic-postgresql-enum."""
+    if len(details) == 1:
+        return str(details[0])
+    if isinstance(details[0], str):
+        return f"{what} {details[0]!r}"
+    before, after, columns = details
+    where = ", ".join(f"{one.table_name!r}.{one.column_name!r}" for one in columns)
+    return f"change values of the enum of {where}: {_values(before)} to {_values(after)}"
+
+
+def _values(values: Any) -> str:
+    return f"({', '.join(map(repr, values))})"
+
+
 def full(schema: str | None, name: str) -> str:
-    """A name as people write it."""
+    """Return a name with its schema, if it has one."""
     return f"{schema}.{name}" if schema else name
 
 
 def _short(value: object) -> str:
     if isinstance(value, Enum):
-        return f"{type(value).__name__.upper()}({', '.join(map(repr, value.enums))})"
+        return f"{type(value).__name__.upper()}{_values(value.enums)}"
     text = " ".join(str(getattr(value, "arg", value)).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -161,6 +161,7 @@ class Runner:
 
         def compare(rev: Any, migration: Any) -> list[Any]:
             if job.wants(migration):
+                comparison.prepare(migration)
                 context.run_autogenerate(rev, migration)
                 comparison.forget_versions(migration)
             return []

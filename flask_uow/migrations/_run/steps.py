@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any, cast
 
 from ..._transaction.routing import DEFAULT
-from .._compare.sqlite_tables import Tables
 from .._env.metadata import part_name
 from .sqlite import ForeignKeys
+from .table_copies import refuse_lossy_copies
 from .transactions import Transactions
 
 
@@ -104,7 +104,8 @@ class Travel:
         self._transactions = transactions = Transactions(context, is_new=is_new)
         checks: list[Callable[[], object]] = [transactions.check]
         if connection.dialect.name == "sqlite":
-            checks = [Tables(connection).check, ForeignKeys(connection).check, *checks]
+            refuse_lossy_copies(connection)
+            checks = [ForeignKeys(connection).check, *checks]
 
         def on_version_apply(*, heads: set[str], **_: object) -> None:
             for check in checks:
