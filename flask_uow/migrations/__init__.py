@@ -1,10 +1,10 @@
-"""Migrations: Alembic for every engine of an app, under the names that everybody's fingers know.
+"""Migrations: Alembic for every engine of an app, under the command names of Flask-Migrate.
 
 The functions are methods of :class:`Migrations`; they return data and raise. ``cli.py`` alone
 prints and chooses exit codes. A folder's ``env.py`` calls :func:`run`.
 
 An app pays for the name of the group of commands; what they need, Alembic above all, is imported
-when one of them runs.
+when a command runs.
 """
 
 from importlib import import_module
@@ -17,12 +17,12 @@ from .install import install as install
 
 if TYPE_CHECKING:
     from ._env.run import run as run
-    from ._run.steps import Step as Step
     from .api import Migrations as Migrations
     from .results import Checked as Checked
     from .results import Created as Created
     from .results import EngineStatus as EngineStatus
     from .results import Generated as Generated
+    from .results import Step as Step
 
 _LATER = {
     "Checked": "results",
@@ -30,7 +30,7 @@ _LATER = {
     "EngineStatus": "results",
     "Generated": "results",
     "Migrations": "api",
-    "Step": "_run.steps",
+    "Step": "results",
     "run": "_env.run",
 }
 

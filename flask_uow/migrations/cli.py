@@ -1,7 +1,7 @@
 """The commands of ``flask db``: the one place that prints and chooses exit codes.
 
 ====  =========================================================================================
-0     done, up to date, the models are what the databases are
+0     done; up to date; models and databases match
 1     refused, or failed; ``status``, ``check``, ``wait``: revisions are pending, or unknown
 2     a database cannot be reached; or the command line is wrong
 3     ``check``: the databases are up to date, and the models differ from them
@@ -27,13 +27,12 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from ..errors import DatabaseUnreachable, UowError
-from . import texts
-from ._run.steps import Step
+from ..errors import DatabaseUnreachable, MigrationError, UowError
+from . import messages
 from .api import Migrations
 from .install import OPTIONS
 from .preconditions import LONGEST
-from .results import EngineStatus
+from .results import Created, EngineStatus, Step
 
 if TYPE_CHECKING:
     from alembic.script import Script
@@ -46,17 +45,17 @@ commands: dict[str, click.Command] = {}
 
 
 class _Command(click.Command):
-    """A command to which one can write ``-1``, as a revision."""
+    """A command that takes ``-1`` as a revision."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        relative = [one for one in args if re.fullmatch(r"-\d+", one)]
+        relative = [arg for arg in args if re.fullmatch(r"-\d+", arg)]
         if relative and "--" not in args:
-            args = [*(one for one in args if one not in relative), "--", *relative]
+            args = [*(arg for arg in args if arg not in relative), "--", *relative]
         return super().parse_args(ctx, args)
 
 
 class _Seconds(click.FloatRange):
-    """A number of seconds, which is one."""
+    """A number of seconds; "nan" is none."""
 
     def __init__(self, *, min_open: bool = False) -> None:
         super().__init__(min=0, max=LONGEST, min_open=min_open)
@@ -106,7 +105,7 @@ _message = click.option("-m", "--message", help="What the revision is for.")
 _sql = click.option(
     "--sql",
     is_flag=True,
-    help="Print the SQL, and send nothing. Of several engines each has a file, ENGINE.sql.",
+    help="Print the SQL, and send nothing. With several engines each gets a file, ENGINE.sql.",
 )
 _tag = click.option("--tag", help="Any text, for 'env.py'.")
 _x_arg = click.option("-x", "--x-arg", multiple=True, help="For 'env.py'; may be repeated.")
@@ -117,13 +116,13 @@ _lock_timeout = click.option(
     "--lock-timeout",
     type=_Seconds(),
     metavar="SECONDS",
-    help="How long to wait for somebody else who is migrating (600), and for locks of tables.",
+    help="How long to wait for another process that migrates (600), and for locks of tables.",
 )
 _statement_timeout = click.option(
     "--statement-timeout",
     type=_Seconds(min_open=True),
     metavar="SECONDS",
-    help="How long a statement may take (PostgreSQL, MariaDB, SQLite).",
+    help="How long a statement may take (PostgreSQL, MariaDB).",
 )
 
 
@@ -133,7 +132,9 @@ def _place(function: F) -> F:
         _rev_id,
         click.option("--version-path", help="The folder for the file, if there are several."),
         _branch_label,
-        click.option("--splice", is_flag=True, help="Allow a '--head' that is no head."),
+        click.option(
+            "--splice", is_flag=True, help="Allow a '--head' that other revisions follow."
+        ),
         click.option("--head", default="head", help="The revision that it follows."),
     ):
         function = option(function)
@@ -159,11 +160,28 @@ def init(migrations: Migrations, multidb: bool, template: str | None, package: b
     """Make the folder of the migrations."""
     created = migrations.init(template=template, package=package)
     for path in created.files:
-        click.echo(f"Created {texts.short(path)}")
-    advice = texts.convention(created, migrations.group)
-    if advice:
-        click.echo(f"\n{advice}", nl=False)
+        click.echo(f"Created {_short(path)}")
+    if not created.convention:
+        click.echo(f"\n{_how_to_name(created, migrations.group)}", nl=False)
     click.echo(f"\nNext: flask {migrations.group} migrate -m MESSAGE")
+
+
+def _how_to_name(created: Created, group: str) -> str:
+    """How constraints get names."""
+    how = (
+        "    class Base(DeclarativeBase):\n"
+        "        metadata = MetaData(naming_convention=NAMING_CONVENTION)\n"
+        if created.has_base
+        else "    db = Database(metadata=MetaData(naming_convention=NAMING_CONVENTION))\n"
+    )
+    return (
+        "Constraints of your models have no names, and one without a name cannot be dropped"
+        f" later, not even by 'flask {group} downgrade'. Give them names before the first"
+        " revision:\n\n"
+        "    from flask_uow.migrations import NAMING_CONVENTION\n"
+        "    from sqlalchemy import MetaData\n\n"
+        f"{how}"
+    )
 
 
 @_command("revision")
@@ -197,9 +215,9 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
             f" then 'flask {migrations.group} upgrade --sql'."
         )
     generated = migrations.migrate(message, **options)
-    for engine, count in generated.tables.items():
-        address = migrations.engines[engine].dialect.name
-        click.echo(f"Models: {texts.count(count, 'table')} for the engine {engine!r} ({address})")
+    for engine, number in generated.tables.items():
+        dialect = migrations.engines[engine].dialect.name
+        click.echo(f"Models: {_count(number, 'table')} for the engine {engine!r} ({dialect})")
     if generated.modules:
         click.echo(f"        from {', '.join(generated.modules)}")
     _say_unknown(generated.unknown, migrations.group)
@@ -220,12 +238,25 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
 
 
 def _say_unknown(tables: Mapping[str, Sequence[str]], group: str) -> None:
-    for sentence in texts.unknown(tables, group):
-        click.echo(sentence)
+    for engine, names in tables.items():
+        click.echo(
+            f"Left alone, because the models do not know them ({_count(len(names), 'table')}"
+            f"{f' of the engine {engine!r}' if engine else ''},"
+            f" 'flask {group} migrate --drop-unknown' drops them): {', '.join(names)}"
+        )
 
 
 def _say_written(script: Script) -> None:
-    click.echo(f"Written: {texts.short(Path(script.path))}")
+    click.echo(f"Written: {_short(Path(script.path))}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _short(path: Path) -> str:
+    """*path* as a user would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 @_command("edit")
@@ -287,8 +318,8 @@ def branches(migrations: Migrations, verbose: bool) -> None:
     """List the revisions that several others follow."""
     for script, following in migrations.branches().items():
         click.echo(script.cmd_format(verbose, include_branches=True))
-        for one in following:
-            text = one.cmd_format(False, include_branches=True, include_doc=verbose)
+        for child in following:
+            text = child.cmd_format(False, include_branches=True, include_doc=verbose)
             click.echo(f"{' ' * len(script.revision)} -> {text}")
 
 
@@ -322,7 +353,7 @@ def upgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) ->
     with _Progress(migrations) as report:
         steps = migrations.upgrade(revision, report=report, tell=_tell, **options)
     if not steps:
-        click.echo(migrations._nothing_to_do(revision))
+        click.echo(_nothing_to_run(migrations, revision))
 
 
 @_command("downgrade")
@@ -361,6 +392,14 @@ def stamp(migrations: Migrations, revision: str, sql: bool, **options: Any) -> N
         click.echo(f"Nothing to do: {revision!r} is what every database has noted.")
 
 
+def _nothing_to_run(migrations: Migrations, revision: str) -> str:
+    if not migrations.heads():
+        return messages.no_revision(migrations.group)
+    if any(status.pending for status in migrations.status()):
+        return f"Nothing to do: every database has {revision!r} already."
+    return "Nothing to do: the databases are up to date."
+
+
 def _print_sql(
     migrations: Migrations, command: str, revision: str, tag: str | None, **_: object
 ) -> None:
@@ -368,8 +407,46 @@ def _print_sql(
     if len(scripts) == 1:
         click.echo(next(iter(scripts.values())), nl=False)
         return
-    for path in texts.write_sql(scripts):
+    for path in _write_sql(scripts):
         click.echo(f"Written: {path}", err=True)
+
+
+_MARK = "-- SQL of 'flask db', for the engine"  # the first line says whose file it is
+
+
+def _write_sql(scripts: Mapping[str, str]) -> list[Path]:
+    """Write a file for each engine: one text cannot be piped into two databases.
+
+    :raises MigrationError: a file is there and has other content, or cannot be written.
+    """
+    names = {engine: re.sub(r"[^\w.-]", "_", engine) for engine in scripts}
+    paths = {engine: Path(f"{name}.sql") for engine, name in names.items()}
+    for engine, path in paths.items():
+        if _is_foreign(path) or list(paths.values()).count(path) > 1:
+            raise MigrationError(
+                f"The SQL of the engine {engine!r} goes into {str(path)!r}, which is a file of"
+                " other content, or that of another engine. Write the command in another folder;"
+                " nothing was written."
+            )
+    try:
+        for engine, path in paths.items():
+            path.write_text(f"{_MARK} {engine!r}\n{scripts[engine]}", encoding="utf-8")
+    except OSError as error:
+        raise MigrationError(
+            f"{str(Path(error.filename or '.').absolute())!r} cannot be written:"
+            f" {error.strerror or error}. Write the command in another folder."
+        ) from error
+    return list(paths.values())
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tell a file that :func:`_write_sql` has not written, and may not replace."""
+    try:
+        return not path.read_text(encoding="utf-8").startswith(_MARK)
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError):
+        return True
 
 
 def _tell(sentence: str) -> None:
@@ -403,7 +480,7 @@ class _Progress:
 
 @_command("check")
 def check(migrations: Migrations) -> None:
-    """Are the databases up to date, and the models what they are?
+    """Check that the databases are up to date and match the models.
 
     Exit code 1: revisions are pending; 3: the models differ.
     """
@@ -411,8 +488,8 @@ def check(migrations: Migrations) -> None:
     _say_unknown(checked.unknown, migrations.group)
     if checked.behind:
         for status in checked.behind:
-            click.echo(texts.line(status))
-        click.echo(f"Write '{migrations._next_upgrade()}'.")
+            click.echo(_line(status))
+        click.echo(f"Write '{migrations.upgrade_command}'.")
         sys.exit(BEHIND)
     if checked.differences:
         click.echo(
@@ -427,44 +504,64 @@ def check(migrations: Migrations) -> None:
 @_command("status")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def status(migrations: Migrations, as_json: bool) -> None:
-    """Where every database is, and what is pending.
+    """Say where every database is, and what is pending.
 
     Exit code 0: up to date; 1: pending, or at a revision that the folder does not have; 2: one
     cannot be reached.
     """
     if as_json:
         with contextlib.redirect_stdout(sys.stderr):  # an 'env.py' may print
-            found = migrations.status()
-        click.echo(json.dumps({"engines": [texts.as_dict(one) for one in found]}, indent=2))
-        _exit_of(found)
-    found = migrations.status()
-    _say_status(found)
+            statuses = migrations.status()
+        click.echo(json.dumps({"engines": list(map(_as_dict, statuses))}, indent=2))
+        _exit_with(statuses)
+    _say_status(migrations.status())
 
 
-def _say_status(found: Sequence[EngineStatus]) -> NoReturn:
-    for one in found:
-        click.echo(texts.line(one))
-    _exit_of(found)
+def _say_status(statuses: Sequence[EngineStatus]) -> NoReturn:
+    for status in statuses:
+        click.echo(_line(status))
+    _exit_with(statuses)
 
 
-def _exit_of(found: Sequence[EngineStatus]) -> NoReturn:
-    states = {one.state for one in found}
+def _line(status: EngineStatus) -> str:
+    """Where one database is, and below it what is pending."""
+    text = f"{status.name} ({status.url}): {status.state}"
+    if status.error is not None:
+        return f"{text}: {status.error}"
+    text += f", at {', '.join(status.current) or 'no revision'}"
+    if status.unknown:
+        text += f" (the folder does not have {', '.join(status.unknown)})"
+    for script in status.pending:
+        text += f"\n  pending: {script.revision} {script.doc or ''}".rstrip()
+    return text
+
+
+def _as_dict(status: EngineStatus) -> dict[str, object]:
+    """The same, for programs."""
+    return {
+        "name": status.name,
+        "url": status.url,
+        "state": status.state,
+        "reachable": status.error is None,
+        "error": status.error,
+        "current": list(status.current),
+        "unknown": list(status.unknown),
+        "pending": [{"revision": item.revision, "message": item.doc} for item in status.pending],
+    }
+
+
+def _exit_with(statuses: Sequence[EngineStatus]) -> NoReturn:
+    states = {status.state for status in statuses}
     if "unreachable" in states:
         sys.exit(UNREACHABLE)
     sys.exit(0 if states == {"up to date"} else BEHIND)
 
 
-@_command("ping")
-def ping(migrations: Migrations) -> None:
-    """Does every database answer? Exit code 2 if one does not."""
-    _say_answers(migrations.ping())
-
-
 @_command("wait")
 @click.option("--timeout", type=_Seconds(), default=60.0, metavar="SECONDS", show_default=True)
-@click.option("--upgraded", is_flag=True, help="Wait until somebody else has upgraded, too.")
+@click.option("--upgraded", is_flag=True, help="Wait until another process has upgraded them.")
 def wait(migrations: Migrations, timeout: float, upgraded: bool) -> None:
-    """Wait until every database answers.
+    """Wait until every database responds.
 
     Exit code 2 if one does not in time; 1 if revisions are still pending. Standard error says
     what is waited for.
@@ -472,11 +569,8 @@ def wait(migrations: Migrations, timeout: float, upgraded: bool) -> None:
     if upgraded:
         _say_status(migrations.wait_for_upgrade(timeout, tell=_tell))
     else:
-        _say_answers(migrations.wait(timeout, tell=_tell))
-
-
-def _say_answers(answers: Mapping[str, str | None]) -> None:
-    for name, error in answers.items():
-        click.echo(f"{name}: {'reachable' if error is None else f'unreachable: {error}'}")
-    if any(answers.values()):
-        sys.exit(UNREACHABLE)
+        errors = migrations.wait(timeout, tell=_tell)
+        for name, error in errors.items():
+            click.echo(f"{name}: {'reachable' if error is None else f'unreachable: {error}'}")
+        if any(errors.values()):
+            sys.exit(UNREACHABLE)

@@ -1,4 +1,4 @@
-"""What an app gets at its start: the group ``db``, and a place where ``env.py`` files look.
+"""What an app gets at its start: the group ``db``, and what ``env.py`` files look for.
 
 Nothing of Alembic is imported here, and no command before it is named.
 """
@@ -6,7 +6,7 @@ Nothing of Alembic is imported here, and no command before it is named.
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from flask import Flask
@@ -15,12 +15,9 @@ from flask.cli import AppGroup
 from .._config import reading
 from ..errors import ConfigNotice
 from ._env.flask_migrate import FlaskMigrateView
+from ._env.metadata import EXTENSION, Database
 from .startup_check import watch_requests
 
-if TYPE_CHECKING:
-    from ..database import Database
-
-EXTENSION = "uow_migrations"
 OPTIONS = "flask_uow.migrations"  # those of the group, in click's ``Context.meta``
 COMMANDS = (
     "branches",
@@ -34,7 +31,6 @@ COMMANDS = (
     "list-templates",
     "merge",
     "migrate",
-    "ping",
     "revision",
     "show",
     "stamp",
@@ -47,7 +43,7 @@ COMMANDS = (
 def install(app: Flask, db: Database) -> None:
     """Give *app* the group of commands, under the name ``UOW_CLI_GROUP``.
 
-    :raises ConfigError: a setting of the migrations cannot be used.
+    :raises ConfigError: a setting of the migrations is not possible.
     """
     reading.read_migrations(app.config)
     app.extensions[EXTENSION] = db
@@ -75,7 +71,7 @@ def _owner(app: Flask, name: str) -> str:
 
 
 class LazyGroup(AppGroup):
-    """A group that knows the names of its commands, and imports them when one is used."""
+    """A group that knows the names of its commands, and imports them when it needs one."""
 
     def __init__(self, name: str) -> None:
         super().__init__(

@@ -1,93 +1,63 @@
-"""What Alembic says, in sentences that end with the next command."""
+"""Errors in sentences that end with the next command: Alembic's, and those of a folder's files."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
-from ..errors import MigrationError
-from ._env import alembic_private, directory
-from .connectivity import words
+from sqlalchemy.exc import DBAPIError
 
-if TYPE_CHECKING:
-    from alembic.config import Config
-    from alembic.script import Script, ScriptDirectory
+from ..errors import MigrationError, UowError
+from ._env import alembic_private
+from .connectivity import driver_message
+from .results import Step
 
-
-def scripts(config: Config, folder: Path) -> ScriptDirectory:
-    """The revisions of *folder*, all of them loaded.
-
-    :raises MigrationError: a file cannot be loaded, or they do not fit together.
-    """
-    from alembic.script import ScriptDirectory
-    from alembic.script.revision import CycleDetected, RevisionMap
-
-    try:
-        found = ScriptDirectory.from_config(config)
-    except directory.UNREADABLE as error:
-        raise directory.not_read(config, error) from error
-    try:
-        loaded = alembic_private.load(found)
-    except CycleDetected as error:
-        raise MigrationError(_circle(error.revisions)) from error
-    _refuse_damage(loaded, folder)
-    found.revision_map = RevisionMap(lambda: iter(loaded))  # which need not load them again
-    list(found.walk_revisions())
-    return found
+_KEEP_DDL = {"mysql", "mariadb", "oracle"}
 
 
-def _refuse_damage(scripts: Sequence[Script], folder: Path) -> None:
-    """Alembic warns, and fails later.
-
-    :raises MigrationError: two files are one revision, or one follows none that is there.
-    """
-    owners: dict[str, Script] = {}
-    for script in scripts:
-        other = owners.setdefault(script.revision, script)
-        if other is not script:
-            raise MigrationError(
-                f"{_file(other)} and {_file(script)} are both revision {script.revision!r}. Give"
-                " one of them another one."
-            )
-        if not callable(getattr(script.module, "upgrade", None)):
-            raise MigrationError(_no_function(script.path, "upgrade"))
-    for label, script in [(label, one) for one in scripts for label in sorted(one.branch_labels)]:
-        other = owners.setdefault(label, script)
-        if other is not script or label == script.revision:
-            raise MigrationError(
-                f"The branch label {label!r} of {_file(script)} is taken: it is that of"
-                f" {_file(other)}, or its revision. Give it another one."
-            )
-    for script in scripts:
-        for setting, name in _wanted(script):
-            if name not in owners:
-                how = "follows" if setting == "down_revision" else "depends on"
-                raise MigrationError(
-                    f"The folder {str(folder)!r} has no revision {name!r}, which {_file(script)}"
-                    f" {how}: its file was deleted or not committed. Get it back, or set"
-                    f" {setting} in {_file(script)}."
-                )
+def several_heads(heads: Iterable[str], folder: Path, group: str) -> str:
+    names = sorted(heads)
+    return (
+        f"The folder {str(folder)!r} has {len(names)} heads, {' and '.join(names)}: two revisions"
+        f" follow the same one. Join them with 'flask {group} merge {' '.join(names)}', or run"
+        f" all of them with 'flask {group} upgrade heads'."
+    )
 
 
-def _wanted(script: Script) -> Iterator[tuple[str, str]]:
-    """The revisions that *script* names, and where."""
-    from alembic.util import to_tuple
+def unknown_head(engine: str, head: str, folder: Path, group: str) -> str:
+    return (
+        f"The database of the engine {engine!r} is at revision {head!r}, which the folder"
+        f" {str(folder)!r} does not have: the code is older than the database, or the file was"
+        f" deleted. Get the file back, or write 'flask {group} stamp --purge REVISION' with the"
+        f" revision that the tables are at."
+    )
 
-    for setting in ("down_revision", "depends_on"):
-        names: Any = to_tuple(getattr(script.module, setting, None), default=())
-        for name in names:
-            yield setting, name
+
+def no_revision(group: str) -> str:
+    return f"There is no revision yet. Write one: 'flask {group} migrate -m MESSAGE'."
 
 
-def _file(script: Script) -> str:
-    return Path(script.path).name
+def no_function(path: str, name: str) -> str:
+    return (
+        f"{path!r} has no function '{name}()'. Write one, with 'pass' in it if there is nothing"
+        " to do."
+    )
+
+
+def circle(names: Iterable[str]) -> str:
+    *others, last = sorted(names)
+    if not others:
+        return f"The revision {last} follows itself. Fix 'down_revision' in its file."
+    return (
+        f"The revisions {', '.join(others)} and {last} follow each other in a circle."
+        " Fix 'down_revision' (or 'depends_on') in one of them."
+    )
 
 
 def command_error(error: Exception, folder: Path, group: str) -> MigrationError:
-    """The sentence for a ``CommandError``."""
+    """The sentence for a ``CommandError`` of Alembic."""
     from alembic.script import revision as revisions
 
     cause = error.__cause__
@@ -96,7 +66,7 @@ def command_error(error: Exception, folder: Path, group: str) -> MigrationError:
     if isinstance(cause, revisions.MultipleHeads):
         return MigrationError(several_heads(cause.heads, folder, group))
     if isinstance(cause, revisions.CycleDetected):
-        return MigrationError(_circle(cause.revisions))
+        return MigrationError(circle(cause.revisions))
     if isinstance(cause, revisions.ResolutionError):
         if str(cause).startswith("No such"):
             return MigrationError(
@@ -111,84 +81,127 @@ def command_error(error: Exception, folder: Path, group: str) -> MigrationError:
         )
     if "is not a head revision" in text:
         return MigrationError(
-            f"{text.partition(';')[0]}: others follow it. 'flask {group} heads' lists the heads;"
-            f" 'flask {group} revision --splice' begins a new branch there."
+            f"{text.partition(';')[0]}: other revisions follow it. 'flask {group} heads' lists the"
+            f" heads; 'flask {group} revision --splice' begins a new branch there."
         )
     if isinstance(cause, revisions.RevisionError):
         return MigrationError(f"{text}. {lists}")
     return MigrationError(f"{text}. 'flask --debug {group} ...' shows where.")
 
 
-def _circle(names: Iterable[str]) -> str:
-    found = sorted(names)
-    if len(found) == 1:
-        return f"The revision {found[0]} follows itself. Mend 'down_revision' in its file."
-    return (
-        f"The revisions {', '.join(found[:-1])} and {found[-1]} follow each other in a circle."
-        " Mend 'down_revision' (or 'depends_on') in one of them."
-    )
+# Files of the folder ---------------------------------------------------------------------------
 
 
-def several_heads(heads: Any, folder: Path, group: str) -> str:
-    names = sorted(heads)
-    return (
-        f"The folder {str(folder)!r} has {len(names)} heads, {' and '.join(names)}: two revisions"
-        f" follow the same one. Join them with 'flask {group} merge {' '.join(names)}', or go to"
-        f" all of them with 'flask {group} upgrade heads'."
-    )
-
-
-def unknown_head(engine: str, head: str, folder: Path, group: str) -> str:
-    return (
-        f"The database of the engine {engine!r} is at revision {head!r}, which the folder"
-        f" {str(folder)!r} does not have: the code is older than the database, or the file was"
-        f" deleted. Get the file back, or write 'flask {group} stamp --purge REVISION' with the"
-        f" revision that the tables are at."
-    )
-
-
-def not_loaded(error: BaseException, folder: Path, group: str) -> MigrationError:
+def file_failed(
+    error: BaseException, folder: Path, group: str, *, env_is_ours: bool
+) -> MigrationError:
     """A file of the folder cannot be run: whose it is, and where it failed."""
     module = getattr(error, "obj", None)
     name = getattr(error, "name", None)
     if isinstance(module, ModuleType) and name in {"upgrade", "downgrade"}:
-        return MigrationError(_no_function(str(module.__file__), name))
+        return MigrationError(no_function(str(module.__file__), name))
     if isinstance(module, ModuleType) and name == "down_revision":
         return MigrationError(
             f"{str(module.__file__)!r} is no revision: it has no 'down_revision'. Set it to"
             " the revision before it, or to None if it is the first."
         )
-    what = f"{type(error).__name__}: {words(error)}"
-    where = file_of(error, folder)
+    what = f"{type(error).__name__}: {driver_message(error)}"
+    where = _file_of(error, folder)
+    shows = f"'flask --debug {group} ...' shows where"
     if where is None:
-        return MigrationError(f"It failed ({what}). 'flask --debug {group} ...' shows where.")
-    if where.name == "env.py" and not directory.is_ours(folder):
+        return MigrationError(f"It failed ({what}). {shows}.")
+    if where.name == "env.py" and not env_is_ours:
         return MigrationError(
             f"{str(where)!r}, which flask_uow has not written, failed ({what}). If it is not meant"
             " to stay, replace all of it by 'from flask_uow.migrations import run' and 'run()';"
-            f" 'flask --debug {group} ...' shows where it failed."
+            f" {shows} it failed."
         )
+    return MigrationError(f"{str(where)!r} failed ({what}). {shows}.")
+
+
+def file_exited(error: SystemExit, folder: Path, group: str) -> MigrationError:
+    """A file of the folder asks to end the process."""
+    where = _file_of(error, folder) or folder / "env.py"
     return MigrationError(
-        f"{str(where)!r} failed ({what}). 'flask --debug {group} ...' shows where."
+        f"{str(where)!r} {_exit(error)}, and nothing after that was done. Take it out: a file that"
+        f" cannot continue raises an error. 'flask --debug {group} ...' shows where."
     )
 
 
-def _no_function(path: str, name: str) -> str:
-    return (
-        f"{path!r} has no function '{name}()'. Write one, with 'pass' in it if there is nothing"
-        " to do."
-    )
+def _exit(error: SystemExit) -> str:
+    return f"has called sys.exit({'' if error.code is None else repr(error.code)})"
 
 
-def file_of(error: BaseException, folder: Path) -> Path | None:
+def _file_of(error: BaseException, folder: Path) -> Path | None:
     """The file of *folder* in which *error* came up, or that Alembic was loading."""
     if isinstance(error, SyntaxError) and error.filename:
         return Path(error.filename)
     where = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         path = Path(frame.f_code.co_filename)
-        if frame.f_code.co_name == "_from_path":
-            where = Path(frame.f_locals.get("path", "?"))
+        loaded = alembic_private.path_loaded_in(frame)
+        if loaded is not None:
+            where = Path(loaded)
         elif path.is_relative_to(folder) or path.is_relative_to(folder.resolve()):
             where = path
     return where
+
+
+# Revisions that failed -------------------------------------------------------------------------
+
+
+def revision_failed(
+    step: Step,
+    error: BaseException,
+    *,
+    dialect: str,
+    heads: tuple[str, ...] | None,
+    commits: int,
+    is_first: bool,
+    group: str,
+) -> str:
+    """Why *step* has failed, what of it stays, and what to do.
+
+    :param heads: where the database is now; None if it does not respond.
+    :param commits: how often the revision has committed by itself.
+    :param is_first: the database had no revision before.
+    """
+    if heads is None:
+        stands = f"where 'flask {group} status' says (it does not respond now)"
+    else:
+        stands = f"at {', '.join(heads)}" if heads else "as empty as before the first revision"
+    if dialect in _KEEP_DDL:
+        after = (
+            f"{dialect} cannot roll back DDL: what the revision did before that stays, and the"
+            f" database is noted {stands}. Undo that part by hand, fix the file"
+        )
+    elif commits:
+        after = (
+            "What it had committed by itself (an 'autocommit_block()' does that, too) stays; the"
+            f" rest was rolled back, and the database is noted {stands}. Undo that part by hand,"
+            " fix the file"
+        )
+    else:
+        after = f"It was rolled back, and the database is {stands}. Fix the file"
+    why = _why(error)
+    if "already exists" in why and is_first and dialect not in _KEEP_DDL:
+        why += (
+            f". If 'db.create_all()' has made it, note the revision instead: 'flask {group} stamp"
+            f" {step.revision}'"
+        )
+    return (
+        f"The revision {step.revision} ({step.message or 'no message'}) failed on the engine"
+        f" {step.engine!r}: {why}. {after} and write 'flask {group} {step.direction}' again."
+    )
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"it {_exit(error)}"
+    if isinstance(error, AssertionError) and not str(error):
+        return "AssertionError (a constraint without a name?)"
+    what = driver_message(error)
+    if not isinstance(error, (DBAPIError, UowError)):
+        what = f"{type(error).__name__}: {what}"
+    statement = " ".join(str(getattr(error, "statement", None) or "").split())
+    return f"{what} [{statement[:200]}]" if statement else what

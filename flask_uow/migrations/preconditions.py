@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .._config import reading
 from .._sqlite import profile
+from .._unit.pending import pending
+from .._unit.unit import has_begun_by_hand
 from ..errors import MigrationError
 from . import connectivity, messages
 from ._env import metadata
+from ._env.metadata import Database
+from ._run import timeouts
 from ._run.runner import Heads, Runner
 from .results import named
 
@@ -32,9 +37,10 @@ _LENGTH = 32  # of the column in which a database notes its revision
 
 
 def require_options(options: Mapping[str, Any]) -> None:
-    """
+    """Refuse typing errors.
+
     :param options: those of ``UOW_MIGRATIONS`` that are Alembic's.
-    :raises ConfigError: one of them is not.
+    :raises ConfigError: Alembic has no option of that name.
     """
     if not options:
         return
@@ -46,31 +52,47 @@ def require_options(options: Mapping[str, Any]) -> None:
 
 
 def require_seconds(**given: Any) -> None:
-    """
+    """Refuse what no server takes for a timeout.
+
     :param given: arguments by name; None is one that was left out.
-    :raises MigrationError: one of them is no number of seconds.
+    :raises MigrationError: an argument is not a number of seconds.
     """
     for name, value in given.items():
         if value is None:
             continue
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not 0 <= value <= LONGEST:
+        if not (is_number and math.isfinite(value) and 0 <= value <= LONGEST):
             raise MigrationError(
                 f"{name!r} is {value!r}, and it must be a number of seconds, at most {LONGEST}."
             )
 
 
-def require_revision(revision: str, group: str, *, sql: bool = False) -> None:
+def require_statement_timeout(engines: Mapping[str, Engine], seconds: float | None) -> None:
+    """Refuse a timeout that would do nothing.
+
+    :raises MigrationError: none of the databases can end a statement.
     """
+    if seconds is None or any(map(timeouts.can_end_statements, engines.values())):
+        return
+    kinds = " and ".join(sorted({engine.dialect.name for engine in engines.values()}))
+    raise MigrationError(
+        f"'--statement-timeout' needs a server that ends a statement, which {kinds} does not."
+        " PostgreSQL and MariaDB do. Leave it out here."
+    )
+
+
+def require_revision(revision: str, group: str, *, sql: bool = False) -> None:
+    """Refuse what cannot name a revision.
+
     :param revision: what a user has typed.
     :param sql: it may be a range, ``"start:end"``.
-    :raises MigrationError: it cannot name a revision.
+    :raises MigrationError: it is empty, or a range.
     """
     parts = revision.split(":")
     if len(parts) > 1 and not sql:
         raise MigrationError(
-            f"{revision!r} is a range of revisions, which goes with '--sql' only. Name the one to"
-            f" go to; 'flask {group} history' lists them."
+            f"{revision!r} is a range of revisions, which needs '--sql'. Name one revision;"
+            f" 'flask {group} history' lists them."
         )
     ends = [end for part in parts for end in part.split("@")]
     if len(parts) > 2 or not all(end.strip() for end in ends):
@@ -80,17 +102,34 @@ def require_revision(revision: str, group: str, *, sql: bool = False) -> None:
         )
 
 
-def require_new(
-    runner: Runner, script: ScriptDirectory, rev_id: str | None, branch_label: str | None
-) -> None:
+def range_of(rev_range: str | None, group: str) -> tuple[str, str]:
+    """Start and end of ``"start:end"``, empty if they are left out.
+
+    :raises MigrationError: it is no range.
     """
+    if rev_range is None:
+        return "", ""
+    start, separator, end = rev_range.strip().partition(":")
+    if not separator:
+        raise MigrationError(
+            f"{rev_range!r} is no range of revisions. Write '[start]:[end]', for example"
+            f" 'flask {group} history -r base:current'."
+        )
+    for revision in filter(None, (start, end)):
+        require_revision(revision, group)
+    return start, end
+
+
+def require_new(runner: Runner, rev_id: str | None, branch_label: str | None) -> None:
+    """Refuse what would break the folder.
+
     :raises MigrationError: a new revision cannot have this identifier or this label, or two
         engines would share its functions.
     """
-    metadata.part_names(runner.config(runner.job()))
+    metadata.part_names(runner.config)
     taken: dict[str, Script] = {}
-    for one in script.walk_revisions():
-        taken.update(dict.fromkeys([one.revision, *one.branch_labels], one))
+    for script in runner.script.walk_revisions():
+        taken.update(dict.fromkeys([script.revision, *script.branch_labels], script))
     for what, name in (("identifier", rev_id), ("branch label", branch_label)):
         if name is None:
             continue
@@ -116,16 +155,15 @@ def require_new(
 
 
 def count_tables(runner: Runner, command: str) -> dict[str, int]:
-    """By engine.
+    """The number of tables of each engine.
 
     :param command: the one to write again.
-    :raises MigrationError: there are none at all, or two engines are one database.
+    :raises MigrationError: the models have no table.
     """
-    engines = runner.db.engines
-    require_own_databases(runner)
+    request = runner.request
     counts = {
-        name: sum(len(one.tables) for one in metadata.of_engine(runner.db, name, engines))
-        for name in runner.engines
+        name: sum(len(models.tables) for models in request.metadata_of(name))
+        for name in request.engines
     }
     if not any(counts.values()):
         raise MigrationError(
@@ -138,18 +176,18 @@ def count_tables(runner: Runner, command: str) -> dict[str, int]:
     return counts
 
 
-def require_own_databases(runner: Runner) -> None:
+def require_own_databases(engines: Mapping[str, Engine]) -> None:
+    """Refuse engines that would note their revisions in one place, or nowhere.
+
+    :raises MigrationError: two engines are one database; or the URL of one names none.
     """
-    :raises MigrationError: two engines are one database, which notes one revision; or the URL of
-        one names none.
-    """
-    found: dict[object, str] = {}
-    for name, engine in runner.engines.items():
+    owners: dict[object, str] = {}
+    for name, engine in engines.items():
         key = _identity(engine)
         if key is None:
             _require_a_database(name, engine)
             continue
-        other = found.setdefault(key, name)
+        other = owners.setdefault(key, name)
         if other != name:
             raise MigrationError(
                 f"The engines {other!r} and {name!r} are one database, which can note one"
@@ -161,7 +199,7 @@ def require_own_databases(runner: Runner) -> None:
 def _identity(engine: Engine) -> object:
     """What two engines of one database share, as far as their URLs tell; None for nothing.
 
-    Schemas that are searched first make two of one, as far as the note of the revision goes.
+    Two engines that search other schemas first have two tables for the note of the revision.
     """
     url = engine.url
     kind = url.get_backend_name()
@@ -186,55 +224,90 @@ def _require_a_database(name: str, engine: Engine) -> None:
         return
     try:
         with engine.connect() as connection:
-            found = connection.scalar(text("SELECT DATABASE()"))
+            database = connection.scalar(text("SELECT DATABASE()"))
     except SQLAlchemyError:
-        return  # who needs it will hear of it
-    if found is None:
+        return  # the command that needs the database will fail
+    if database is None:
         raise MigrationError(
-            f"The URL of the engine {name!r} ({connectivity.address(engine.url)}) names no"
+            f"The URL of the engine {name!r} ({connectivity.redacted_url(engine.url)}) names no"
             " database. Write it after the host: '.../DATABASE'."
         )
+
+
+def require_idle_unit(db: Database) -> None:
+    """End the transaction of the unit of work of this context, if it has only read.
+
+    A migration would wait for its locks, in the same thread.
+
+    :raises MigrationError: it has written, or is inside of a block: its end is not ours to choose.
+    """
+    unit = db.current_unit()
+    if unit is None or not unit.session.in_transaction():
+        return
+    session = unit.session
+    if unit.has_work:
+        changes = Counter([*session.record.flushed, *pending(session)])
+        what = ", ".join(
+            f"{count} {name} ({kind})" for (name, kind), count in sorted(changes.items())
+        )
+        raise MigrationError(
+            f"The unit of work of this context has uncommitted work ({what or 'SQL statements'}),"
+            " and a migration would wait for its locks for ever. Call 'db.session.commit()' or"
+            " 'db.session.rollback()' first."
+        )
+    if not session.connections:
+        return
+    if unit.blocks or has_begun_by_hand(session):
+        raise MigrationError(
+            "The unit of work of this context is inside 'with db.atomic():' or"
+            " 'session.begin()' and has read, and a migration would wait for its locks for ever."
+            " Migrate before the block, or after it."
+        )
+    unit.release(warn=False)
 
 
 # Revisions -------------------------------------------------------------------------------------
 
 
-def require_one_head(runner: Runner, script: ScriptDirectory) -> None:
-    """
+def require_one_head(runner: Runner) -> None:
+    """Refuse to choose.
+
     :raises MigrationError: the folder has several heads.
     """
-    heads = script.get_heads()
+    heads = runner.script.get_heads()
     if len(heads) > 1:
         raise MigrationError(messages.several_heads(heads, runner.folder, runner.group))
 
 
-def require_known(runner: Runner, heads: Heads, script: ScriptDirectory) -> None:
-    """
+def require_known(runner: Runner, heads: Heads) -> None:
+    """Refuse a database that is beyond the folder.
+
     :raises MigrationError: a database is at a revision that the folder does not have.
     """
-    for name, found in heads.items():
-        for head in found:
-            if not knows(script, head):
+    for name, revisions in heads.items():
+        for head in revisions:
+            if not knows(runner.script, head):
                 raise MigrationError(messages.unknown_head(name, head, runner.folder, runner.group))
 
 
-def require_current(runner: Runner, heads: Heads, script: ScriptDirectory) -> None:
-    """
+def require_current(runner: Runner, heads: Heads) -> None:
+    """Refuse to compare a database that is not up to date.
+
     :raises MigrationError: a revision is pending on one of the databases, or unknown.
     """
-    require_known(runner, heads, script)
-    for name, found in heads.items():
-        pending = runner.pending(script, found)
-        if pending:
+    require_known(runner, heads)
+    for name, revisions in heads.items():
+        missing = runner.pending(revisions)
+        if missing:
             raise MigrationError(
                 f"The database of the engine {name!r} is not up to date, so it cannot be"
-                f" compared: {_listed(pending)} {'is' if len(pending) == 1 else 'are'} missing."
-                f" Write '{upgrade_command(runner.group, script)}' first."
+                f" compared: {_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing."
+                f" Write '{upgrade_command(runner)}' first."
             )
 
 
 def require_something_to_undo(heads: Heads, group: str) -> None:
-    """For "the last one".
+    """Refuse "the last one" where that means nothing, or several things.
 
     :raises MigrationError: no database has a revision, or one is at several.
     """
@@ -243,24 +316,25 @@ def require_something_to_undo(heads: Heads, group: str) -> None:
             "There is nothing to downgrade: no database has a revision."
             f" 'flask {group} status' says where they are."
         )
-    for name, found in heads.items():
-        if len(found) > 1:
+    for name, revisions in heads.items():
+        if len(revisions) > 1:
             raise MigrationError(
-                f"The database of the engine {name!r} is at {len(found)} revisions,"
-                f" {' and '.join(found)}, so the last one may be any of them. Name it:"
-                f" 'flask {group} downgrade {found[0]}@-1'."
+                f"The database of the engine {name!r} is at {len(revisions)} revisions,"
+                f" {' and '.join(revisions)}, so the last one may be any of them. Name it:"
+                f" 'flask {group} downgrade {revisions[0]}@-1'."
             )
 
 
 def require_several(found: Sequence[Script], wanted: Sequence[str], group: str) -> None:
-    """For ``merge``.
+    """Refuse to merge one revision.
 
+    :param wanted: what a user has typed.
     :raises MigrationError: there are not two revisions.
     """
-    if len({one.revision for one in found}) > 1:
+    if len({script.revision for script in found}) > 1:
         return
     if not found and not wanted:
-        raise MigrationError(no_revision(group))
+        raise MigrationError(messages.no_revision(group))
     if wanted:
         raise MigrationError(
             f"There is nothing to merge: {' '.join(wanted)!r} is one revision."
@@ -272,17 +346,26 @@ def require_several(found: Sequence[Script], wanted: Sequence[str], group: str) 
     )
 
 
-def no_revision(group: str) -> str:
-    return f"There is no revision yet. Write one: 'flask {group} migrate -m MESSAGE'."
+def why_nothing_to_show(revision: str, runner: Runner) -> str:
+    if not runner.script.get_heads():
+        return messages.no_revision(runner.group)
+    if revision == "current":
+        return (
+            f"No database has a revision yet. 'flask {runner.group} status' says what is pending."
+        )
+    return (
+        f"{revision!r} is before the first revision, so there is nothing to show."
+        f" 'flask {runner.group} history' lists the revisions."
+    )
 
 
-def upgrade_command(group: str, script: ScriptDirectory) -> str:
-    """The one that runs what is pending."""
-    return f"flask {group} upgrade{' heads' if len(script.get_heads()) > 1 else ''}"
+def upgrade_command(runner: Runner) -> str:
+    """The command that runs what is pending."""
+    return f"flask {runner.group} upgrade{' heads' if len(runner.script.get_heads()) > 1 else ''}"
 
 
 def knows(script: ScriptDirectory, head: str) -> bool:
-    """Does the folder have this revision?"""
+    """Tell whether the folder has this revision."""
     from alembic.util import CommandError
 
     try:
@@ -292,6 +375,5 @@ def knows(script: ScriptDirectory, head: str) -> bool:
 
 
 def _listed(scripts: Sequence[Script]) -> str:
-    names = [named(one) for one in scripts[:5]]
     more = f" and {len(scripts) - 5} more" if len(scripts) > 5 else ""
-    return f"{', '.join(names)}{more}"
+    return f"{', '.join(map(named, scripts[:5]))}{more}"

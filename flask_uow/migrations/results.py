@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,31 @@ if TYPE_CHECKING:
 def named(script: Script) -> str:
     """A revision for a message: its identifier and what it is for."""
     return f"{script.revision} ({script.doc})" if script.doc else str(script.revision)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One revision on one engine.
+
+    :ivar direction: ``"upgrade"``, ``"downgrade"`` or ``"stamp"``.
+    :ivar seconds: how long it took; None while it runs.
+    :ivar empty: its file has nothing for this engine: it is older, or the engine has another name
+        now. Known when it has ended.
+    """
+
+    engine: str
+    revision: str
+    message: str
+    direction: str
+    seconds: float | None = None
+    empty: bool = False
+
+
+OnStep = Callable[[Step], object]
+"""Is given each step when it starts, and again when it has ended."""
+
+OnWait = Callable[[str], object]
+"""Is given a sentence that says what is waited for."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +67,16 @@ class EngineStatus:
         if self.unknown:
             return "unknown revision"
         return "pending" if self.pending else "up to date"
+
+    def waiting(self) -> str:
+        """Say what this database is waited for."""
+        if self.error is not None:
+            why = f"cannot be reached: {self.error}"
+        elif self.unknown:
+            why = f"is at {', '.join(self.unknown)}, which the folder does not have"
+        else:
+            why = f"lacks {', '.join(map(named, self.pending))}"
+        return f"Waiting: the database of the engine {self.name!r} ({self.url}) {why}."
 
 
 @dataclass(frozen=True)
@@ -89,29 +124,3 @@ class Checked:
     behind: list[EngineStatus]
     differences: list[str]
     unknown: dict[str, list[str]] = field(default_factory=dict)
-
-
-class Waiting:
-    """Says what is waited for, each sentence once.
-
-    :param tell: is given the sentence.
-    """
-
-    def __init__(self, tell: Callable[[str], object]) -> None:
-        self._tell = tell
-        self._told: set[str] = set()
-
-    def __call__(self, statuses: Iterable[EngineStatus]) -> None:
-        for one in statuses:
-            if one.state == "up to date":
-                continue
-            if one.error is not None:
-                why = f"cannot be reached: {one.error}"
-            elif one.unknown:
-                why = f"is at {', '.join(one.unknown)}, which the folder does not have"
-            else:
-                why = f"lacks {', '.join(named(script) for script in one.pending)}"
-            sentence = f"Waiting: the database of the engine {one.name!r} ({one.url}) {why}."
-            if sentence not in self._told:
-                self._told.add(sentence)
-                self._tell(sentence)

@@ -1,17 +1,16 @@
-"""A look at the first request, in debug mode: is the database behind the folder?"""
+"""A look at the first request, in debug mode: does the database lack revisions?"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
 
 from flask import Flask, request_started
 
 from ..errors import MigrationsPending
 from .results import named
 
-logger = logging.getLogger("flask_uow")
+logger = logging.getLogger(__name__)
 
 
 def watch_requests(app: Flask, mode: str) -> None:
@@ -20,23 +19,24 @@ def watch_requests(app: Flask, mode: str) -> None:
     :param mode: ``"warn"``: log what is pending; ``"error"``: raise it, in each request until it
         is no longer true.
     """
-    watcher = _Watcher(app, mode)
-    app.extensions["uow_migrations_check"] = watcher  # the signal itself holds nobody
+    watcher = _Watcher(mode)
+    app.extensions["uow_migrations_check"] = watcher  # the signal keeps a weak reference only
     request_started.connect(watcher.look, app)
 
 
 class _Watcher:
-    def __init__(self, app: Flask, mode: str) -> None:
+    def __init__(self, mode: str) -> None:
         self._mode = mode
         self._once = threading.Lock()
 
-    def look(self, app: Flask, **_: Any) -> None:
-        """
+    def look(self, app: Flask, **_: object) -> None:
+        """Say what is pending.
+
         :raises MigrationsPending: in the mode "error".
         """
         if self._mode != "error" and not self._once.acquire(blocking=False):
             return  # several first requests at once
-        text = _pending(app) if app.debug else None
+        text = _pending() if app.debug else None
         if text is None or self._mode != "error":
             request_started.disconnect(self.look, app)
         if text is None:
@@ -46,23 +46,24 @@ class _Watcher:
         logger.warning("%s", text)
 
 
-def _pending(app: Flask) -> str | None:
-    """What is behind, in one sentence; None if nothing is, or nobody can tell."""
+def _pending() -> str | None:
+    """What is pending, in one sentence; None if nothing is, or it is unknown."""
     from .api import Migrations
 
     try:
         migrations = Migrations()
         if not (migrations.folder / "env.py").is_file():
             return None
-        behind = [one for one in migrations.status() if one.pending]
-    except (Exception, SystemExit) as error:  # of an 'env.py', too; the request has no part in it
+        behind = [status for status in migrations.status() if status.pending]
+        command = migrations.upgrade_command if behind else ""
+    except (Exception, SystemExit) as error:  # of an 'env.py', too; it must not end a request
         what = str(error) or type(error).__name__
         logger.warning("The migrations could not be looked at: %s", what)
         return None
     if not behind:
         return None
     engines = "; ".join(
-        f"of the engine {one.name!r}: {', '.join(named(script) for script in one.pending)}"
-        for one in behind
+        f"of the engine {status.name!r}: {', '.join(map(named, status.pending))}"
+        for status in behind
     )
-    return f"Revisions are pending on the database {engines}. Write '{migrations._next_upgrade()}'."
+    return f"Revisions are pending on the database {engines}. Write '{command}'."

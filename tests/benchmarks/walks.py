@@ -47,10 +47,10 @@ class Walk:
 
     def __call__(self, frame: FrameType, happening: str, _: Any) -> None:
         code = frame.f_code
-        if happening == "call" and code.co_filename.startswith(PACKAGE):
-            if code.co_name not in _NO_CALLS:
-                self.files.append(code.co_filename.removeprefix(PACKAGE))
-                self.names.append(f"{self.files[-1]}:{frame.f_lineno} {code.co_name}")
+        is_ours = happening == "call" and code.co_filename.startswith(PACKAGE)
+        if is_ours and code.co_name not in _NO_CALLS:
+            self.files.append(code.co_filename.removeprefix(PACKAGE))
+            self.names.append(f"{self.files[-1]}:{frame.f_lineno} {code.co_name}")
 
     def row(self, name: str) -> list[object]:
         """What the table says of it."""
@@ -138,7 +138,8 @@ def _failing(app: Flask) -> Callable[[], None]:
 
     def request() -> None:
         fresh = {**environ, "wsgi.input": io.BytesIO()}
-        body: Any = app.wsgi_app(fresh, lambda status, *_: seen.append(status))  # type: ignore[arg-type, return-value, func-returns-value]
+        start_response: Any = lambda status, *_: seen.append(status)  # noqa: E731
+        body: Any = app.wsgi_app(fresh, start_response)
         body.close()
         assert seen.pop().startswith("409")
 

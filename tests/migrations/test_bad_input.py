@@ -77,7 +77,7 @@ def test_database_at_a_revision_that_the_folder_does_not_know(
     assert started.flask("db", "status").exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["upgrade", "current", "migrate", "stamp", "check", "ping"])
+@pytest.mark.parametrize("command", ["upgrade", "current", "migrate", "stamp", "check", "status"])
 def test_database_unreachable(started: Project, command: str) -> None:
     started.url = "postgresql://somebody:secret@127.0.0.1:9/nothing"
     result = started.flask("db", command)
@@ -166,6 +166,14 @@ def test_timeout_that_is_none(started: Project) -> None:
     result = started.flask("db", "upgrade", "--lock-timeout", "soon")
     assert result.exit_code == 2
     assert "Usage:" in result.output
+
+
+def test_statement_timeout_that_nothing_would_end(started: Project) -> None:
+    """A protection that does nothing is refused, not ignored."""
+    started.write_revision("one", None, "pass")
+    result = started.flask("db", "upgrade", "--statement-timeout", "5")
+    refused(result, "'--statement-timeout' needs a server", "sqlite does not", "Leave it out")
+    assert started.revision() is None
 
 
 def test_engine_that_is_not_configured(started: Project) -> None:

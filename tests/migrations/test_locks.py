@@ -1,4 +1,4 @@
-"""The lock: it is noticed when it is lost, it knows its own, and nobody waits crosswise."""
+"""The lock: it is noticed when it is lost, and no process keeps one while it waits for another."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
-from sqlalchemy import Engine, NullPool, create_engine, make_url
+from sqlalchemy import Engine, NullPool, create_engine
 
 from flask_uow.errors import MigrationLocked
 from flask_uow.migrations._run import lock
@@ -119,43 +118,6 @@ def test_lock_holds_no_snapshot(database: TestDatabase) -> None:
 
 
 # Several engines -----------------------------------------------------------------------------
-
-
-def other_name(url: str) -> str:
-    """The same database, spelled so that it sorts at another place."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return url.replace("sqlite:///", "sqlite:////.")
-    if parsed.get_backend_name() == "postgresql":
-        return parsed.update_query_dict({"application_name": "other"}).render_as_string(False)
-    return parsed.set(drivername="mysql+pymysql").render_as_string(False)
-
-
-@concurrently
-def test_two_engines_of_one_database_have_one_lock(database: TestDatabase) -> None:
-    one, two = engine_of(database.url), engine_of(other_name(database.url))
-    with held(one, two) as confirm:
-        confirm()
-        assert not is_free(two)
-    assert is_free(one)
-
-
-def test_locks_of_two_servers_are_two(postgresql_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Young servers give their sessions the same numbers."""
-    with databases.own_database(postgresql_url) as other_url:
-        urls = sorted([postgresql_url, other_url])
-        first, second = (engine_of(url) for url in urls)
-        whole: Any = lock._PostgresqlLock._scalar
-
-        def scalar(self: Any, statement: str, **values: object) -> Any:
-            found = whole(self, statement, **values)
-            return found and 4711 if "pid" in statement.lower() else found
-
-        with lock.held({"somebody else": second}, 0, nobody):
-            monkeypatch.setattr(lock._PostgresqlLock, "_scalar", scalar)
-            with pytest.raises(MigrationLocked, match="session 4711 holds the lock"):
-                with lock.held({"a": first, "b": second}, 0.2, lambda _: None):
-                    pass
 
 
 @on("sqlite-file", "postgresql", "mariadb")

@@ -23,15 +23,7 @@ pytestmark = anywhere
 # Flask-Migrate's begins with 'fileConfig()', which replaces the handlers of the root logger, closes
 # every handler that there is, and switches off every logger that it does not name.
 _NEEDS = ("flask_migrate", "flask_sqlalchemy")
-ENVS = [
-    "ours",
-    pytest.param(
-        "Flask-Migrate's",
-        marks=pytest.mark.skipif(
-            not all(map(find_spec, _NEEDS)), reason="Flask-Migrate writes the folder"
-        ),
-    ),
-]
+ENVS = ["ours", *(["Flask-Migrate's"] if all(map(find_spec, _NEEDS)) else [])]
 
 _START = """
 import io, json, logging, logging.handlers, sys
@@ -76,10 +68,14 @@ def _run(project: Project, code: str) -> tuple[Any, str]:
     return json.loads(done.stdout), done.stderr
 
 
+_LIVING, _DEAD = ["stream", "append"], ["write", "memory"]
+
+
 @pytest.mark.parametrize(
-    "kinds",
-    [["stream", "append"], ["write", "memory"]],
-    ids=["handlers that may be closed", "handlers that are dead then"],
+    ("folder", "kinds"),
+    # 'fileConfig()' closes the others for good, in every program that calls it.
+    [*((env, _LIVING) for env in ENVS), ("ours", _DEAD)],
+    indirect=["folder"],
 )
 def test_everything_is_still_emitted(folder: Project, kinds: list[str]) -> None:
     """By every kind of logger, to every kind of handler, as often and in the same form."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import alembic
 import pytest
+from alembic.script import ScriptDirectory
 from packaging.version import Version
 from sqlalchemy import Column, Integer, MetaData
 
@@ -42,7 +43,7 @@ def test_pending_revisions_are_logged_once(
     app = served(started, "warn")
     for _ in range(2):
         assert app.test_client().get("/").status_code == 200
-    (record,) = [one for one in caplog.records if one.name == "flask_uow"]
+    (record,) = [one for one in caplog.records if one.name.startswith("flask_uow")]
     assert "(people)" in record.getMessage()
     assert "flask db upgrade" in record.getMessage()
     dispose(app)
@@ -218,6 +219,7 @@ def test_alembic_is_quiet_unless_the_app_says_otherwise(
         assert handler in logging.root.handlers
         assert alembic.level == logging.NOTSET
         alembic.setLevel(logging.INFO)
+        env.write_text(env.read_text().split("\n", 2)[2])  # handlers of its own would get them
         started.flask("db", "downgrade", app=started.app())
         assert any("Running downgrade" in one for one in found)
         assert alembic.level == logging.INFO
@@ -227,24 +229,21 @@ def test_alembic_is_quiet_unless_the_app_says_otherwise(
 
 
 @anywhere
-def test_env_py_configures_no_logging_while_requests_run(started: Project) -> None:
-    """It would switch off the loggers of the app, in other threads, too; those may configure."""
+def test_functions_that_configure_logging_are_not_replaced(started: Project) -> None:
+    """Other threads may configure theirs; what ``env.py`` has changed is put back at its end."""
     env = Path("migrations/env.py")
     env.write_text(
-        "from logging.config import dictConfig\nimport logging, pathlib, threading\n"
-        "from logging import config\n"
-        "dictConfig({'version': 1, 'root': {'level': 'ERROR'}})\n"
-        "other = threading.Thread(target=lambda: config.dictConfig(\n"
-        "    {'version': 1, 'incremental': True, 'loggers': {'shop.other': {'level': 'ERROR'}}}))\n"
-        "other.start()\nother.join()\n"
-        "seen = logging.getLogger('shop.orders').disabled, logging.getLogger('shop.other').level\n"
+        "import logging.config, pathlib\n"
+        "logging.config.dictConfig({'version': 1, 'root': {'level': 'ERROR'}})\n"
+        "seen = logging.getLogger('shop.orders').disabled, logging.config.dictConfig.__module__\n"
         "pathlib.Path('seen').write_text(str(seen))\n" + env.read_text()
     )
-    logging.getLogger("shop.orders").setLevel(logging.DEBUG)
-    before = logging.config.fileConfig, logging.config.dictConfig
+    orders = logging.getLogger("shop.orders")
+    orders.setLevel(logging.DEBUG)
+    level = logging.root.level
     assert started.flask("db", "status", app=started.app()).exit_code == 0
-    assert Path("seen").read_text() == str((False, logging.ERROR))
-    assert (logging.config.fileConfig, logging.config.dictConfig) == before
+    assert Path("seen").read_text() == str((True, "logging.config"))
+    assert (orders.disabled, orders.level, logging.root.level) == (False, logging.DEBUG, level)
 
 
 @anywhere
@@ -273,6 +272,51 @@ def test_one_thread_at_a_time_runs_env_py(started: Project) -> None:
     dispose(app)
     assert errors == []
     assert Path("threads").read_text() in {"()" * 3, "()" * 6}
+
+
+@anywhere
+def test_env_py_that_only_calls_run_is_run_once_for_each_upgrade(
+    started: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says is read before; any other file is asked where the databases are, too."""
+    runs: list[str] = []
+    run_env = ScriptDirectory.run_env
+
+    def counted(self: ScriptDirectory) -> None:
+        runs.append("")
+        run_env(self)
+
+    monkeypatch.setattr(ScriptDirectory, "run_env", counted)
+    app = started.app()
+    started.write_revision("one", None, "pass")
+    started.write_revision("two", "one", "pass")
+    with app.app_context():
+        assert len(Migrations().upgrade("one")) == 1
+        assert len(runs) == 1
+        assert Migrations().status()[0].state == "pending"
+        assert len(runs) == 1
+        env = Path("migrations/env.py")
+        env.write_text(f"import logging\n{env.read_text()}")
+        assert len(Migrations().upgrade()) == 1
+        assert len(runs) == 4
+    dispose(app)
+
+
+@anywhere
+@pytest.mark.parametrize("where", ["'notes'", "'not' + 'es'", "**{'version_table': 'notes'}"])
+def test_table_for_the_note_may_be_named_in_env_py(started: Project, where: str) -> None:
+    """However it is written there, each command asks that table."""
+    argument = where if where.startswith("*") else f"version_table={where}"
+    Path("migrations/env.py").write_text(
+        f"from flask_uow.migrations import run\n\nrun({argument})\n"
+    )
+    started.write_revision("one", None, "pass")
+    started.do("db", "upgrade")
+    assert started.query("SELECT version_num FROM notes") == [("one",)]
+    assert "up to date, at one" in started.do("db", "status")
+    assert started.tables() == {"notes"}
+    started.do("db", "downgrade")
+    assert started.query("SELECT version_num FROM notes") == []
 
 
 @anywhere

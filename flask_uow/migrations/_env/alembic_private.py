@@ -1,62 +1,82 @@
-"""What is used of Alembic that is private there: all of it is here, and nowhere else.
+"""What the package uses of Alembic that is private there: all of it is here, and nowhere else.
 
-Alembic's commands open connections, print, and exit; what they do in between has no public name. If
-a new version renames one of these, each command that needs it fails at once with the
-``AttributeError`` or ``ImportError`` of this module, before a database is touched:
-
-===============================  ===============================================================
-``ScriptDirectory._upgrade_revs``   ``upgrade``, ``status``, ``migrate``, ``check``
-``ScriptDirectory._downgrade_revs`` ``downgrade``
-``ScriptDirectory._stamp_revs``     ``stamp``
-``ScriptDirectory._load_revisions`` every command
-``Script._db_current_indicator``    the mark in ``history -i``; lost without an error
-``autogenerate.RevisionContext``    ``migrate`` and ``check``
-``MigrationContext._migrations_fn`` the functions for several engines: ``upgrade_audit()``
-``MigrationContext._transaction``, ``_in_external_transaction``
-                                    revisions that commit by themselves
-===============================  ===============================================================
+Alembic's commands open connections, print, and exit; what they do in between has no public name.
+:data:`NAMES` is the list, and a test looks for each name in the installed version. If a version
+renames one, a command that needs it fails with the ``AttributeError`` or ``ImportError`` of this
+module, before a database is touched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext, MigrationStep
     from alembic.script import Script, ScriptDirectory
+    from sqlalchemy.engine import Transaction
 
-Steps = Callable[..., Iterable[Any]]
+Steps = Callable[..., "Iterable[MigrationStep]"]
+
+NAMES = (
+    ("alembic.script.ScriptDirectory", "_upgrade_revs", "'upgrade', 'status', 'migrate', 'check'"),
+    ("alembic.script.ScriptDirectory", "_downgrade_revs", "'downgrade'"),
+    ("alembic.script.ScriptDirectory", "_stamp_revs", "'stamp'"),
+    ("alembic.script.ScriptDirectory", "_load_revisions", "every command that reads revisions"),
+    ("alembic.script.ScriptDirectory", "revision_map", "the same: files are loaded once"),
+    ("alembic.script.Script", "_from_path", "the name of a file that cannot be loaded"),
+    ("alembic.script.Script", "_db_current_indicator", "the mark of 'history -i'"),
+    ("alembic.autogenerate.RevisionContext", "run_autogenerate", "'migrate', 'check'"),
+    ("alembic.runtime.migration.MigrationContext", "_migrations_fn", "'upgrade_audit()'"),
+    ("alembic.runtime.migration.MigrationContext", "_transaction", "revisions that commit"),
+    ("alembic.runtime.migration.MigrationContext", "_in_external_transaction", "the same"),
+    ("alembic.ddl.impl.DefaultImpl", "memo", "types of PostgreSQL that are created again"),
+)
+"""Class, name, and what needs it. Only ``_db_current_indicator`` would be lost without an error."""
 
 
-def upgrade_steps(script: ScriptDirectory, revision: str, heads: Any) -> list[Any]:
-    """The steps from *heads* up to *revision*."""
+def steps(
+    script: ScriptDirectory, direction: str, revision: str, heads: Any
+) -> list[MigrationStep]:
+    """The steps that lead from *heads* to *revision*.
+
+    :param direction: ``"upgrade"``, ``"downgrade"``, or ``"stamp"``, whose steps run nothing.
+    """
     directory: Any = script
-    return list(directory._upgrade_revs(revision, heads))
+    find = {
+        "upgrade": directory._upgrade_revs,
+        "downgrade": directory._downgrade_revs,
+        "stamp": directory._stamp_revs,
+    }[direction]
+    return list(find(revision, heads))
 
 
-def downgrade_steps(script: ScriptDirectory, revision: str, heads: Any) -> list[Any]:
-    """The steps from *heads* down to *revision*."""
-    directory: Any = script
-    return list(directory._downgrade_revs(revision, heads))
-
-
-def stamp_steps(script: ScriptDirectory, revision: str, heads: Any) -> list[Any]:
-    """The steps that note *revision* instead of *heads*, and run nothing."""
-    directory: Any = script
-    return list(directory._stamp_revs(revision, heads))
-
-
-def load(script: ScriptDirectory) -> list[Any]:
+def load(script: ScriptDirectory) -> list[Script]:
     """The files of all revisions, before Alembic looks whether they fit together."""
     directory: Any = script
     return list(directory._load_revisions())
 
 
+def use_loaded(script: ScriptDirectory, loaded: list[Script]) -> None:
+    """Let *script* know the files that :func:`load` has read, instead of reading them again."""
+    from alembic.script.revision import RevisionMap
+
+    script.revision_map = RevisionMap(lambda: iter(loaded))
+
+
+def path_loaded_in(frame: FrameType) -> str | None:
+    """The path of the revision that Alembic loads in *frame*; None if it loads none there."""
+    if frame.f_code.co_name != "_from_path":
+        return None
+    return str(frame.f_locals.get("path", "?"))
+
+
 def mark_current(script: Script, is_current: bool) -> None:
     """Let *script* say of itself that a database is at it."""
-    one: Any = script
-    one._db_current_indicator = is_current
+    marked: Any = script
+    marked._db_current_indicator = is_current
 
 
 def revision_context(
@@ -68,16 +88,22 @@ def revision_context(
     return RevisionContext(config, script, arguments, process_revision_directives=process)
 
 
-def wrap_steps(context: Any, wrap: Callable[[Steps], Steps]) -> None:
-    """Replace what a ``MigrationContext`` asks for the steps."""
-    context._migrations_fn = wrap(context._migrations_fn)
+def wrap_steps(context: MigrationContext, wrap: Callable[[Steps], Steps]) -> None:
+    """Replace the function that *context* asks for the steps."""
+    private: Any = context
+    private._migrations_fn = wrap(private._migrations_fn)
 
 
-def transaction_of(context: Any) -> Any:
-    """The transaction that Alembic has begun, and will commit; None if there is none."""
+def transaction_of(context: MigrationContext) -> Transaction | None:
+    """The transaction that Alembic has begun, and will commit."""
     return context._transaction
 
 
-def is_in_foreign_transaction(context: Any) -> bool:
-    """Has ``env.py`` begun one transaction for all revisions, which it commits itself?"""
+def is_in_foreign_transaction(context: MigrationContext) -> bool:
+    """Tell whether ``env.py`` has begun one transaction for all revisions, and commits it."""
     return bool(context._in_external_transaction)
+
+
+def forget_created_types(context: MigrationContext) -> None:
+    """Let a revision create a type of PostgreSQL again that an earlier one has dropped."""
+    context.impl.memo.clear()

@@ -1,28 +1,38 @@
-"""The folder of the migrations: where it is, who has written it, and Alembic's view of it."""
+"""The folder of the migrations: where it is, whose it is, how it is made, what Alembic sees."""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import configparser
+import contextlib
+import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MigrationError
+from .. import messages
+from . import alembic_private
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import Script, ScriptDirectory
     from flask import Flask
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+_TEMPLATES = Path(__file__).parent.parent / "templates"
+_TEMPLATE = "flask"
+# Flask-Migrate has one for several databases; ours is for any number.
+_SAME = {"flask-multidb": _TEMPLATE}
 
 
 def find(app: Flask, directory: str) -> Path:
-    """Where *directory* is: in the current folder, else beside the app, or beside its package.
+    """Find *directory* in the current folder, beside the app, or beside its package.
 
-    :returns: the place in the current folder, if it is nowhere.
+    :returns: the path in the current folder, if there is none.
     """
     here = Path(directory)
     if here.is_absolute():
@@ -34,10 +44,72 @@ def find(app: Flask, directory: str) -> Path:
     return here.absolute()
 
 
-def check(folder: Path, group: str, app: Flask) -> None:
+def name_of(app: Flask) -> str | None:
+    """What distinguishes *app*; None for one that is run as a file, which nothing distinguishes."""
+    return None if app.import_name == "__main__" else app.name
+
+
+# env.py ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EnvFile:
+    """What an ``env.py`` says, as far as one can tell without running it.
+
+    :ivar owner: the app whose folder it is, by ``run(app=...)``; None for any.
+    :ivar is_ours: it calls :func:`~flask_uow.migrations.run`.
+    :ivar version_table: where a database notes its revision, as options of Alembic; None unless the
+        file does nothing but call ``run()``, so that these options are known.
     """
-    :raises MigrationError: *folder* is not there, or nobody has made it one of migrations, or it
-        belongs to another app.
+
+    owner: str | None
+    is_ours: bool
+    version_table: dict[str, str | None] | None
+
+
+def read_env(folder: Path) -> EnvFile:
+    """Read the ``env.py`` of *folder*; one that is no Python will fail when it is run."""
+    text = _text(folder / "env.py")
+    is_ours = "flask_uow" in text
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return EnvFile(None, is_ours, None)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    owners = [
+        str(keyword.value.value or "") or None
+        for call in calls
+        if getattr(call.func, "id", None) == "run"
+        for keyword in call.keywords
+        if keyword.arg == "app" and isinstance(keyword.value, ast.Constant)
+    ]
+    return EnvFile(owners[0] if owners else None, is_ours, _version_table(tree))
+
+
+def _version_table(tree: ast.Module) -> dict[str, str | None] | None:
+    statements = tree.body[ast.get_docstring(tree) is not None :]
+    match statements:
+        case [
+            ast.ImportFrom(module="flask_uow.migrations", names=[ast.alias("run", None)]),
+            ast.Expr(ast.Call(ast.Name("run"), [], keywords)),
+        ]:
+            given = {keyword.arg: keyword.value for keyword in keywords}
+        case _:
+            return None
+    found: dict[str, str | None] = {}
+    for name in {"version_table", "version_table_schema"} & given.keys():
+        value = given[name]
+        if not isinstance(value, ast.Constant) or not isinstance(value.value, (str, type(None))):
+            return None
+        found[str(name)] = value.value
+    return None if None in given else found  # None is '**options'
+
+
+def check(folder: Path, env: EnvFile, group: str, app: Flask) -> None:
+    """Refuse a folder in which *app* cannot or should not migrate.
+
+    :raises MigrationError: *folder* is not there, or is no folder of migrations, or belongs to
+        another app.
     """
     if not folder.is_dir():
         raise MigrationError(
@@ -47,49 +119,19 @@ def check(folder: Path, group: str, app: Flask) -> None:
     for name in ("env.py", "script.py.mako"):
         if not (folder / name).is_file():
             raise MigrationError(
-                f"The folder {str(folder)!r} has no {name!r}, so it is none of migrations. Name"
-                f" another one: 'flask {group} -d FOLDER ...' or UOW_MIGRATIONS; with 'flask"
-                f" {group} init -d FOLDER' there is one."
+                f"The folder {str(folder)!r} has no {name!r}, so it is no folder of migrations."
+                f" Name another one: 'flask {group} -d FOLDER ...' or UOW_MIGRATIONS; 'flask"
+                f" {group} init -d FOLDER' creates one."
             )
-    owner, mine = owner_of(folder), name_of(app)
-    if owner and mine and owner != mine:
+    mine = name_of(app)
+    if env.owner and mine and env.owner != mine:
         own = f"migrations_{re.sub(r'[^a-z0-9]+', '_', mine.lower())}"
         raise MigrationError(
-            f"The folder {str(folder)!r} belongs to the app {owner!r}, and this is {mine!r}. Make"
-            f" a folder of its own ('flask {group} -d {own} init', and UOW_MIGRATIONS ="
+            f"The folder {str(folder)!r} belongs to the app {env.owner!r}, and this is {mine!r}."
+            f" Make a folder of its own ('flask {group} -d {own} init', and UOW_MIGRATIONS ="
             f" {own!r}); or, if the app was renamed or both are meant, change or remove the name"
             f" in {str(folder / 'env.py')!r}."
         )
-
-
-def name_of(app: Flask) -> str | None:
-    """What distinguishes *app*; None for one that is run as a file, which nothing does."""
-    return None if app.import_name == "__main__" else app.name
-
-
-def owner_of(folder: Path) -> str | None:
-    """The app whose folder it is: what ``env.py`` gives to ``run(app=...)``; None for any."""
-    try:
-        tree = ast.parse(_text(folder / "env.py"))
-    except (SyntaxError, ValueError):
-        return None  # who runs it will hear of it
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "run":
-            for keyword in node.keywords:
-                if keyword.arg == "app" and isinstance(keyword.value, ast.Constant):
-                    return str(keyword.value.value or "") or None
-    return None
-
-
-def is_ours(folder: Path) -> bool:
-    """Does its ``env.py`` call :func:`~flask_uow.migrations.run`?"""
-    return "flask_uow" in _text(folder / "env.py")
-
-
-def is_flask_migrate(folder: Path) -> bool:
-    """Has Flask-Migrate written its ``env.py``?"""
-    text = _text(folder / "env.py")
-    return "extensions['migrate']" in text or 'extensions["migrate"]' in text
 
 
 def _text(path: Path) -> str:
@@ -99,19 +141,22 @@ def _text(path: Path) -> str:
         return ""
 
 
-def config_of(
-    folder: Path, *, x_arg: Sequence[str] = (), autogenerate: bool = False, **attributes: Any
-) -> Config:
-    """Alembic's settings: ``alembic.ini`` in the folder, and ``[tool.alembic]`` of the project.
+# Alembic ---------------------------------------------------------------------------------------
 
-    :param autogenerate: what Flask-Migrate's ``env.py`` asks for.
+_UNREADABLE = (configparser.Error, ValueError, KeyError, TypeError)
+
+
+def config_of(folder: Path, *, x_arg: Sequence[str] = (), **attributes: Any) -> Config:
+    """Alembic's ``Config`` for *folder*.
+
+    :param x_arg: for ``context.get_x_argument()`` in ``env.py``.
     :param attributes: for ``config.attributes``.
     :raises MigrationError: the installed Alembic cannot read ``[tool.alembic]``, or one of the
         files.
     """
     from alembic.config import Config
 
-    options = argparse.Namespace(x=list(x_arg), quiet=True, autogenerate=autogenerate)
+    options = argparse.Namespace(x=list(x_arg), quiet=True, autogenerate=False)
     # Flask-Migrate's 'env.py' wants the name of an .ini, and its folders have one.
     arguments: dict[str, Any] = {"cmd_opts": options, "attributes": attributes}
     if (folder / "alembic.ini").is_file():
@@ -128,16 +173,12 @@ def config_of(
         ) from error
     try:
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
-    except UNREADABLE as error:
-        raise not_read(config, error) from error
+    except _UNREADABLE as error:
+        raise _damaged(config, error) from error
     return config
 
 
-UNREADABLE = (configparser.Error, ValueError, KeyError, TypeError)
-
-
-def not_read(config: Config, error: Exception) -> MigrationError:
-    """One of the files of *config* is damaged."""
+def _damaged(config: Config, error: Exception) -> MigrationError:
     names = [config.config_file_name, getattr(config, "toml_file_name", None)]
     if isinstance(error, configparser.Error):
         names[1:] = []
@@ -146,15 +187,174 @@ def not_read(config: Config, error: Exception) -> MigrationError:
     files = " or ".join(repr(str(name)) for name in names if name)
     return MigrationError(
         f"The settings of Alembic in {files} cannot be read ({type(error).__name__}:"
-        f" {' '.join(str(error).split())}). Mend them; a '%' of their own, as in 'file_template',"
+        f" {' '.join(str(error).split())}). Fix them; a '%' of their own, as in 'file_template',"
         " is written '%%'."
     )
 
 
 def _project_file(folder: Path) -> Path | None:
-    """The nearest ``pyproject.toml`` above *folder*, if it says something to Alembic."""
+    """The nearest ``pyproject.toml`` above *folder*, if it has settings of Alembic."""
     for parent in folder.parents:
         path = parent / "pyproject.toml"
         if path.is_file():
             return path if "[tool.alembic" in _text(path) else None
     return None
+
+
+def load(config: Config, folder: Path) -> ScriptDirectory:
+    """The revisions of *folder*, all of them loaded.
+
+    :raises MigrationError: a file cannot be loaded, or the files do not fit together.
+    """
+    from alembic.script import ScriptDirectory
+    from alembic.script.revision import CycleDetected
+
+    try:
+        script = ScriptDirectory.from_config(config)
+    except _UNREADABLE as error:
+        raise _damaged(config, error) from error
+    try:
+        revisions = alembic_private.load(script)
+    except CycleDetected as error:
+        raise MigrationError(messages.circle(error.revisions)) from error
+    _refuse_damage(revisions, folder)
+    alembic_private.use_loaded(script, revisions)
+    list(script.walk_revisions())
+    return script
+
+
+def _refuse_damage(revisions: Sequence[Script], folder: Path) -> None:
+    """Refuse what Alembic only warns of, and fails with later.
+
+    :raises MigrationError: two files are one revision, or one follows a revision that is missing.
+    """
+    owners: dict[str, Script] = {}
+    for script in revisions:
+        other = owners.setdefault(script.revision, script)
+        if other is not script:
+            raise MigrationError(
+                f"{_file(other)} and {_file(script)} are both revision {script.revision!r}. Give"
+                " one of them another one."
+            )
+        if not callable(getattr(script.module, "upgrade", None)):
+            raise MigrationError(messages.no_function(script.path, "upgrade"))
+    for script in revisions:
+        for label in sorted(script.branch_labels):
+            other = owners.setdefault(label, script)
+            if other is not script or label == script.revision:
+                raise MigrationError(
+                    f"The branch label {label!r} of {_file(script)} is taken: it is that of"
+                    f" {_file(other)}, or its revision. Give it another one."
+                )
+    for script in revisions:
+        for setting, name in _wanted(script):
+            if name not in owners:
+                how = "follows" if setting == "down_revision" else "depends on"
+                raise MigrationError(
+                    f"The folder {str(folder)!r} has no revision {name!r}, which {_file(script)}"
+                    f" {how}: its file was deleted or not committed. Get it back, or set"
+                    f" {setting} in {_file(script)}."
+                )
+
+
+def _wanted(script: Script) -> Iterator[tuple[str, str]]:
+    """The revisions that *script* names, and the setting in which it does."""
+    from alembic.util import to_tuple
+
+    for setting in ("down_revision", "depends_on"):
+        names: Any = to_tuple(getattr(script.module, setting, None), default=())
+        for name in names:
+            yield setting, name
+
+
+def _file(script: Script) -> str:
+    return Path(script.path).name
+
+
+# init ------------------------------------------------------------------------------------------
+
+
+def templates() -> dict[str, str]:
+    """The names of the templates, and what they are for."""
+    return {
+        path.name: (path / "README").read_text(encoding="utf-8").splitlines()[0]
+        for path in sorted(_TEMPLATES.iterdir())
+        if (path / "README").is_file()
+    }
+
+
+def make(
+    folder: Path, template: str | None, group: str, *, app: str | None, package: bool
+) -> list[Path]:
+    """Fill *folder* from a template; return the files.
+
+    :param app: the name of the app whose folder it is.
+    :param package: write empty ``__init__.py`` files, too.
+    :raises MigrationError: the folder exists, or cannot be written; there is no such template.
+    """
+    source = _template(template or _TEMPLATE, group)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        is_one = (folder / "env.py").is_file()
+        what = (
+            f"exists already. Continue with 'flask {group} migrate'"
+            if is_one
+            else f"is {'not empty' if folder.is_dir() else 'a file'}, and no folder of migrations"
+        )
+        raise MigrationError(
+            f"{str(folder)!r} {what}{', or n' if is_one else '. N'}ame another folder:"
+            f" 'flask {group} init -d FOLDER'."
+        )
+    with writing(folder):
+        (folder / "versions").mkdir(parents=True, exist_ok=True)
+        files = [_copy(path, folder, app) for path in sorted(source.iterdir()) if path.is_file()]
+        for empty in (folder, folder / "versions") if package else ():
+            (empty / "__init__.py").touch()
+            files.append(empty / "__init__.py")
+    return files
+
+
+def _template(name: str, group: str) -> Path:
+    is_path = "/" in name or "\\" in name
+    path = Path(name) if is_path else _TEMPLATES / _SAME.get(name, name)
+    if not any((path / file).is_file() for file in ("env.py", "env.py.mako")):
+        raise MigrationError(
+            f"There is no template {name!r}. 'flask {group} list-templates' lists the templates;"
+            " the path of a folder of your own has a '/' in it."
+        )
+    return path
+
+
+def _copy(path: Path, folder: Path, app: str | None) -> Path:
+    """Copy a file of a template; what ends with ``.mako`` is filled in, but for revisions."""
+    if path.suffix != ".mako" or path.name == "script.py.mako":
+        return Path(shutil.copyfile(path, folder / path.name))
+    from alembic.util import template_to_file
+
+    filled = folder / path.stem
+    name = json.dumps(app, ensure_ascii=False) if app else ""  # as Python writes it, too
+    template_to_file(str(path), str(filled), "utf-8", script_location=str(folder), app=name)
+    return filled
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Name *folder* where the block cannot write to it.
+
+    :raises MigrationError: instead of the ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        # A program that is to be run after each file, and is not there, is something else.
+        if error.filename is None or not _is_in(Path(error.filename), folder):
+            raise
+        raise MigrationError(
+            f"Nothing can be written to {str(folder)!r}: {error.strerror or error}. Make it"
+            " writable, or name another folder with '-d FOLDER'."
+        ) from error
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    """Tell whether *path* is in *folder*, or on the way to it."""
+    path, folder = path.absolute(), folder.absolute()
+    return path.is_relative_to(folder) or folder.is_relative_to(path)

@@ -8,7 +8,7 @@ It reads ``current_app.extensions["migrate"]``: ``.db.get_engine()``, ``.db.engi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData
@@ -16,17 +16,15 @@ from sqlalchemy import Engine, MetaData
 from ..._config import reading
 from ..._transaction.routing import DEFAULT
 from ...errors import MigrationError
-from . import metadata as _models
-
-if TYPE_CHECKING:
-    from ...database import Database
+from . import metadata as models
+from .metadata import Database
 
 
 class FlaskMigrateView:
-    """``app.extensions["migrate"]``, if nobody else is there.
+    """``app.extensions["migrate"]``, where Flask-Migrate itself is not registered.
 
-    :param given: the arguments that the app has given to Flask-Migrate, if it is there.
-    :ivar overrides: what the command that is running adds to the arguments.
+    :param given: the arguments that the app has given to Flask-Migrate, if it is registered.
+    :ivar overrides: what the running command adds to the arguments.
     """
 
     def __init__(self, app: Flask, db: Database, given: Mapping[str, Any] | None = None) -> None:
@@ -41,7 +39,7 @@ class FlaskMigrateView:
 
     @property
     def migrate(self) -> NoReturn:
-        """What Flask-Migrate's own commands and functions begin with.
+        """What Flask-Migrate's own commands and functions ask for first.
 
         Up to version 3 its group ``db`` is an entry point, which Flask prefers to ours.
 
@@ -75,9 +73,9 @@ class FlaskSQLAlchemyView:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def get_engine(self, *given: Any, **named: Any) -> Engine:
+    def get_engine(self, *given: object, **named: object) -> Engine:
         """``get_engine(bind)``, or ``get_engine(app, bind)``, which folders of version 2 call."""
-        names = [one for one in (*given, *named.values()) if isinstance(one, str)]
+        names = [value for value in (*given, *named.values()) if isinstance(value, str)]
         return self._db.engines[names[0] if names else None]
 
     @property
@@ -97,9 +95,11 @@ class FlaskSQLAlchemyView:
     def metadatas(self) -> dict[str | None, list[MetaData]]:
         """By bind key, ``None`` for the default."""
         engines = self._db.engines
-        found = {name: _models.of_engine(self._db, name or DEFAULT, engines) for name in engines}
-        return {None if name == DEFAULT else name: one for name, one in found.items()}
+        return {
+            None if name == DEFAULT else name: models.of_engine(self._db, name or DEFAULT, engines)
+            for name in engines
+        }
 
     def bind_names(self) -> list[str]:
-        """Named engines; asked for where there is no ``SQLALCHEMY_BINDS``."""
+        """The named engines; asked for where there is no ``SQLALCHEMY_BINDS``."""
         return [name for name in self._db.engines.named if name != DEFAULT]

@@ -1,45 +1,40 @@
 """Logging stays what the app has made of it, whatever an ``env.py`` does.
 
-``logging.config.fileConfig()``, which the files of Alembic and Flask-Migrate call, closes every
-handler that there is, replaces those of the root logger and switches off every logger that it does
-not name: for requests in other threads, too. So while an ``env.py`` runs, it does nothing.
+``logging.config.fileConfig()``, which the files of Alembic and Flask-Migrate call, replaces the
+handlers of the root logger and switches off every logger that it does not name. All of that is put
+back when ``env.py`` has ended. What is not: a record that another thread logs in between may be
+lost, and a handler that cannot work again once it was closed (a ``FileHandler`` of mode "w", a
+``MemoryHandler``). An ``env.py`` that only calls ``run()`` configures nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
-import logging.config
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
-_CONFIGURING = ("fileConfig", "dictConfig")
-_alone = threading.RLock()  # what is put back is what was there before, and belongs to the process
+_alone = threading.RLock()  # loggers belong to the process: the state before is put back
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Put back what the block changes, and let it not configure anything.
-
-    The lines of Alembic about each revision are kept out of what the commands print, unless the app
-    has set the level of its loggers.
-    """
-    with _alone, _not_configuring():
-        alembic = logging.getLogger("alembic")
-        manager = logging.Logger.manager
-        loggers = [manager.root, *manager.loggerDict.values()]
+    """Put back what the block changes, and keep Alembic's lines out of what the commands print."""
+    with _alone:
+        quiet = _quiet_loggers()
+        loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
         before = [
-            (one, one.level, one.disabled, one.propagate, one.handlers[:])
-            for one in loggers
-            if isinstance(one, logging.Logger)
+            (logger, logger.level, logger.disabled, logger.propagate, logger.handlers[:])
+            for logger in loggers
+            if isinstance(logger, logging.Logger)
         ]
-        if alembic.level == logging.NOTSET:
-            alembic.setLevel(logging.WARNING)
+        for logger in quiet:
+            logger.addFilter(_is_warning)
         try:
             yield
         finally:
+            for logger in quiet:
+                logger.removeFilter(_is_warning)
             for logger, level, disabled, propagate, handlers in before:
                 logger.disabled, logger.propagate = disabled, propagate
                 if logger.level != level:
@@ -47,25 +42,21 @@ def kept() -> Iterator[None]:
                 logger.handlers[:] = handlers
 
 
-@contextlib.contextmanager
-def _not_configuring() -> Iterator[None]:
-    """Let the functions that configure logging do nothing, where this thread calls them."""
-    thread = threading.get_ident()
+def _quiet_loggers() -> list[logging.Logger]:
+    """The loggers of Alembic, and of the files that it runs; none if the app has set their level.
 
-    def unless_here(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any, **options: Any) -> Any:
-            if threading.get_ident() != thread:
-                return function(*args, **options)
-            return None
+    They get a filter and not a level, which ``fileConfig()`` would set again.
+    """
+    if logging.getLogger("alembic").level != logging.NOTSET:
+        return []
+    logging.getLogger("alembic.env")
+    loggers = logging.Logger.manager.loggerDict.items()
+    return [
+        logger
+        for name, logger in loggers
+        if name.startswith("alembic.") and isinstance(logger, logging.Logger)
+    ]
 
-        return call
 
-    before = {name: getattr(logging.config, name) for name in _CONFIGURING}
-    for name, function in before.items():
-        setattr(logging.config, name, unless_here(function))
-    try:
-        yield
-    finally:
-        for name, function in before.items():
-            setattr(logging.config, name, function)
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import MetaData, Table
+from sqlalchemy import Engine, MetaData, Table
+from sqlalchemy.orm import Mapper
 
 from ..._transaction import routing
 from ..._transaction.routing import DEFAULT
 from ...errors import MigrationError
 
 if TYPE_CHECKING:
-    from ...database import Database
+    from alembic.config import Config
 
+    from ..._engine.build import Engines
+    from ..._unit.unit import UnitOfWork
+
+EXTENSION = "uow_migrations"  # the key in ``app.extensions``, a ``Database``
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -28,26 +33,45 @@ NAMING_CONVENTION = {
 """For ``MetaData(naming_convention=...)``: a constraint without a name cannot be dropped later."""
 
 
+class Database(Protocol):
+    """What migrations ask of a :class:`flask_uow.Database`, which lies above them."""
+
+    Model: Any
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def engines(self) -> Engines: ...
+    @property
+    def metadata(self) -> MetaData: ...
+    @property
+    def metadatas(self) -> list[MetaData]: ...
+    @property
+    def mappers(self) -> Iterable[Mapper[Any]]: ...
+    def current_unit(self) -> UnitOfWork | None: ...
+
+
 def of_engine(db: Database, name: str, engines: Collection[str | None]) -> list[MetaData]:
     """The metadata of the tables that belong to the engine *name*.
 
-    Metadata that lies on one engine is itself; of that which is divided there is a copy of the
-    part.
+    A ``MetaData`` whose tables all belong to this engine is returned as it is; otherwise a copy
+    with only its tables.
 
+    :param engines: the names of all engines of the app.
     :raises UnknownEngine: a table belongs to an engine that is not configured.
     """
     found = []
     for metadata in db.metadatas:
         names = {table: routing.of_from(table) or DEFAULT for table in metadata.tables.values()}
         if not set(names.values()) <= set(engines):
-            routing.group(metadata, engines)  # which says what is wrong
+            routing.group(metadata, engines)  # raises, and names the table
         if name in names.values():
-            mine = [table for table, owner in names.items() if owner == name]
-            found.append(metadata if len(mine) == len(names) else _part(metadata, mine))
+            own = [table for table, owner in names.items() if owner == name]
+            found.append(metadata if len(own) == len(names) else _copy(metadata, own))
     return found or [MetaData()]
 
 
-def _part(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
+def _copy(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
     part = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
     part.info.update(metadata.info)
     for table in tables:
@@ -57,17 +81,16 @@ def _part(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
 
 def modules_of(db: Database) -> list[str]:
     """The modules that define the mapped classes."""
-    mappers = [mapper for registry in db._registries for mapper in registry.mappers]
-    return sorted({mapper.class_.__module__ for mapper in mappers})
+    return sorted({mapper.class_.__module__ for mapper in db.mappers})
 
 
 def has_convention(db: Database) -> bool:
-    """Do constraints get names by themselves?"""
+    """Tell whether constraints of the models get names by themselves."""
     return any("fk" in metadata.naming_convention for metadata in db.metadatas)
 
 
 def has_base(db: Database) -> bool:
-    """Was it given a base, and has not made its own?"""
+    """Tell whether the app gave *db* a base of its own."""
     return getattr(db.Model, "__module__", "").partition(".")[0] != "flask_uow"
 
 
@@ -79,13 +102,13 @@ def docstring(text: str) -> str:
 def part_name(engine: str) -> str:
     """The name of an engine as a part of the name of a function: ``upgrade_<part>``.
 
-    Python normalizes the names that it reads (NFKC), so this is how it will know it.
+    Python normalizes the names that it reads (NFKC), so the result is normalized, too.
     """
     letters = unicodedata.normalize("NFKC", engine)
-    return "".join(one if f"_{one}".isidentifier() else "_" for one in letters)
+    return "".join(letter if f"_{letter}".isidentifier() else "_" for letter in letters)
 
 
-def part_names(config: Any) -> list[str]:
+def part_names(config: Config) -> list[str]:
     """The names of the parts of a new revision; none if it is for the main engine alone.
 
     :param config: the ``Config`` of Alembic, as ``script.py.mako`` has it.

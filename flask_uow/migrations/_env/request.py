@@ -1,10 +1,11 @@
-"""What one command wants of ``env.py``, handed over by way of Alembic's ``Config``."""
+"""What one command asks of ``env.py``, handed over in Alembic's ``config.attributes``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData
@@ -14,27 +15,30 @@ from ..._config.settings import MigrationSettings
 from ..._transaction.routing import DEFAULT
 from ...errors import MigrationError
 from .._compare.announce import Comparison
-from . import metadata as _models
+from . import metadata as models
+from .metadata import EXTENSION, Database
 
 if TYPE_CHECKING:
-    from ...database import Database
+    from alembic.runtime.migration import MigrationContext
 
-ATTRIBUTE = "flask_uow"  # of Alembic's ``config.attributes``
+ATTRIBUTE = "flask_uow"  # the key in ``config.attributes``
 
 
 @dataclass
-class Job:
-    """What one command wants of the environment.
+class EnvRequest:
+    """What one command asks of the environment; made once for each command.
 
+    :ivar app_engines: all engines of the app.
     :ivar engines: those that are migrated, in order.
     :ivar options: for ``context.configure()``, from ``UOW_MIGRATIONS``.
     :ivar writes: the databases will be changed.
     :ivar comparison: set if models and databases are compared.
-    :ivar skip_empty: no file is wanted if there is nothing to do.
+    :ivar skip_empty: write no file if there is nothing to do.
     :ivar scripts: by engine, the SQL that ``--sql`` has made.
     """
 
     db: Database
+    app_engines: Mapping[str, Engine]
     engines: Mapping[str, Engine]
     options: Mapping[str, Any]
     writes: bool = False
@@ -42,18 +46,17 @@ class Job:
     skip_empty: bool = False
     scripts: dict[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def main(self) -> str:
         """The engine that files without parts are for.
 
-        Of all engines of the app: what a file means does not change with ``UOW_MIGRATIONS``.
+        One of all engines of the app: what a file means does not change with ``UOW_MIGRATIONS``.
         """
-        names = list(self.db.engines.named)
-        return DEFAULT if DEFAULT in names else names[0]
+        return DEFAULT if DEFAULT in self.app_engines else next(iter(self.app_engines))
 
-    @property
+    @cached_property
     def has_parts(self) -> bool:
-        """Do new files say by name which engine they are for?"""
+        """Tell whether new files say by name which engine their functions are for."""
         return list(self.engines) != [self.main]
 
     @property
@@ -61,65 +64,63 @@ class Job:
         """For ``config.attributes``."""
         return {ATTRIBUTE: self, "engine_names": list(self.engines) if self.has_parts else []}
 
-    def name_of(self, context: Any) -> str:
-        """The name of the engine of a ``MigrationContext``; it may be one that is left out."""
-        engine = context.connection.engine
-        for name, one in self.db.engines.named.items():
-            if one is engine or one.pool is engine.pool:
+    def name_of(self, context: MigrationContext) -> str:
+        """The name of the engine of *context*, which may be one that is not migrated."""
+        connection: Any = context.connection
+        for name, engine in self.app_engines.items():
+            if engine is connection.engine or engine.pool is connection.engine.pool:
                 return name
         return self.main if self.main in self.engines else next(iter(self.engines))
 
-    def wants(self, context: Any) -> bool:
-        """Is it the ``MigrationContext`` of an engine that is migrated?"""
-        return self.name_of(context) in self.engines
+    def to_look_at(self, engines: Iterable[str]) -> EnvRequest:
+        """A request that only asks where *engines* are."""
+        some = {name: self.engines[name] for name in engines}
+        return EnvRequest(self.db, self.app_engines, some, self.options)
 
-    def comparing(self, engine: str, options: dict[str, Any]) -> dict[str, Any]:
-        """*options* with what the comparison of *engine* needs."""
+    def metadata_of(self, engine: str) -> list[MetaData]:
+        """The metadata of the tables of one engine.
+
+        :raises UnknownEngine: a table belongs to an engine that is not configured.
+        """
+        return models.of_engine(self.db, engine, self.app_engines)
+
+    def filtered(
+        self, options: dict[str, Any], engine: str, metadata: Iterable[MetaData]
+    ) -> dict[str, Any]:
+        """*options* with the filter of tables that the comparison of *engine* needs."""
         if self.comparison is None:
             return options
-        metadata = _models.of_engine(self.db, engine, self.db.engines)
-        return {**options, "include_name": self._include_name(engine, metadata, options)}
 
-    def comparing_all(self, options: dict[str, Any]) -> dict[str, Any]:
-        """As :meth:`comparing`, for an ``env.py`` that has one set of options for all engines."""
-        if self.comparison is None:
-            return options
-        name = next(iter(self.engines)) if len(self.engines) == 1 else ""
-        return {**options, "include_name": self._include_name(name, self.db.metadatas, options)}
-
-    def _include_name(
-        self, engine: str, metadata: Iterable[MetaData], options: Mapping[str, Any]
-    ) -> Callable[..., bool]:
-        def default_schema() -> str | None:  # known when it has connected
+        def default_schema() -> str | None:  # known once the engine has connected
             return self.engines[engine].dialect.default_schema_name if engine else None
 
-        comparison = cast(Comparison, self.comparison)
-        return comparison.include_name(
+        include = self.comparison.include_name(
             engine, metadata, options.get("include_name"), default_schema
         )
+        return {**options, "include_name": include}
+
+    def filtered_for_all(self, options: dict[str, Any]) -> dict[str, Any]:
+        """As :meth:`filtered`, for an ``env.py`` that has one set of options for all engines."""
+        engine = next(iter(self.engines)) if len(self.engines) == 1 else ""
+        return self.filtered(options, engine, self.db.metadatas)
 
 
-def engines_of(db: Database, settings: MigrationSettings) -> dict[str, Engine]:
-    """The engines that are migrated, in order.
+def request_of(db: Database, settings: MigrationSettings) -> EnvRequest:
+    """Make the request of one command.
 
-    :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
+    :raises UnknownEngine: ``UOW_MIGRATIONS`` names an engine that is not configured.
     """
     engines = db.engines
-    return {name: engines[name] for name in settings.engines or engines}
-
-
-def job_of(db: Database, settings: MigrationSettings, **more: Any) -> Job:
-    """
-    :raises UnknownEngine: as :func:`engines_of`.
-    """
-    return Job(db, engines_of(db, settings), dict(settings.options), **more)
+    migrated = {name: engines[name] for name in settings.engines or engines}
+    return EnvRequest(db, engines.copy(), migrated, dict(settings.options))
 
 
 def database_of(app: Flask) -> Database:
+    """The ``Database`` of *app*.
+
+    :raises MigrationError: the app has none.
     """
-    :raises MigrationError: the app has no ``Database``.
-    """
-    db: Database | None = app.extensions.get("uow_migrations")
+    db: Database | None = app.extensions.get(EXTENSION)
     if db is None:
         raise MigrationError(
             f"The app {app.name!r} has no Database. Call 'db.init_app(app)' first."
@@ -127,9 +128,12 @@ def database_of(app: Flask) -> Database:
     return db
 
 
-def job_of_the_app(app: Flask) -> Job:
-    """For somebody who has called Alembic's own functions.
+def request_from_plain_alembic(app: Flask) -> EnvRequest:
+    """For code that has called Alembic's own functions: no command of ours has made a request.
 
     :raises MigrationError: the app has no ``Database``.
+    :raises UnknownEngine: as :func:`request_of`.
     """
-    return job_of(database_of(app), reading.read_migrations(app.config), writes=True)
+    request = request_of(database_of(app), reading.read_migrations(app.config))
+    request.writes = True
+    return request

@@ -1,6 +1,6 @@
 """What an ``env.py`` calls: one engine after the other, each with its own transactions.
 
-The logic is here and not in the file, so that an update of the package mends every project.
+The logic is here and not in the file, so that an update of the package fixes every project.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import current_app, has_app_context
 from sqlalchemy import Connection, Engine
@@ -17,12 +17,17 @@ from ..._transaction.record import TransactionRecord, attach
 from ...errors import MigrationError
 from .._run import steps
 from . import alembic_private
-from . import metadata as _models
-from .request import ATTRIBUTE, Job, job_of_the_app
+from .metadata import part_name
+from .request import ATTRIBUTE, EnvRequest, request_from_plain_alembic
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+Hook = Callable[[Any, Any, "list[Any]"], None]
 
 
 def run(*, app: str | None = None, **options: Any) -> None:
-    """Do what a command of ``flask db`` wants, on every engine; for ``env.py``.
+    """Do what a command of ``flask db`` asks for, on every engine; for ``env.py``.
 
     ::
 
@@ -30,49 +35,45 @@ def run(*, app: str | None = None, **options: Any) -> None:
 
         run(include_schemas=True)
 
-    :param app: the name of the app whose folder it is; the commands of others refuse to use it.
-    :param options: of Alembic's ``context.configure()``, for all engines; what they say goes
-        before ``UOW_MIGRATIONS``.
-    :raises MigrationError: it was not called by a command.
+    :param app: the name of the app whose folder it is; commands of other apps refuse to use it.
+    :param options: of Alembic's ``context.configure()``, for all engines; they override
+        ``UOW_MIGRATIONS``.
+    :raises MigrationError: no command has called it; the app has no ``Database``.
     """
     from alembic import context
 
-    del app  # the commands read it before they run this
+    del app  # the commands read it from the file before they run it
     try:
-        job = context.config.attributes.get(ATTRIBUTE)
+        request = context.config.attributes.get(ATTRIBUTE)
     except (AttributeError, NameError):
         raise MigrationError(
             "An 'env.py' was run by itself. It is for Alembic, inside an app: write 'flask db"
             " upgrade', or call 'flask_uow.migrations.Migrations().upgrade()'."
         ) from None
-    if job is None:
-        job = _job_of_a_stranger(context.config)
-    for name, engine in job.engines.items():
-        given = job.comparing(name, {**_defaults(engine), **job.options, **options})
+    if request is None:
+        request = _request_of_the_app(context.config)
+    for name, engine in request.engines.items():
+        given = {**_defaults(engine), **request.options, **options}
         if context.is_offline_mode():
-            _run_offline(context, job, name, engine, given)
+            _run_offline(request, name, engine, given)
         else:
-            _run_online(context, job, name, engine, given)
+            _run_online(request, name, engine, given)
 
 
-def _job_of_a_stranger(config: Any) -> Job:
-    """Somebody has called Alembic's own functions.
-
-    :raises MigrationError: there is no app; 'alembic' itself was called.
-    """
+def _request_of_the_app(config: Config) -> EnvRequest:
     if not has_app_context():
         raise MigrationError(
             "This folder belongs to an app, and none is active. Write 'flask db ...' instead of"
             " 'alembic ...', or call Alembic inside 'with app.app_context():'."
         )
-    job = job_of_the_app(cast(Any, current_app)._get_current_object())
-    config.attributes.update(job.attributes)
-    return job
+    request = request_from_plain_alembic(cast(Any, current_app)._get_current_object())
+    config.attributes.update(request.attributes)
+    return request
 
 
 def _defaults(engine: Engine) -> dict[str, Any]:
     is_sqlite = engine.dialect.name == "sqlite"
-    defaults: dict[str, Any] = {
+    defaults = {
         "compare_type": True,
         "render_as_batch": is_sqlite,
         "transaction_per_migration": True,
@@ -82,22 +83,23 @@ def _defaults(engine: Engine) -> dict[str, Any]:
     return defaults
 
 
-def _run_online(context: Any, job: Job, name: str, engine: Engine, options: dict[str, Any]) -> None:
+def _run_online(request: EnvRequest, name: str, engine: Engine, options: dict[str, Any]) -> None:
+    from alembic import context
+
     with engine.connect() as connection:
-        if job.writes:
+        if request.writes:
             _announce_writing(connection)
-        _configure(context, job, name, options, connection=connection)
+        _configure(request, name, options, connection=connection)
         with context.begin_transaction():
             context.run_migrations()
 
 
-def _run_offline(
-    context: Any, job: Job, name: str, engine: Engine, options: dict[str, Any]
-) -> None:
+def _run_offline(request: EnvRequest, name: str, engine: Engine, options: dict[str, Any]) -> None:
+    from alembic import context
+
     output = io.StringIO()
     _configure(
-        context,
-        job,
+        request,
         name,
         {"literal_binds": True, **options},
         url=engine.url,
@@ -106,36 +108,40 @@ def _run_offline(
     )
     with context.begin_transaction():
         context.run_migrations()
-    job.scripts[name] = output.getvalue()
+    request.scripts[name] = output.getvalue()
 
 
-def _configure(context: Any, job: Job, name: str, options: dict[str, Any], **more: Any) -> None:
-    metadata = _models.of_engine(job.db, name, job.db.engines)
-    if job.has_parts:
-        part = _models.part_name(name)
+def _configure(request: EnvRequest, name: str, options: dict[str, Any], **more: Any) -> None:
+    from alembic import context
+
+    metadata = request.metadata_of(name)
+    if request.has_parts:
+        part = part_name(name)
         more.update(upgrade_token=f"{part}_upgrades", downgrade_token=f"{part}_downgrades")
     context.configure(
         **{
             "target_metadata": metadata[0] if len(metadata) == 1 else metadata,
-            **options,
-            "process_revision_directives": _after(
-                options.get("process_revision_directives"), job, name
+            **request.filtered(options, name, metadata),
+            "process_revision_directives": _with_ours(
+                options.get("process_revision_directives"), request, name
             ),
             **more,
         }
     )
-    migration = context.get_context()
-    alembic_private.wrap_steps(migration, partial(steps.parts, engine=name, main=name == job.main))
+    alembic_private.wrap_steps(
+        context.get_context(),
+        partial(steps.functions_for_engine, engine=name, main=name == request.main),
+    )
 
 
-def _after(given: Callable[..., None] | None, job: Job, name: str) -> Callable[..., None]:
-    """The user's own hook, and ours behind it."""
-    last = list(job.engines)[-1]
+def _with_ours(given: Hook | None, request: EnvRequest, name: str) -> Hook:
+    """The hook of the app's ``env.py``, and ours after it."""
+    last = list(request.engines)[-1]
 
     def process(context: Any, revision: Any, directives: list[Any]) -> None:
         if given is not None:
             given(context, revision, directives)
-        if job.skip_empty and name == last and directives and _is_empty(directives[0]):
+        if request.skip_empty and name == last and directives and _is_empty(directives[0]):
             directives[:] = []
 
     return process

@@ -1,62 +1,68 @@
-"""How a command runs: Alembic's objects, ``env.py``, the lock, and errors in sentences."""
+"""How one command runs: Alembic's objects, ``env.py``, the lock, and errors in sentences."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from ..._config.settings import MigrationSettings
 from ...errors import MigrationError, MigrationFailed, UowError
-from .. import connectivity, messages, own_unit
+from .. import connectivity, messages
 from .._compare.announce import Comparison
-from .._env import alembic_private, directory, flask_migrate, request
-from .._env import logging as _logs
-from .._env.request import Job
-from . import failures, lock, timeouts
-from .lock import Tell
-from .steps import Report, Step, Travel
+from .._env import alembic_private, directory, flask_migrate
+from .._env import logging as env_logging
+from .._env.metadata import Database
+from .._env.request import EnvRequest, request_of
+from ..results import OnStep, OnWait, Step
+from . import lock, timeouts
+from .steps import FindSteps, MigrationRun
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
     from alembic.script import Script, ScriptDirectory
     from flask import Flask
 
-    from ...database import Database
-
 Heads = dict[str, "tuple[str, ...]"]
+"""By engine, the identifiers of the revisions that its database is at."""
 
 _ONE_AT_A_TIME = threading.RLock()  # Alembic's 'op' and 'context' belong to the whole process
-_LOCK_TIMEOUT = 600.0
 
 
-def _silent(_: object) -> None:
-    """Nobody wants to know."""
+def silent(_: object) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How databases are changed; see :meth:`Migrations.upgrade`.
+class RunOptions:
+    """How databases are changed; see :meth:`.Migrations.upgrade`.
 
+    :ivar lock_timeout: seconds.
+    :ivar statement_timeout: seconds.
     :ivar purge: forget first what is noted.
     """
 
     tag: str | None = None
     lock_timeout: float | None = None
     statement_timeout: float | None = None
-    report: Report = _silent
-    tell: Tell = _silent
+    on_step: OnStep = silent
+    on_wait: OnWait = silent
     purge: bool = False
 
 
 class Runner:
-    """Runs what the commands want, for one app and one folder."""
+    """One command on one folder.
+
+    :ivar request: what the command asks of ``env.py``.
+    :raises UnknownEngine: ``UOW_MIGRATIONS`` names an engine that is not configured.
+    """
 
     def __init__(
         self,
@@ -70,64 +76,60 @@ class Runner:
         self.db = db
         self.folder = folder
         self.group = settings.group
-        self._settings = settings
-        self._x_arg = list(x_arg)
+        self.request = request_of(db, settings)
+        self._x_arg = x_arg
 
-    @property
-    def engines(self) -> dict[str, Engine]:
-        """The engines that are migrated, in order.
+    @cached_property
+    def env(self) -> directory.EnvFile:
+        return directory.read_env(self.folder)
 
-        :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
+    @cached_property
+    def config(self) -> Config:
+        """Alembic's settings.
+
+        :raises MigrationError: their file cannot be read.
         """
-        return request.engines_of(self.db, self._settings)
+        return directory.config_of(self.folder, x_arg=self._x_arg, **self.request.attributes)
 
-    def job(self, **more: Any) -> Job:
-        """What ``env.py`` is told.
+    @cached_property
+    def script(self) -> ScriptDirectory:
+        """The revisions.
 
-        :raises UnknownEngine: as :attr:`engines`.
-        """
-        return request.job_of(self.db, self._settings, **more)
-
-    def config(self, job: Job, *, autogenerate: bool = False, **more: Any) -> Config:
-        config = directory.config_of(
-            self.folder,
-            x_arg=self._x_arg,
-            autogenerate=autogenerate,
-            **job.attributes,
-        )
-        for name, value in more.items():
-            setattr(config, name, value)
-        return config
-
-    def scripts(self) -> ScriptDirectory:
-        """
         :raises MigrationError: there is no folder, or a file in it cannot be loaded.
         """
-        directory.check(self.folder, self.group, self.app)
-        with self.translated():
-            return messages.scripts(self.config(self.job()), self.folder)
+        directory.check(self.folder, self.env, self.group, self.app)
+        return directory.load(self.config, self.folder)
 
-    def pending(self, script: ScriptDirectory, heads: tuple[str, ...]) -> list[Script]:
+    def steps(self, direction: str, revision: str) -> FindSteps:
+        """From the heads of a database to the steps to *revision*."""
+        return lambda heads: alembic_private.steps(self.script, direction, revision, heads)
+
+    def pending(self, heads: tuple[str, ...]) -> list[Script]:
         """The revisions that a database at *heads* lacks, in the order in which they run."""
-        with self.translated():
-            return [step.revision for step in alembic_private.upgrade_steps(script, "heads", heads)]
+        steps: list[Any] = self.steps("upgrade", "heads")(heads)
+        return [step.revision for step in steps]
 
-    def current(self, script: ScriptDirectory, only: Sequence[str] | None = None) -> Heads:
-        """By engine, the identifiers of the revisions that its database is at.
+    # Where the databases are ------------------------------------------------------------------
 
-        :raises DatabaseUnreachable: one of the databases gets no connection.
+    def heads(self, engines: Iterable[str]) -> Heads:
+        """Ask the databases where they are.
+
+        By ``env.py``, unless that does nothing but call ``run()``.
+
+        :raises MigrationError: ``env.py`` has asked no database.
         """
-        job = self.job()
-        if only is not None:
-            job.engines = {name: job.engines[name] for name in only}
+        options = self.env.version_table
+        if options is not None:
+            return self.heads_without_env(engines, **options)
         found: Heads = {}
 
-        def collect(heads: Any, context: Any) -> list[Any]:
-            found[job.name_of(context)] = tuple(sorted(heads))
+        def collect(heads: tuple[str, ...], context: MigrationContext) -> list[Any]:
+            found[self.request.name_of(context)] = tuple(sorted(heads))
             return []
 
-        self.run(job, collect, script=script, dont_mutate=True)
-        found = {name: found[name] for name in job.engines if name in found}
+        look = self.request.to_look_at(engines)
+        self.run_env(collect, look, dont_mutate=True)
+        found = {name: found[name] for name in look.engines if name in found}
         if not found:
             raise MigrationError(
                 f"{str(self.folder / 'env.py')!r} has run, and has asked no database. Replace all"
@@ -135,166 +137,161 @@ class Runner:
             )
         return found
 
-    def noted(self, name: str) -> tuple[str, ...]:
-        """What :meth:`current` says of one engine, without ``env.py``."""
+    def heads_without_env(self, engines: Iterable[str], **options: str | None) -> Heads:
+        """As :meth:`heads`.
+
+        :param options: where the revision is noted, if not where ``UOW_MIGRATIONS`` says.
+        """
         from alembic.runtime.migration import MigrationContext
 
-        names = ("version_table", "version_table_schema")
-        options = {
-            key: self._settings.options[key] for key in names if key in self._settings.options
-        }
-        with self.translated(), self.engines[name].connect() as connection:
-            return MigrationContext.configure(connection, opts=options).get_current_heads()
+        opts = {**self.request.options, **options}
+        found = {}
+        with env_logging.kept():
+            for name in engines:
+                with self.request.engines[name].connect() as connection:
+                    context = MigrationContext.configure(connection, opts=opts)
+                    found[name] = tuple(sorted(context.get_current_heads()))
+        return found
 
-    def compare(self, job: Job, script: ScriptDirectory, arguments: dict[str, Any]) -> Any:
-        """What :func:`._alembic.revision_context` returns, after the comparison."""
+    # What changes something -------------------------------------------------------------------
+
+    def compare(self, comparison: Comparison, **arguments: Any) -> Any:
+        """Compare models and databases.
+
+        :param arguments: for a new revision; without a ``message`` none is written.
+        :returns: what :func:`.alembic_private.revision_context` returns.
+        """
+        request = self.request
+        request.comparison = comparison
+        # The 'env.py' of Flask-Migrate asks for it where it empties the list of directives.
+        cast(Any, self.config.cmd_opts).autogenerate = request.skip_empty
         names = ("message", "splice", "branch_label", "version_path", "rev_id", "depends_on")
         given = {**dict.fromkeys(names), "autogenerate": True, "sql": False, **arguments}
-        comparison = cast(Comparison, job.comparison)
 
-        def announce(context: Any, _revision: Any, directives: Any) -> None:
+        def announce(context: MigrationContext, _revision: Any, directives: list[Any]) -> None:
             if directives:
-                comparison.announce(job.name_of(context), directives[0], context)
+                comparison.announce(request.name_of(context), directives[0], context)
 
-        config = self.config(job, autogenerate=job.skip_empty)
-        context = alembic_private.revision_context(config, script, given, announce)
+        revision = alembic_private.revision_context(self.config, self.script, given, announce)
 
-        def compare(rev: Any, migration: Any) -> list[Any]:
-            if job.wants(migration):
-                comparison.prepare(migration)
-                context.run_autogenerate(rev, migration)
-                comparison.forget_versions(migration)
+        def compare(heads: Any, context: MigrationContext) -> list[Any]:
+            if request.name_of(context) in request.engines:
+                comparison.prepare(context)
+                revision.run_autogenerate(heads, context)
+                comparison.forget_versions(context)
             return []
 
-        self.run(
-            job,
+        self.run_env(
             compare,
-            config=config,
-            script=script,
-            template_args=context.template_args,
-            revision_context=context,
+            request,
+            template_args=revision.template_args,
+            revision_context=revision,
             dont_mutate=True,
         )
-        return context
+        return revision
 
-    def travel(
-        self,
-        script: ScriptDirectory,
-        steps: Callable[[Any], Any],
-        revision: str,
-        manner: Manner,
-    ) -> list[Step]:
-        """Run *steps* on every engine.
+    def migrate(self, find_steps: FindSteps, revision: str, options: RunOptions) -> list[Step]:
+        """Run the steps to *revision* on every engine.
 
-        :param steps: from the heads of a database to the steps that it needs.
-        :param revision: where they lead.
         :raises MigrationFailed: a revision failed, or is not noted afterwards.
-        :raises MigrationLocked: somebody else is migrating.
-        :raises MigrationError: the current unit of work is in the way.
+        :raises MigrationLocked: another process is migrating.
         """
-        job = self.job(writes=True)
-        travel = Travel(steps, job.name_of, job.engines, manner.report)
-        wait = _LOCK_TIMEOUT if manner.lock_timeout is None else manner.lock_timeout
+        engines = self.request.engines
+        self.request.writes = True
+        wait = 600.0 if options.lock_timeout is None else options.lock_timeout
         with (
-            self.translated(),
-            self.reached(),
-            lock.held(job.engines, wait, manner.tell) as confirm,
+            lock.held(engines, wait, options.on_wait) as confirm,
             timeouts.prepared(
-                job.engines,
-                lock_timeout=manner.lock_timeout,
-                statement_timeout=manner.statement_timeout,
+                engines,
+                lock_timeout=options.lock_timeout,
+                statement_timeout=options.statement_timeout,
             ),
         ):
-            travel.confirm = confirm
-            own_unit.stand_aside(self.db)
+            run = MigrationRun(find_steps, self.request, options.on_step, confirm)
             try:
-                self.run(
-                    job,
-                    travel,
-                    script=script,
+                self.run_env(
+                    run,
+                    self.request,
                     destination_rev=revision,
-                    tag=manner.tag,
-                    purge=manner.purge,
+                    tag=options.tag,
+                    purge=options.purge,
                 )
-            except Exception as error:
-                if travel.at is None:
+            except (Exception, SystemExit) as error:
+                if run.current_step is None:
                     raise
-                raise self._failed(travel, travel.at, error) from (error.__cause__ or error)
-            self._require_noted(travel, script)
-        return travel.done
+                raise self._failed(run, run.current_step, error) from error
+            self._require_noted(run)
+        return run.done
 
-    def _failed(self, travel: Travel, step: Step, error: Exception) -> MigrationFailed:
-        dialect = self.engines[step.engine].dialect.name
-        stands = self._where(step.engine)
-        text = failures.failed(travel, error, dialect, stands, self.group)
+    def _failed(
+        self, run: MigrationRun, step: Step, error: Exception | SystemExit
+    ) -> MigrationFailed:
+        heads = None
+        with contextlib.suppress(Exception):
+            heads = self.heads([step.engine])[step.engine]
+        text = messages.revision_failed(
+            step,
+            error,
+            dialect=self.request.engines[step.engine].dialect.name,
+            heads=heads,
+            commits=run.commits,
+            is_first=run.is_first,
+            group=self.group,
+        )
         return MigrationFailed(text, step.engine, step.revision)
 
-    def _where(self, engine: str) -> str:
-        try:
-            heads = self.current(self.scripts(), [engine])[engine]
-        except Exception:
-            return f"where 'flask {self.group} status' says (it does not answer now)"
-        return f"at {', '.join(heads)}" if heads else "as empty as before the first revision"
+    def _require_noted(self, run: MigrationRun) -> None:
+        """Ask the databases where they are, by new connections.
 
-    def _require_noted(self, travel: Travel, script: ScriptDirectory) -> None:
+        :raises MigrationFailed: one of them is not where the revisions have led.
         """
-        :raises MigrationFailed: a database does not say of itself what was said here.
-        """
-        if not travel.heads:
+        if not run.heads:
             return
-        for engine, found in self.current(script, list(travel.heads)).items():
-            if set(found) != travel.heads[engine]:
-                said = ", ".join(sorted(travel.heads[engine])) or "no revision"
-                step = next(one for one in travel.done[::-1] if one.engine == engine)
+        for engine, found in self.heads(list(run.heads)).items():
+            if set(found) != run.heads[engine]:
+                wanted = ", ".join(sorted(run.heads[engine])) or "no revision"
+                last = next(step for step in run.done[::-1] if step.engine == engine)
                 raise MigrationFailed(
                     f"The revisions have run, but the database of the engine {engine!r} is noted"
-                    f" at {', '.join(found) or 'no revision'}, and not at {said}: one of them has"
-                    " ended its transaction by the connection of the driver, or of somebody else."
+                    f" at {', '.join(found) or 'no revision'}, and not at {wanted}: one of them has"
+                    " ended its transaction by the connection of the driver, or by another one."
                     f" Look at the tables, and note where they are: 'flask {self.group} stamp"
                     " REVISION'.",
                     engine,
-                    step.revision,
+                    last.revision,
                 )
 
-    def run(
-        self,
-        job: Job,
-        steps: Callable[[Any, Any], Any],
-        *,
-        config: Config | None = None,
-        script: ScriptDirectory,
-        **options: Any,
-    ) -> None:
-        """Run ``env.py``, which calls *steps* with each database.
+    # env.py -----------------------------------------------------------------------------------
 
-        :raises MigrationError: it failed.
-        """
+    def run_env(
+        self, steps: Callable[[Any, MigrationContext], Any], request: EnvRequest, **options: Any
+    ) -> None:
+        """Run ``env.py``, which calls *steps* with each database of *request*."""
         from alembic.runtime.environment import EnvironmentContext
 
-        config = config or self.config(job)
+        script = self.script
         with (
-            self.translated(),
-            self.reached(),
-            self.running(job),
-            EnvironmentContext(config, script, fn=steps, **options),
+            self.environment(request),
+            EnvironmentContext(self.config, script, fn=steps, **options),
         ):
             script.run_env()
 
     @contextlib.contextmanager
-    def running(self, job: Job) -> Iterator[None]:
-        """For an ``env.py``: nobody else runs one, and logging stays what it is.
+    def environment(self, request: EnvRequest) -> Iterator[None]:
+        """What an ``env.py`` finds: no other one runs, and logging stays what it is.
 
-        Flask-Migrate's finds us, also where Flask-Migrate itself is registered: it cannot read
-        the metadata of a ``Database``.
+        Flask-Migrate's finds a view of ours, also where Flask-Migrate itself is registered: it
+        cannot read the metadata of a ``Database``.
         """
+        self.config.attributes.update(request.attributes)
         extensions = self.app.extensions
-        with _ONE_AT_A_TIME, _logs.kept():
+        with _ONE_AT_A_TIME, env_logging.kept():
             before = extensions.get("migrate")
             given = None
             if not isinstance(before, flask_migrate.FlaskMigrateView):
                 given = getattr(before, "configure_args", None)
             view = flask_migrate.FlaskMigrateView(self.app, self.db, given)
-            view.overrides = job.comparing_all
+            view.overrides = request.filtered_for_all
             extensions["migrate"] = view
             try:
                 yield
@@ -302,22 +299,11 @@ class Runner:
                 extensions["migrate"] = before
 
     @contextlib.contextmanager
-    def reached(self) -> Iterator[None]:
-        """
-        :raises DatabaseUnreachable: an error came of a database that gets no connection.
-        """
-        try:
-            yield
-        except DBAPIError as error:
-            if error.statement is None:
-                connectivity.require(self.engines, self.group)
-            raise
-
-    @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
-        """Errors in sentences.
+        """Put errors into sentences.
 
         :raises MigrationError: instead of Alembic's, and of what a file raises.
+        :raises DatabaseUnreachable: an error came of a database that gets no connection.
         """
         from alembic.util import CommandError
 
@@ -326,13 +312,17 @@ class Runner:
         except UowError:
             raise
         except SystemExit as error:
-            raise failures.exited(error, self.folder, self.group) from error
+            raise messages.file_exited(error, self.folder, self.group) from error
         except CommandError as error:
             raise messages.command_error(error, self.folder, self.group) from error
         except DBAPIError as error:
+            if error.statement is None:
+                connectivity.require(self.request.engines, self.group)
             raise MigrationError(
-                f"The database has refused a statement: {connectivity.words(error)}."
+                f"The database has refused a statement: {connectivity.driver_message(error)}."
                 f" 'flask --debug {self.group} ...' shows which."
             ) from error
         except Exception as error:
-            raise messages.not_loaded(error, self.folder, self.group) from error
+            raise messages.file_failed(
+                error, self.folder, self.group, env_is_ours=self.env.is_ours
+            ) from error

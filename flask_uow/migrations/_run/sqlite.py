@@ -1,9 +1,9 @@
-"""SQLite does not enforce foreign keys during a migration, so they are looked at behind it."""
+"""SQLite does not enforce foreign keys during a migration, so they are checked after it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,43 +15,45 @@ _MISMATCH = "foreign key mismatch"
 
 
 class ForeignKeys:
-    """What is wrong with them on one connection; what was so before the migration may stay."""
+    """The broken foreign keys of one database; those from before the migration may stay."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._before = self._wrong()
+        self._before = self._broken()
 
     def check(self) -> None:
+        """Compare with the state before the revision.
+
+        :raises MigrationError: more of them are broken now.
         """
-        :raises MigrationError: there is more wrong than before.
-        """
-        now = self._wrong()
+        now = self._broken()
         more = now - self._before
         # Not each by itself: a table that is renamed takes its old orphans along.
         if sum(now.values()) > sum(self._before.values()):
             raise MigrationError(next(iter(more)))
         self._before = now
 
-    def _wrong(self) -> Counter[str]:
+    def _broken(self) -> Counter[str]:
         try:
             return Counter(self._orphans("PRAGMA foreign_key_check"))
         except OperationalError as error:
             if _MISMATCH not in str(error.orig):
                 raise
-        found: Counter[str] = Counter()
+        broken: Counter[str] = Counter()
         for (table,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
             quoted = str(table).replace('"', '""')
             try:
-                found.update(self._orphans(f'PRAGMA foreign_key_check("{quoted}")'))
+                broken.update(self._orphans(f'PRAGMA foreign_key_check("{quoted}")'))
             except OperationalError as error:
                 if _MISMATCH not in str(error.orig):
                     raise
-                found[f"A foreign key would refer to columns that are not unique: {error.orig}"] = 1
-        return found
+                sentence = f"A foreign key would refer to columns that are not unique: {error.orig}"
+                broken[sentence] = 1
+        return broken
 
     def _orphans(self, pragma: str) -> Iterator[str]:
         for row in self._rows(pragma):
             yield f"Rows of {row[0]!r} would point to rows of {row[2]!r} that do not exist"
 
-    def _rows(self, statement: str) -> list[Any]:
-        return list(self._connection.exec_driver_sql(statement).all())
+    def _rows(self, statement: str) -> Sequence[Any]:
+        return self._connection.exec_driver_sql(statement).all()

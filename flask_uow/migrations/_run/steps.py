@@ -4,103 +4,89 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from ..._transaction.routing import DEFAULT
+from .._env import alembic_private
 from .._env.metadata import part_name
+from .._env.request import EnvRequest
+from ..results import OnStep, Step
 from .sqlite import ForeignKeys
 from .table_copies import refuse_lossy_copies
 from .transactions import Transactions
 
+if TYPE_CHECKING:
+    from alembic.runtime.migration import MigrationContext, MigrationStep
 
-@dataclass(frozen=True)
-class Step:
-    """One revision on one engine.
-
-    :ivar direction: ``"upgrade"``, ``"downgrade"`` or ``"stamp"``.
-    :ivar seconds: how long it took; None while it runs.
-    :ivar empty: its file has nothing for this engine: it is older, or the engine has another name
-        now. Known when it has ended.
-    """
-
-    engine: str
-    revision: str
-    message: str
-    direction: str
-    seconds: float | None = None
-    empty: bool = False
+FindSteps = Callable[[Any], "list[MigrationStep]"]
+"""From the heads of a database to the steps that it needs."""
 
 
-Report = Callable[[Step], object]
-
-
-class Travel:
+class MigrationRun:
     """From revision to revision: what Alembic calls for the steps, engine by engine.
 
-    :param steps: from the heads of a database to the steps that it needs.
-    :param engine_of: the name of the engine of a ``MigrationContext``.
-    :param engines: the others are left alone.
-    :param report: is given each step when it starts, and again when it has ended.
-    :ivar confirm: raises if the lock was lost; asked before each step.
+    :param on_step: is given each step when it starts, and again when it has ended.
+    :param confirm: raises if the lock was lost; called between two steps.
     :ivar done: the steps that have ended.
-    :ivar at: the step that is running, or has failed.
-    :ivar is_first: it is the first one of its engine, which has no revision.
+    :ivar current_step: the step that is running, or has failed.
+    :ivar is_first: it is the first one of an engine that had no revision.
     :ivar heads: by engine, where its database is said to be.
     """
 
     def __init__(
         self,
-        steps: Callable[[Any], Iterable[Any]],
-        engine_of: Callable[[Any], str],
-        engines: Collection[str],
-        report: Report,
+        find_steps: FindSteps,
+        request: EnvRequest,
+        on_step: OnStep,
+        confirm: Callable[[], object],
     ) -> None:
-        self.confirm: Callable[[], object] = lambda: None
         self.done: list[Step] = []
-        self.at: Step | None = None
+        self.current_step: Step | None = None
         self.is_first = False
         self.heads: dict[str, set[str]] = {}
+        self._find_steps = find_steps
+        self._request = request
+        self._on_step = on_step
+        self._confirm = confirm
         self._transactions: Transactions | None = None
-        self._steps = steps
-        self._engine_of = engine_of
-        self._engines = engines
-        self._report = report
 
     @property
     def commits(self) -> int:
-        """How often the revision that is running has committed by itself."""
+        """How often the running revision has committed by itself."""
         return 0 if self._transactions is None else self._transactions.commits
 
-    def __call__(self, heads: Any, context: Any) -> Iterator[Any]:
-        engine = self._engine_of(context)
-        if engine not in self._engines:
+    def __call__(self, heads: Any, context: MigrationContext) -> Iterator[MigrationStep]:
+        engine = self._request.name_of(context)
+        if engine not in self._request.engines:
             return
         transactions = self._watch(engine, context, is_new=not heads)
         self.is_first = not heads
-        for step in self._steps(heads):
-            self.confirm()
-            self.at = _described(step, engine)
-            self._report(self.at)
+        for step in self._find_steps(heads):
+            if self.done:
+                self._confirm()
+            self.current_step = _described(step, engine)
+            self._on_step(self.current_step)
             start = time.perf_counter()
-            context.impl.memo.clear()  # SQLAlchemy notes there the types of PostgreSQL it has made
+            alembic_private.forget_created_types(context)
             transactions.begin()
-            yield step  # goes on when the transaction of the step has been committed
+            yield step  # Alembic continues here when it has committed the transaction of the step
             transactions.end()
             seconds = time.perf_counter() - start
-            ended = replace(self.at, seconds=seconds, empty=runs_nothing(step))
+            ended = replace(self.current_step, seconds=seconds, empty=runs_nothing(step))
             self.done.append(ended)
-            self.at, self.is_first = None, False
-            self._report(ended)
+            self.current_step, self.is_first = None, False
+            self._on_step(ended)
 
-    def _watch(self, engine: str, context: Any, *, is_new: bool) -> Transactions:
-        """Look at the end of each step, before its commit, at what it has done.
+    def _watch(self, engine: str, context: MigrationContext, *, is_new: bool) -> Transactions:
+        """Check at the end of each step, before its commit, what it has done.
 
-        Here and not in ``env.py``, because everybody's ``env.py`` comes by.
+        Here and not in ``run()``, because an ``env.py`` that does not call it comes by here, too.
         """
-        connection = context.connection
+        connection: Any = context.connection
         self._transactions = transactions = Transactions(context, is_new=is_new)
         checks: list[Callable[[], object]] = [transactions.check]
         if connection.dialect.name == "sqlite":
@@ -117,21 +103,25 @@ class Travel:
 
 
 def _described(step: Any, engine: str) -> Step:
-    if not _is_file(step):
-        there = step.to_
-        return Step(engine, ", ".join(there) or "base", "", "stamp")
+    if not _runs_file(step):
+        return Step(engine, ", ".join(step.to_) or "base", "", "stamp")
     direction = "upgrade" if step.is_upgrade else "downgrade"
     return Step(engine, str(step.revision.revision), step.revision.doc or "", direction)
 
 
-def _is_file(step: Any) -> bool:
-    """Does a file run? (Or is a revision only noted?)"""
+def _runs_file(step: Any) -> bool:
+    """Tell a revision that runs from one that is only noted."""
     return hasattr(step, "revision")
 
 
-def parts(
-    steps: Callable[..., Iterable[Any]], engine: str, *, main: bool
-) -> Callable[..., Iterator[Any]]:
+# Which functions -------------------------------------------------------------------------------
+
+_EMPTY = "_flask_uow_empty"
+
+
+def functions_for_engine(
+    steps: alembic_private.Steps, engine: str, *, main: bool
+) -> alembic_private.Steps:
     """Let each of *steps* run what its file has for *engine*.
 
     A file has ``upgrade_<engine>()`` for each engine, as files for several do, or one ``upgrade()``
@@ -139,17 +129,17 @@ def parts(
     """
 
     def chosen(*arguments: Any, **options: Any) -> Iterator[Any]:
-        for step in steps(*arguments, **options):
-            if _is_file(step):
+        for step in cast("Iterator[Any]", steps(*arguments, **options)):
+            if _runs_file(step):
                 direction = "upgrade" if step.is_upgrade else "downgrade"
-                part = _part(step.revision.module, direction, engine, main)
-                step.migration_fn = _called(part, direction)
+                function = _function(step.revision.module, direction, engine, main)
+                step.migration_fn = _without_arguments(function, direction)
             yield step
 
     return chosen
 
 
-def _part(module: Any, direction: str, engine: str, main: bool) -> Callable[..., object]:
+def _function(module: ModuleType, direction: str, engine: str, main: bool) -> Callable[..., object]:
     whole: Callable[..., object] = getattr(module, direction)
     if not inspect.signature(whole).parameters:
         return whole if main else _nothing
@@ -164,8 +154,8 @@ def _part(module: Any, direction: str, engine: str, main: bool) -> Callable[...,
     return partial(whole, engine)
 
 
-def _called(function: Callable[..., object], name: str) -> Callable[..., None]:
-    """*function* without what Alembic calls it with; it writes the *name* into ``--sql``."""
+def _without_arguments(function: Callable[..., object], name: str) -> Callable[..., None]:
+    """*function* without what Alembic calls it with; Alembic writes the *name* into ``--sql``."""
 
     def call(**_: object) -> None:
         function()
@@ -175,11 +165,8 @@ def _called(function: Callable[..., object], name: str) -> Callable[..., None]:
     return call
 
 
-_EMPTY = "_flask_uow_empty"
-
-
 def runs_nothing(step: Any) -> bool:
-    """Has :func:`parts` found nothing in the file of *step*?"""
+    """Tell whether the file of *step* has nothing for the engine."""
     return bool(getattr(getattr(step, "migration_fn", None), _EMPTY, False))
 
 

@@ -1,11 +1,12 @@
 """What the connections of a migration get, and lose when they go back to their pool.
 
-By events of the pool, because an ``env.py`` that somebody else has written takes them from there;
-for the thread that migrates alone, because requests may be running in others.
+Installed as pool events, because an ``env.py`` that does not call ``run()`` takes its connections
+from the pool; limited to the migrating thread, because other threads may be serving requests.
 
 Timeouts are settings of the session. A pooler that gives each transaction another session
-(PgBouncer, ``pool_mode = transaction``) may give it one without them, and the settings to somebody
-else: there, leave them out, and write ``SET LOCAL lock_timeout = ...`` into the revision.
+(PgBouncer, ``pool_mode = transaction``) may give a transaction a session without them, and the
+settings to another client: there, leave them out, and write ``SET LOCAL lock_timeout = ...`` into
+the revision.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, PoolProxiedConnection, event
 from sqlalchemy.engine import Dialect, ExceptionContext
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
+from sqlalchemy.pool import ConnectionPoolEntry
 
 _KEY = "flask_uow.migrations"
 _LONGEST = 2_000_000  # seconds, 23 days; PostgreSQL counts milliseconds in 31 bits
@@ -33,7 +36,7 @@ Restore = Callable[[], None]
 def prepared(
     engines: Mapping[str, Engine], *, lock_timeout: float | None, statement_timeout: float | None
 ) -> Iterator[None]:
-    """For the connections that this thread takes inside the block.
+    """Prepare the connections that this thread takes inside the block.
 
     On SQLite foreign keys are not enforced: 'batch' migrations drop a table and rename its copy,
     and the drop would delete, or cascade to, every row that points to it.
@@ -44,14 +47,28 @@ def prepared(
     :param lock_timeout: seconds that a statement waits for a lock: of a table or a row, on SQLite
         of the database; None for what is set. MySQL and MariaDB count in whole seconds, so it is
         rounded up there.
-    :param statement_timeout: seconds that a statement may take; None for what is set. MySQL (not
-        MariaDB) has no such thing for what changes something, SQLite has none at all.
+    :param statement_timeout: seconds that a statement may take; None for what is set. Only for
+        servers that :func:`can_end_statements`.
     """
     limits = _Limits(lock_timeout, statement_timeout)
     with contextlib.ExitStack() as stack:
         for engine in {id(engine.dialect): engine for engine in engines.values()}.values():
-            stack.enter_context(_watch_of(engine).during(_Job(limits)))
+            stack.enter_context(_watch_of(engine).during(_Checkouts(limits)))
         yield
+
+
+def can_end_statements(engine: Engine) -> bool:
+    """Tell whether the database has a timeout for statements that change something.
+
+    MySQL has one for queries only, SQLite has none.
+    """
+    return engine.dialect.name == "postgresql" or _is_mariadb(engine)
+
+
+def _is_mariadb(engine: Engine) -> bool:
+    """Also after a URL that says 'mysql', once the engine has connected."""
+    dialect = engine.dialect
+    return dialect.name == "mariadb" or bool(getattr(dialect, "is_mariadb", False))
 
 
 @dataclass(frozen=True)
@@ -61,88 +78,93 @@ class _Limits:
 
 
 @dataclass
-class _Job:
-    """What one thread does with one engine.
+class _Checkouts:
+    """The connections that one thread has from one engine now.
 
-    :ivar taken: the entries of the pool whose connections it has now.
+    :ivar entries: the ids of the entries of the pool.
     """
 
     limits: _Limits
-    taken: set[int] = field(default_factory=set)
+    entries: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
-class _Taken:
-    """A connection that a job has.
+class _Checkout:
+    """One connection.
 
     :ivar restore: puts back what was set.
-    :ivar second: the job had another one when it took it.
+    :ivar second: the thread had another one when it took it.
     """
 
-    job: _Job
+    among: _Checkouts
     restore: Restore
     second: bool
 
 
 class _Watch:
-    """The listeners of one engine, there for good: what is in use cannot be given other ones.
+    """The listeners of one engine.
 
-    A connection may also go back after the migration, as that of a ``db.session`` that is open.
+    Installed once and never removed: a listener added later does not reach connections that are
+    checked out, and a connection may go back after the migration.
     """
 
-    def __init__(self, dialect: str) -> None:
-        self._prepare = _without_foreign_keys if dialect == "sqlite" else _Server(dialect).prepare
-        self._jobs: dict[int, _Job] = {}  # by thread
-
-    def install(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine) -> None:
+        name = "mariadb" if _is_mariadb(engine) else engine.dialect.name
+        self._prepare = _without_foreign_keys if name == "sqlite" else _Server(name).prepare
+        self._by_thread: dict[int, _Checkouts] = {}
         event.listen(engine.pool, "checkout", self._on_checkout)
         event.listen(engine.pool, "checkin", self._on_checkin)
         event.listen(engine, "handle_error", self._on_error)
 
     @contextlib.contextmanager
-    def during(self, job: _Job) -> Iterator[None]:
+    def during(self, checkouts: _Checkouts) -> Iterator[None]:
         thread = threading.get_ident()
-        self._jobs[thread] = job
+        self._by_thread[thread] = checkouts
         try:
             yield
         finally:
-            del self._jobs[thread]
+            del self._by_thread[thread]
 
-    def _on_checkout(self, connection: Any, record: Any, _proxy: object) -> None:
-        job = self._jobs.get(threading.get_ident())
-        if job is None or id(record) in job.taken:
+    def _on_checkout(
+        self,
+        connection: DBAPIConnection,
+        entry: ConnectionPoolEntry,
+        _proxy: PoolProxiedConnection,
+    ) -> None:
+        checkouts = self._by_thread.get(threading.get_ident())
+        if checkouts is None or id(entry) in checkouts.entries:
             return
-        second = bool(job.taken)
-        restore = self._prepare(connection, job.limits, second=second)
-        job.taken.add(id(record))
-        record.info[_KEY] = _Taken(job, restore, second)
+        second = bool(checkouts.entries)
+        restore = self._prepare(connection, checkouts.limits, second=second)
+        checkouts.entries.add(id(entry))
+        entry.info[_KEY] = _Checkout(checkouts, restore, second)
 
-    def _on_checkin(self, connection: Any, record: Any) -> None:
-        taken: _Taken | None = record.info.pop(_KEY, None)  # none also if it was invalidated
-        job = self._jobs.get(threading.get_ident()) if taken is None else taken.job
-        if job is not None:
-            job.taken.discard(id(record))
-        if taken is not None and connection is not None:
+    def _on_checkin(self, connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        checkout: _Checkout | None = entry.info.pop(_KEY, None)  # none also if invalidated
+        among = checkout.among if checkout else self._by_thread.get(threading.get_ident())
+        if among is not None:
+            among.entries.discard(id(entry))
+        if checkout is not None and connection is not None:
             try:
-                taken.restore()
-            except Exception as error:  # nobody knows what it is now
-                record.invalidate(error)
+                checkout.restore()
+            except Exception as error:  # its settings are unknown now
+                entry.invalidate(error)
 
     def _on_error(self, context: ExceptionContext) -> None:
-        """Let the driver's words name the timeout, and what helps."""
-        job = self._jobs.get(threading.get_ident())
-        if job is None:
+        """Name the timeout and the remedy in the driver's message."""
+        checkouts = self._by_thread.get(threading.get_ident())
+        if checkouts is None:
             return
         error, wrapped = context.original_exception, context.sqlalchemy_exception
         before = str(error).rstrip()
-        text = _explained(error, before, job.limits, second=_is_second(context))
+        text = _explained(error, before, checkouts.limits, second=_is_second(context))
         if text == before or not error.args:
             return
         if wrapped is not None and wrapped.args:
             wrapped.args = (str(wrapped.args[0]).replace(before, text), *wrapped.args[1:])
-        # PyMySQL puts a number before the words.
-        number, words = error.args[:-1], str(error.args[-1]).rstrip()
-        error.args = (*number, text.replace(before, words) if number else text)
+        # PyMySQL puts a number before the message.
+        number, message = error.args[:-1], str(error.args[-1]).rstrip()
+        error.args = (*number, text.replace(before, message) if number else text)
 
 
 _watches: weakref.WeakKeyDictionary[Dialect, _Watch] = weakref.WeakKeyDictionary()
@@ -153,11 +175,7 @@ def _watch_of(engine: Engine) -> _Watch:
     with _installing:
         watch = _watches.get(engine.dialect)
         if watch is None:
-            # Also behind a URL that says 'mysql'.
-            is_mariadb = getattr(engine.dialect, "is_mariadb", False)
-            watch = _Watch("mariadb" if is_mariadb else engine.dialect.name)
-            watch.install(engine)
-            _watches[engine.dialect] = watch
+            watch = _watches[engine.dialect] = _Watch(engine)
     return watch
 
 
@@ -172,13 +190,13 @@ class _Server:
     def __init__(self, dialect: str) -> None:
         self._dialect = dialect
 
-    def prepare(self, connection: Any, limits: _Limits, *, second: bool) -> Restore:
+    def prepare(self, connection: DBAPIConnection, limits: _Limits, *, second: bool) -> Restore:
         settings = self._settings(limits, second=second)
         if not settings:
             return _nothing
         with contextlib.closing(connection.cursor()) as cursor:
             before = self._read(cursor, list(settings))
-            if second and limits.lock is None:  # who waits less goes on doing so
+            if second and limits.lock is None:  # a shorter timeout of the app stays
                 settings = {
                     name: value
                     for name, value in settings.items()
@@ -196,10 +214,10 @@ class _Server:
 
     def _settings(self, limits: _Limits, *, second: bool) -> dict[str, str]:
         lock = _SECOND if second and limits.lock is None else limits.lock
-        found: dict[str, str] = {}
+        settings: dict[str, str] = {}
         if self._dialect == "postgresql":
             both = {"lock_timeout": lock, "statement_timeout": limits.statement}
-            found = {
+            settings = {
                 name: str(max(1, math.ceil(min(value, _LONGEST) * 1000)))
                 for name, value in both.items()
                 if value is not None
@@ -207,27 +225,27 @@ class _Server:
         elif self._dialect in {"mysql", "mariadb"}:
             if lock is not None:
                 whole = str(max(1, math.ceil(min(lock, _LONGEST))))
-                found = dict.fromkeys(_LOCKS_OF_MYSQL, whole)
+                settings = dict.fromkeys(_LOCKS_OF_MYSQL, whole)
             if limits.statement is not None and self._dialect == "mariadb":
-                found["max_statement_time"] = f"{min(limits.statement, _LONGEST):f}"
-        return found
+                settings["max_statement_time"] = f"{min(limits.statement, _LONGEST):f}"
+        return settings
 
-    def _read(self, cursor: Any, names: list[str]) -> dict[str, str]:
+    def _read(self, cursor: DBAPICursor, names: list[str]) -> dict[str, str]:
         if self._dialect == "postgresql":
             column = "(SELECT setting FROM pg_settings WHERE name = '{}')"
         else:
             column = "@@SESSION.{}"
         cursor.execute(f"SELECT {', '.join(map(column.format, names))}")
-        return dict(zip(names, map(str, cursor.fetchone()), strict=True))
+        return dict(zip(names, map(str, cursor.fetchone() or ()), strict=True))
 
     @staticmethod
-    def _write(cursor: Any, settings: Mapping[str, str]) -> None:
+    def _write(cursor: DBAPICursor, settings: Mapping[str, str]) -> None:
         for name, value in settings.items():
             cursor.execute(f"SET SESSION {name} = {value}")
 
 
 def _nothing() -> None:
-    """Nothing was changed."""
+    """Restore nothing: nothing was changed."""
 
 
 # SQLite ---------------------------------------------------------------------------------------
@@ -266,8 +284,8 @@ def _is_second(context: ExceptionContext) -> bool:
     connection = context.connection
     if connection is None or connection.invalidated or connection.closed:
         return False
-    taken: _Taken | None = connection.info.get(_KEY)
-    return taken is not None and taken.second
+    checkout: _Checkout | None = connection.info.get(_KEY)
+    return checkout is not None and checkout.second
 
 
 def _explained(error: BaseException, text: str, limits: _Limits, *, second: bool) -> str:
