@@ -20,6 +20,43 @@ from tests.support.witness import Witness
 MakeApp = Callable[..., Flask]
 
 
+# What a database of MariaDB is reached by, and the names that parameters give to it.
+_MARIADB_FIXTURES = {"mariadb", "mariadb_url"}
+_MARIADB_PARAMETERS = {"mariadb", "pymysql", "mysqldb"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what runs on MariaDB or on a real server.
+
+    The default tier runs on SQLite and PostgreSQL. The rules are the same on MariaDB, and the
+    slow tier tests them there.
+    """
+    for item in items:
+        if _needs_mariadb(item) or item.get_closest_marker("servers"):
+            item.add_marker(pytest.mark.slow)
+
+
+def _needs_mariadb(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function):
+        return False
+    fixtures = set(item.fixturenames)
+    if fixtures & _MARIADB_FIXTURES:
+        return True
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else []
+    named = {word for value in parameters for word in _words_of(value)}
+    return bool(named & _MARIADB_PARAMETERS)
+
+
+def _words_of(parameter: object) -> list[str]:
+    """The names in a parameter: itself, or the parts of a tuple such as ``("mariadb", "x")``."""
+    if isinstance(parameter, str):
+        return [parameter]
+    if isinstance(parameter, (tuple, list)):
+        return [word for part in parameter for word in _words_of(part)]
+    return []
+
+
 # The leak detector is no fixture: it starts before all of them and looks after all of them.
 
 
