@@ -20,41 +20,38 @@ from tests.support.witness import Witness
 MakeApp = Callable[..., Flask]
 
 
-# What a database of MariaDB is reached by, and the names that parameters give to it.
-_MARIADB_FIXTURES = {"mariadb", "mariadb_url"}
-_MARIADB_PARAMETERS = {"mariadb", "pymysql", "mysqldb"}
+# Fixtures and parameters that make a test slow: MariaDB by its names, and the folders of
+# Flask-Migrate, which the default tier does not install.
+_SLOW_FIXTURES = {"mariadb", "mariadb_url"}
+_SLOW_PARAMETERS = {"mariadb", "pymysql", "mysqldb", "Flask-Migrate's"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow what runs on MariaDB or on a real server.
+    """Mark as slow what runs on MariaDB, on a real server, or with Flask-Migrate's folders.
 
-    The default tier runs on SQLite and PostgreSQL. The rules are the same on MariaDB, and the
-    slow tier tests them there.
+    The default tier runs on SQLite and PostgreSQL. The slow tier tests the same rules on MariaDB.
     """
     for item in items:
-        if _needs_mariadb(item) or item.get_closest_marker("servers"):
+        if item.get_closest_marker("servers") or _is_slow_by_its_parameters(item):
             item.add_marker(pytest.mark.slow)
 
 
-def _needs_mariadb(item: pytest.Item) -> bool:
+def _is_slow_by_its_parameters(item: pytest.Item) -> bool:
     if not isinstance(item, pytest.Function):
         return False
-    fixtures = set(item.fixturenames)
-    if fixtures & _MARIADB_FIXTURES:
-        return True
-    parameters = item.callspec.params.values() if hasattr(item, "callspec") else []
-    named = {word for value in parameters for word in _words_of(value)}
-    return bool(named & _MARIADB_PARAMETERS)
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = set(_names_in(list(parameters)))
+    return bool(_SLOW_FIXTURES & set(item.fixturenames) or _SLOW_PARAMETERS & names)
 
 
-def _words_of(parameter: object) -> list[str]:
-    """The names in a parameter: itself, or the parts of a tuple such as ``("mariadb", "x")``."""
+def _names_in(parameter: object) -> Iterator[str]:
+    """A parameter that is a name, or the names in a tuple such as ``("mariadb", "pymysql")``."""
     if isinstance(parameter, str):
-        return [parameter]
-    if isinstance(parameter, (tuple, list)):
-        return [word for part in parameter for word in _words_of(part)]
-    return []
+        yield parameter
+    elif isinstance(parameter, (tuple, list)):
+        for part in parameter:
+            yield from _names_in(part)
 
 
 # The leak detector is no fixture: it starts before all of them and looks after all of them.
