@@ -105,6 +105,7 @@ def test_every_error_is_one_of_ours_and_a_built_in() -> None:
             assert issubclass(error, (RuntimeError, ValueError))
 
 
+@pytest.mark.slow
 def test_import_is_light() -> None:
     """``import flask_uow`` brings in neither Alembic, nor asyncio support, nor a driver."""
     code = "import sys, flask_uow; print(*sys.modules)"
