@@ -1,4 +1,4 @@
-"""What Alembic runs for every command of 'flask db' that asks the database.
+"""What Alembic runs when 'flask db' changes the databases or compares them with the models.
 
 Options of Alembic's 'context.configure()' may be given to 'run()'.
 """

@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +28,8 @@ from .results import Checked, Created, EngineStatus, Generated, OnStep, OnWait, 
 
 if TYPE_CHECKING:
     from alembic.script import Script
+
+    from .._engine.build import Engines
 
 
 class Migrations:
@@ -73,8 +75,13 @@ class Migrations:
         self.group = settings.group
         self.folder = _directory.find(self._app, self._directory)
 
+    @cached_property
+    def _engines(self) -> Engines:
+        return self._db.engines
+
     def _runner(self) -> Runner:
-        return Runner(self._app, self._db, self._settings, self.folder, self._x_arg)
+        engines, settings = self._engines, self._settings
+        return Runner(self._app, self._db, engines, settings, folder=self.folder, x_arg=self._x_arg)
 
     @contextlib.contextmanager
     def _command(self) -> Iterator[Runner]:
@@ -90,7 +97,7 @@ class Migrations:
 
         :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
         """
-        return dict(self._runner().request.engines)
+        return {name: self._engines[name] for name in self._settings.engines or self._engines}
 
     @property
     def upgrade_command(self) -> str:

@@ -21,6 +21,8 @@ from .metadata import EXTENSION, Database
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
+    from ..._engine.build import Engines
+
 ATTRIBUTE = "flask_uow"  # the key in ``config.attributes``
 
 
@@ -105,12 +107,12 @@ class EnvRequest:
         return self.filtered(options, engine, self.db.metadatas)
 
 
-def request_of(db: Database, settings: MigrationSettings) -> EnvRequest:
+def request_of(db: Database, engines: Engines, settings: MigrationSettings) -> EnvRequest:
     """Make the request of one command.
 
+    :param engines: all engines of the app.
     :raises UnknownEngine: ``UOW_MIGRATIONS`` names an engine that is not configured.
     """
-    engines = db.engines
     migrated = {name: engines[name] for name in settings.engines or engines}
     return EnvRequest(db, engines.copy(), migrated, dict(settings.options))
 
@@ -134,6 +136,7 @@ def request_from_plain_alembic(app: Flask) -> EnvRequest:
     :raises MigrationError: the app has no ``Database``.
     :raises UnknownEngine: as :func:`request_of`.
     """
-    request = request_of(database_of(app), reading.read_migrations(app.config))
+    db = database_of(app)
+    request = request_of(db, db.engines, reading.read_migrations(app.config))
     request.writes = True
     return request

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
     from flask import Flask
 
+    from ..._engine.build import Engines
+
 Heads = dict[str, "tuple[str, ...]"]
 """By engine, the identifiers of the revisions that its database is at."""
 
@@ -68,7 +70,9 @@ class Runner:
         self,
         app: Flask,
         db: Database,
+        engines: Engines,
         settings: MigrationSettings,
+        *,
         folder: Path,
         x_arg: Sequence[str],
     ) -> None:
@@ -76,7 +80,7 @@ class Runner:
         self.db = db
         self.folder = folder
         self.group = settings.group
-        self.request = request_of(db, settings)
+        self.request = request_of(db, engines, settings)
         self._x_arg = x_arg
 
     @cached_property
@@ -196,32 +200,32 @@ class Runner:
         :raises MigrationFailed: a revision failed, or is not noted afterwards.
         :raises MigrationLocked: another process is migrating.
         """
-        engines = self.request.engines
         self.request.writes = True
         wait = 600.0 if options.lock_timeout is None else options.lock_timeout
-        with (
-            lock.held(engines, wait, options.on_wait) as confirm,
-            timeouts.prepared(
-                engines,
+        with lock.held(self.request.engines, wait, options.on_wait) as confirm:
+            run = MigrationRun(find_steps, self.request, options.on_step, confirm)
+            with timeouts.prepared(
+                self.request.engines,
                 lock_timeout=options.lock_timeout,
                 statement_timeout=options.statement_timeout,
-            ),
-        ):
-            run = MigrationRun(find_steps, self.request, options.on_step, confirm)
-            try:
-                self.run_env(
-                    run,
-                    self.request,
-                    destination_rev=revision,
-                    tag=options.tag,
-                    purge=options.purge,
-                )
-            except (Exception, SystemExit) as error:
-                if run.current_step is None:
-                    raise
-                raise self._failed(run, run.current_step, error) from error
+            ):
+                self._run(run, revision, options)
             self._require_noted(run)
         return run.done
+
+    def _run(self, run: MigrationRun, revision: str, options: RunOptions) -> None:
+        try:
+            self.run_env(
+                run,
+                self.request,
+                destination_rev=revision,
+                tag=options.tag,
+                purge=options.purge,
+            )
+        except (Exception, SystemExit) as error:
+            if run.current_step is None:
+                raise
+            raise self._failed(run, run.current_step, error) from error
 
     def _failed(
         self, run: MigrationRun, step: Step, error: Exception | SystemExit
