@@ -20,6 +20,40 @@ from tests.support.witness import Witness
 MakeApp = Callable[..., Flask]
 
 
+# Fixtures and parameters that make a test slow: MariaDB by its names, and the folders of
+# Flask-Migrate, which the default tier does not install.
+_SLOW_FIXTURES = {"mariadb", "mariadb_url"}
+_SLOW_PARAMETERS = {"mariadb", "pymysql", "mysqldb", "Flask-Migrate's"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before the marks choose
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what runs on MariaDB, on a real server, or with Flask-Migrate's folders.
+
+    The default tier runs on SQLite and PostgreSQL. The slow tier tests the same rules on MariaDB.
+    """
+    for item in items:
+        if item.get_closest_marker("servers") or _is_slow_by_its_parameters(item):
+            item.add_marker(pytest.mark.slow)
+
+
+def _is_slow_by_its_parameters(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function):
+        return False
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    names = set(_names_in(list(parameters)))
+    return bool(_SLOW_FIXTURES & set(item.fixturenames) or _SLOW_PARAMETERS & names)
+
+
+def _names_in(parameter: object) -> Iterator[str]:
+    """A parameter that is a name, or the names in a tuple such as ``("mariadb", "pymysql")``."""
+    if isinstance(parameter, str):
+        yield parameter
+    elif isinstance(parameter, (tuple, list)):
+        for part in parameter:
+            yield from _names_in(part)
+
+
 # The leak detector is no fixture: it starts before all of them and looks after all of them.
 
 

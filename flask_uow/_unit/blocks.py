@@ -37,19 +37,24 @@ class UnitSource(Protocol):
 
     def unit(self) -> UnitOfWork:
         """The current unit, opened if need be."""
+        ...
 
     def is_dispatching(self) -> bool:
         """Is a request being dispatched, so that the unit commits by itself?"""
+        ...
 
     def new_session(self) -> UnitSession:
         """A session that belongs to no unit."""
+        ...
 
     def engines_for(self, options: UnitOptions) -> tuple[Mapping[str, Engine], dict[Any, Engine]]:
         """The engines for transactions as *options* say, and the routes kept for them."""
+        ...
 
     @property
     def retry_pause(self) -> float:
         """Seconds before the second attempt, at most."""
+        ...
 
 
 class Atomic:

@@ -119,6 +119,7 @@ def test_no_network_timeout_leaves_everything_to_the_driver() -> None:
     assert "connect_timeout" not in engine.dialect.create_connect_args(engine.url)[1]
 
 
+@pytest.mark.slow
 @servers
 def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultProxy) -> None:
     """The kernel knows them, whether the driver has arguments for them or not."""
@@ -169,6 +170,7 @@ def test_the_users_own_read_timeout_stays(database: TestDatabase, proxy: FaultPr
         connection.execute(text("SELECT sleep(5)"))
 
 
+@pytest.mark.slow
 @servers
 def test_a_server_that_never_answers_is_an_error_within_seconds(database: TestDatabase) -> None:
     """It accepts the connection and says nothing, as one that was stopped does."""
@@ -186,6 +188,7 @@ def test_a_server_that_never_answers_is_an_error_within_seconds(database: TestDa
     assert max(took) < PATIENCE
 
 
+@pytest.mark.slow
 @needs_partition
 @servers
 def test_a_partition_is_an_error_within_seconds(database: TestDatabase, proxy: FaultProxy) -> None:

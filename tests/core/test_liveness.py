@@ -234,6 +234,7 @@ def test_an_info_that_was_cleared_is_no_error(pool: Pool) -> None:
     assert pool.use() == [first]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["patch", "import"])
 def test_the_look_does_not_let_another_greenlet_run(first: str) -> None:
     """Whether gevent has patched before or after the import: it neither waits nor switches."""

@@ -259,6 +259,7 @@ def test_what_was_only_on_its_way_is_not_replaced(
         one.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [1, 2, 3])
 def test_lost_connections_are_replaced(
     small: Engine, lost: int, caplog: pytest.LogCaptureFixture

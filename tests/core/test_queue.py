@@ -556,6 +556,7 @@ print(order == list(range(5)), ticks > 5, flush=True)
 """
 
 
+@pytest.mark.slow
 def test_greenlets_wait_without_stopping_the_others(file: str) -> None:
     """While one waits for another process, the loop goes on; who gives up leaves no gap."""
     pytest.importorskip("gevent")

@@ -29,6 +29,8 @@ from tests.support.leaks import checked_out
 from tests.support.models import User
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.slow
+
 Action = Literal[
     "add", "flush", "insert", "read", "hooks", "mark", "fail", "duplicate", "undo", "undo outer"
 ]

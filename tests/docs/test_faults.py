@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.docs import faults
 from tests.docs.pages import ROOT
 
@@ -19,6 +21,7 @@ def test_every_fault_is_tested_or_has_a_reason() -> None:
     assert tested | faults.OPEN.keys() >= faults.KNOWN
 
 
+@pytest.mark.slow
 def test_tests_of_a_row_exist() -> None:
     """Those that are named by hand may have been renamed."""
     for row in faults.rows():

@@ -319,6 +319,7 @@ class Growing(io.BytesIO):
         return chunk
 
 
+@pytest.mark.slow
 @on_one_database
 @pytest.mark.parametrize(
     ("skip_bad", "lines", "piece", "most"), [(False, 600, 8192, 201), (True, 600, 8192, 3)]

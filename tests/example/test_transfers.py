@@ -266,6 +266,7 @@ def test_transfer_runs_at_the_level_that_its_database_is_right_at(
     assert levels == expected.get(database.name, ["SERIALIZABLE"] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("database", ["postgresql", "mariadb"], indirect=True)
 def test_concurrent_transfers_lose_nothing(
     app: Flask,

@@ -162,6 +162,7 @@ def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_start_line_makes_tables_and_example_data(tmp_path: Path) -> None:
     """In the instance folder; a second start adds nothing."""
     first, _ = start(tmp_path).communicate(timeout=60)

@@ -13,6 +13,8 @@ import pytest
 from tests.faults.blocking import REQUESTS
 from tests.faults.drivers import address
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "errors.md"
 

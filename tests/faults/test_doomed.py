@@ -939,6 +939,7 @@ def test_transaction_that_was_ended_on_purpose_is_no_alarm(end: Fault, unit: Uni
             assert unit.witness.names() == ["first", "later"][: 1 + len(rest)]
 
 
+@pytest.mark.slow
 @on("psycopg")
 def test_too_many_values_are_no_alarm(unit: Unit) -> None:
     """libpq counts them and sends nothing; its error has no code, as that of a lost connection."""

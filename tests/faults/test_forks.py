@@ -22,6 +22,8 @@ import pytest
 from tests.faults.drivers import DRIVERS, address
 from tests.faults.forking import CHILDREN, LEAVE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 Happened = Callable[[str], Any]

@@ -29,6 +29,8 @@ from tests.support.models import User
 from tests.support.pools import make_engine
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.slow
+
 _ROOT = Path(__file__).parents[2]
 _STRESS = pytest.mark.stress
 _WAYS = [

@@ -14,6 +14,8 @@ from tests.support.databases import TestDatabase
 from tests.support.models import Base
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 OTHERS = ("sqlite-file", "mariadb")
 

@@ -317,6 +317,7 @@ def test_a_commit_that_was_terminated_and_is_not_stored(postgresql: Server) -> N
     assert not postgresql.is_stored(10)
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "C8",
     fault="The server ends the session while COMMIT waits for a standby",

@@ -13,6 +13,8 @@ from tests.support import databases
 from tests.support.kills import kill_at_random
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def witness(postgresql_url: str) -> Iterator[Witness]:

@@ -30,6 +30,8 @@ from tests.support import databases
 from tests.support.history import History
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.slow
+
 THREADS = 6
 
 

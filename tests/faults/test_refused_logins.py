@@ -19,6 +19,8 @@ from tests.faults.conftest import ON_POSTGRESQL
 from tests.support.models import Base, User
 from tests.support.witness import Witness
 
+pytestmark = pytest.mark.slow
+
 Serve = Callable[[str], "Site"]
 
 every_driver = pytest.mark.parametrize("driver", ON_POSTGRESQL)

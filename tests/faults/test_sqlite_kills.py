@@ -10,6 +10,8 @@ import pytest
 from tests.faults import ledger
 from tests.support.kills import kill_at_random
 
+pytestmark = pytest.mark.slow
+
 
 def make_unit(url: str, journal_mode: str) -> Callable[[str], None]:
     """For ``kill_at_random()``: stores a transfer through a request."""

@@ -232,7 +232,7 @@ class Real(Simulated):
             client.disconnect()
 
 
-@pytest.fixture(params=[Simulated, Real])
+@pytest.fixture(params=[Simulated, pytest.param(Real, marks=pytest.mark.slow)])
 def events(request: pytest.FixtureRequest, app: Flask) -> Simulated:
     """Takes handlers of events, and sends events to them."""
     found: Simulated = request.param(app)

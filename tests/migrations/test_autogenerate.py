@@ -89,6 +89,7 @@ CHANGES: dict[str, Callable[[MetaData], None]] = {
 }
 
 
+@pytest.mark.slow
 @concurrently
 @pytest.mark.parametrize("change", CHANGES)
 def test_change_is_found_made_and_undone(started: Project, change: str) -> None:

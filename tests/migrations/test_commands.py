@@ -434,6 +434,7 @@ def silent() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
+@pytest.mark.slow
 @anywhere
 def test_wait_ends_in_time_and_says_what_it_waits_for(started: Project, silent: str) -> None:
     """Also if a server takes the connection and is silent."""

@@ -122,6 +122,7 @@ def test_table_of_the_revisions_in_a_schema_is_not_listed(started: Project) -> N
     assert do(people, "check", **options).endswith(f": alembic_version\n{_CLEAN}")
 
 
+@pytest.mark.slow
 @anywhere
 def test_renamed_table_is_recognised_in_a_folder_for_several(
     project: Project, tmp_path: Path

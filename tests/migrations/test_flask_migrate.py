@@ -21,6 +21,8 @@ from flask_uow.migrations.install import LazyGroup
 from tests.migrations.projects import Project, people
 from tests.support.databases import anywhere, concurrently, on
 
+pytestmark = pytest.mark.slow
+
 flask_migrate = pytest.importorskip("flask_migrate", reason="Flask-Migrate is the oracle here")
 their_cli = pytest.importorskip("flask_migrate.cli")
 pytest.importorskip("flask_sqlalchemy", reason="Flask-Migrate's own apps need it")

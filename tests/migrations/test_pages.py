@@ -14,6 +14,8 @@ import pytest
 
 from tests.docs.pages import DOCS, ROOT
 
+pytestmark = pytest.mark.slow
+
 _FENCE = re.compile(
     r"^```(python|console|text)\n(.*?)^```$|^<!-- (before)\n(.*?)^-->$", re.DOTALL | re.MULTILINE
 )

@@ -15,6 +15,8 @@ from sqlalchemy import Column, Integer, MetaData, String, Table
 from tests.migrations.projects import Models, Project, people
 from tests.support.databases import anywhere, concurrently, on
 
+pytestmark = pytest.mark.slow
+
 SLOWLY = """
     op.create_table("slow", sa.Column("id", sa.Integer, primary_key=True))
     op.execute("INSERT INTO slow (id) VALUES (1)")

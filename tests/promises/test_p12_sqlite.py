@@ -158,6 +158,7 @@ def test_no_update_is_lost_among_threads(site: Site, witness: Witness) -> None:
     assert witness.titles() == ["48"]
 
 
+@pytest.mark.slow
 @in_a_file
 def test_no_update_is_lost_among_processes(site: Site, witness: Witness) -> None:
     """Four forked processes with four threads each, of an engine that was used before the fork."""

@@ -163,6 +163,7 @@ _IDLE_TIMEOUT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "N9",
     fault="The server ends connections that are idle for long",

@@ -388,6 +388,7 @@ def test_two_databases_on_two_apps_never_meet(make_app: MakeApp, db: Database) -
 # Greenlets and tasks --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @concurrently
 def test_greenlets_never_share_a_session(app: Flask, database: TestDatabase) -> None:
     """Twelve greenlets that are inside a view at once have twelve sessions."""

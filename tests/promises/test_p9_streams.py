@@ -317,6 +317,7 @@ def test_stream_that_is_abandoned_is_closed(touched: bool, app: Flask, db: Datab
     assert_over(seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "K2", fault="A server forgets to close a streamed body", then="It is closed when it is garbage"
 )
