@@ -31,6 +31,7 @@ function would in requests that never use the database. With a receiver of the s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial, wraps
 from typing import Any
@@ -38,7 +39,7 @@ from typing import Any
 from flask import Flask, Response, got_request_exception
 from werkzeug.exceptions import HTTPException
 
-from .._unit.unit import UnitOfWork, logger
+from .._unit.unit import UnitOfWork
 from . import view_retry
 from .app_state import EXTENSION, AppState
 from .context import (
@@ -48,6 +49,8 @@ from .context import (
     current_app_context,
     current_request_context,
 )
+
+logger = logging.getLogger(__name__)
 
 Method = Callable[..., Any]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import time
 from functools import wraps
 from typing import Any, cast
@@ -17,9 +18,10 @@ from flask import Flask
 
 from .._config.options import UnitOptions
 from .._unit import retries as _retry
-from .._unit.unit import logger
 from .context import UnitRegistry, current_app_context, current_request_context
 from .view_options import F, of_request
+
+logger = logging.getLogger(__name__)
 
 _RETRY = "_flask_uow_retry"
 

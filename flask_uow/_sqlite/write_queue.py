@@ -44,7 +44,7 @@ except ImportError:  # pragma: no cover  # Windows
     _fcntl = None  # type: ignore[assignment]
 fcntl: Any = _fcntl
 
-logger = logging.getLogger("flask_uow")
+logger = logging.getLogger(__name__)
 
 # Seconds. The first in line tries at short intervals, which grow to a tenth of what it has waited
 # as the first: a long transaction is not hurried by thousands of tries.

@@ -20,7 +20,7 @@ from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
 from ..errors import HookRefused, shown
 
-logger = logging.getLogger("flask_uow")
+logger = logging.getLogger(__name__)
 
 
 class Hook(NamedTuple):

@@ -41,7 +41,7 @@ from .commit_hooks import CommitHooks, Hook
 from .pending import pending
 from .session import UnitSession
 
-logger = logging.getLogger("flask_uow")
+logger = logging.getLogger(__name__)
 
 
 class Block:
