@@ -25,7 +25,7 @@ Variant = tuple["dict[str, Engine]", "dict[Any, Engine]"]
 class AppState:
     """``app.extensions["uow"]``.
 
-    :ivar owner: the scope of the ``Database`` that the app was initialised with.
+    :ivar owner: the registry of the ``Database`` that initialised the app.
     :ivar on_open: called whenever a unit of this app is opened.
     :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
     """
@@ -86,7 +86,7 @@ class AppState:
         return self._sessionmaker
 
     def new_session(self) -> UnitSession:
-        """What ``sessionmaker()`` makes, in a third of the time.
+        """Create a session, as ``sessionmaker()`` does, in a third of the time.
 
         :raises ConfigError: as :attr:`engines`.
         """

@@ -1,8 +1,8 @@
-"""Which Flask context are we in, and which unit of work is kept on it.
+"""The current Flask context, and the unit of work that is kept on it.
 
 The scope of a unit is the innermost context: the request if there is one, else the app context
 (P2). The unit is an attribute of the context object itself, so it cannot outlive it, and no two
-contexts can share it. ``SessionProxy`` is what an app knows as ``db.session``.
+contexts can share it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
 
 _HOME = "_flask_uow_home"
 RUNNING = "_flask_uow_running"
-"""The attribute of a context whose request is being answered: the app context that it began in."""
+"""Set on a context whose request is being dispatched: the app context that it began in."""
 
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
@@ -68,12 +68,11 @@ else:
 
 
 def _innermost(request: Any, app_context: Any) -> Any:
-    """Was *app_context* pushed inside *request*, or is it the one that the request lives in?
+    """Return *app_context* if it was pushed inside *request*, else *request*.
 
-    A request remembers the app context that it pushed for itself. One that found an app context
-    of its app already there (a test's) does not; it is at home in the one in which it is
-    dispatched. One that never is, is taken to be at home where it is first seen. The answer is
-    kept on the request.
+    A request remembers the app context that it pushed. A request that found one of its app (a
+    test's) remembers none: its app context is the one in which it is dispatched, or, if it is
+    never dispatched, the one in which it is first seen. The result is kept on the request.
     """
     pushed = request._cv_tokens
     home = pushed[-1][1] if pushed else None
@@ -86,15 +85,15 @@ def _innermost(request: Any, app_context: Any) -> Any:
 
 
 def _is_pushed(context: Any) -> bool:
-    """Has *context* not ended? A thread that copied the context variables still sees it then."""
+    """Whether *context* is active. A copy of the context variables keeps one that has ended."""
     return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
 
 
 def is_running(context: Any) -> bool:
-    """Is a request being answered in *context*, so that its unit commits by itself?
+    """Whether *context* is dispatching a request, so that its unit commits automatically.
 
-    Not in an app context, and not in a request context that somebody pushed without dispatching
-    it: of a socket event, of a test.
+    Not in an app context, and not in a request context that was pushed without dispatching it, as
+    socket events and tests do.
     """
     return getattr(context, RUNNING, None) is not None
 
@@ -102,7 +101,7 @@ def is_running(context: Any) -> bool:
 class UnitRegistry(ScopedRegistry[S]):
     """Keeps the units of one ``Database``, each on its context."""
 
-    # One name for each Database: no other one finds its unit by mistake.
+    # Each Database has its own attribute name, so none finds the unit of another.
     _names = map("_flask_uow_unit_{}".format, itertools.count())
 
     def __init__(self) -> None:
@@ -139,7 +138,7 @@ class UnitRegistry(ScopedRegistry[S]):
         return getattr(context, self.key, None) is not None
 
     def describe(self, context: Any) -> str:
-        """What *context* is, in words: the request, its endpoint, where its unit was opened."""
+        """Describe *context* for messages: the request, its endpoint, where its unit was opened."""
         request, unit = _request_of(context), self.on(context)
         if request is None:
             text = f"an app context of {context.app.name!r}"
@@ -199,14 +198,14 @@ class UnitRegistry(ScopedRegistry[S]):
         return state
 
     def fail(self, context: Any, error: BaseException) -> None:
-        """Take note that an exception left the view: for the unit, or for one opened later."""
+        """Record that an exception left the view: for the unit, or for one opened later."""
         context.__dict__[self._failed] = True
         unit = self.on(context)
         if unit is not None:
             unit.fail(error)
 
     def clear_failure(self, context: Any) -> None:
-        """Take :meth:`fail` back: the view is run again."""
+        """Undo :meth:`fail`: the view is run again."""
         context.__dict__.pop(self._failed, None)
         unit = self.on(context)
         if unit is not None:

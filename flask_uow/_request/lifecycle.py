@@ -7,24 +7,25 @@ What happens to a unit in a request, in this order:
    run (P4). After a conflict, a view with retries is run again instead.
 3. The return value, the view's or the handler's, has become a response.
 4. **The decision** (:func:`_decide`): commit or roll back. If the commit fails, the failure goes
-   to the app's error handlers as if the view had raised it, and their response goes on (P3).
+   to the app's error handlers as if the view had raised it, and their response continues with 5
+   (P3).
 5. The app's ``after_request`` functions run, and the session cookie is saved.
-6. What these have written is committed, or the answer becomes a 500 (P5).
+6. What these have written is committed, or the response becomes a 500 (P5).
 7. The response is sent.
-8. The context ends, and behind its teardown functions the session is closed (P6). A streamed
+8. The context ends, and after its teardown functions the session is closed (P6). A streamed
    body keeps it open until the response is closed (P9).
 
 Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
-or that sees an exception which an error handler answers (2). So five methods of the app object
-are wrapped, each handing its arguments on as they came, and cost less than one registered
-function would in requests that never use the database. With a receiver of the signal
-``got_request_exception`` for errors that nobody handles, they are the whole seam:
+or that sees an exception which an error handler handles (2). So five methods of the app object
+are wrapped; each passes its arguments on unchanged. In a request that never uses the database they
+cost less than one registered function. Together with a receiver of the signal
+``got_request_exception``, for unhandled errors, they are everything that is changed in Flask:
 
 ==========================  ===================================================================
-``full_dispatch_request``   is the time in which the unit commits by itself: 1 to 6
+``full_dispatch_request``   is the time in which the unit commits automatically: 1 to 6
 ``handle_user_exception``   sees the exception before the handlers do: 2
-``process_response``        runs the ``after_request`` functions: 4 before it, 6 behind it
-``do_teardown_request``     runs the teardown functions: 8 behind it, even if one of them raises
+``process_response``        runs the ``after_request`` functions: 4 before it, 6 after it
+``do_teardown_request``     runs the teardown functions: 8 after it, even if one of them raises
 ``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
 ==========================  ===================================================================
 """
@@ -65,7 +66,7 @@ def install(app: Flask, units: UnitRegistry[Any]) -> None:
     _wrap(app, "do_teardown_appcontext", _end_behind, units, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
         _wrap(app, "do_teardown_request", _end_behind, units, current_request_context)
-    # An error that no handler answered, or that came after them. Costs nothing until it is sent.
+    # An error that no handler handled, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
 
 
@@ -88,7 +89,7 @@ def _note_dispatch(original: Method) -> Method:
 def _stay_first(app: Flask, state: AppState, units: UnitRegistry[Any]) -> None:
     """Wrap ``handle_user_exception``, again if another extension has put its own in front.
 
-    Those of REST frameworks answer an error themselves and do not pass it on.
+    REST frameworks handle some errors themselves and do not pass them on.
     """
     current: Method = app.handle_user_exception
     if current is not state.error_hook:
@@ -119,7 +120,7 @@ def _roll_back_first(original: Method, units: UnitRegistry[Any], app: Flask) -> 
 
 
 def _retry_for(error: BaseException) -> view_retry.ViewRetry | None:
-    """The view that shall be run again because of *error*, if there is one."""
+    """Return the view that has to run again because of *error*, if there is one."""
     retry = view_retry.current_retry(current_request_context(None))
     return retry if retry is not None and retry.is_wanted(error) else None
 
@@ -135,7 +136,7 @@ def _fail(units: UnitRegistry[Any], error: BaseException) -> None:
 
 
 def _is_redirect(error: BaseException) -> bool:
-    """A raised answer below 400 is an answer, not a failure."""
+    """Whether *error* is a raised response below 400 (a redirect), which is not a failure."""
     if not isinstance(error, HTTPException):
         return False
     code = error.code if error.response is None else error.response.status_code
@@ -160,7 +161,7 @@ def _finish_around(original: Method, units: UnitRegistry[Any], app: Flask) -> Me
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:
             _finish_late(units, context, unit, response)
-        setattr(context, RUNNING, None)  # from here on nothing is committed by itself
+        setattr(context, RUNNING, None)  # from here on nothing is committed automatically
         return response
 
     return process_response
@@ -171,7 +172,7 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: Iterable[
     try:
         _decide(unit, response)
     except Exception as error:
-        # In this order: what runs when the answer is closed finds a clean session.
+        # In this order: functions that run when the response is closed find a clean session.
         unit.fail(error)
         _drop(response)
         # Inside the except clause: without a handler, Flask re-raises the current error.
@@ -185,7 +186,7 @@ def _finish(app: Flask, unit: UnitOfWork, response: Response, context: Iterable[
 
 
 def _drop(response: Response) -> None:
-    """Close an answer that will not be sent: it may hold a file or a context.
+    """Close a response that will not be sent: it may hold a file or a context.
 
     Flask does send it if it is the page for an unhandled error, whose own work cannot be stored;
     then it must not look like a success.
@@ -198,7 +199,7 @@ def _drop(response: Response) -> None:
 
 
 _LATE_ROUNDS = 10
-"""So often, hooks may have added work and hooks of their own."""
+"""How many rounds of hooks may add work or hooks."""
 
 
 def _finish_late(
@@ -213,7 +214,7 @@ def _finish_late(
         _drop(response)
         raise
     unit.finished = True
-    unit.session.explicit_commit = "allow"  # nobody else commits from here on
+    unit.session.explicit_commit = "allow"  # nothing else commits from here on
     # A file that is passed through is not closed by way of the response.
     if response.is_streamed and not response.direct_passthrough:
         unit.streaming = True

@@ -24,7 +24,7 @@ class SessionProxy(scoped_session[S]):
     if not TYPE_CHECKING:  # pragma: no branch  # true whenever it runs
 
         def add(self, instance: object, *, _warn: bool = True) -> None:
-            """As the session's; the most called method by far, so without a detour."""
+            """Add, as the session does. Written out: by far the most frequently called method."""
             unit = getattr(current_request_context(None), self._key, None)
             if (
                 unit is not None
@@ -53,7 +53,7 @@ class SessionProxy(scoped_session[S]):
             """The session factory of the current app."""
             return self._units.state().sessionmaker
 
-    # scoped_session passes on what a Session has, but for these.
+    # scoped_session lacks these members of Session.
 
     def in_transaction(self) -> bool:
         """Has the current session begun a transaction?"""

@@ -13,7 +13,7 @@ from .._config.options import NO_OPTIONS, UnitOptions
 from ..errors import ConfigError, shown
 
 CommitRule = Union[Literal["on_success", "always", "explicit"], Callable[[Response], bool]]
-"""When a request commits by itself; each value is described in ``_config.options.CommitRule``."""
+"""When a request commits automatically; the values are those of ``_config.options.CommitRule``."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +40,7 @@ def mark(view: F, options: UnitOptions) -> F:
             " 'def' of the method."
         ) from None
     if type(view) is FunctionType:
-        global _is_used  # noqa: PLW0603  # most apps never say '@db.unit', and shall not pay for it
+        global _is_used  # noqa: PLW0603  # most apps never use it and should not pay
         _is_used = True
         _marked.add(view)
     return view
@@ -49,7 +49,8 @@ def mark(view: F, options: UnitOptions) -> F:
 def of_request(app: Flask, request: Request) -> UnitOptions:
     """The options of the view that *request* was routed to.
 
-    A method of a view class speaks before the class, and the class before its view function.
+    Options of a method override those of its view class, and those of the class override those of
+    its view function.
 
     :raises ConfigError: a decorator has lost them.
     """

@@ -1,8 +1,8 @@
 """A view that is run again after a conflict: ``@db.unit(retries=...)`` (P4).
 
 What the view has done to the request is taken back first: ``g``, the cookie session, the functions
-it has added with ``after_this_request``, how far it has read the body. That is only tried where
-nothing happened that cannot be taken back.
+it has added with ``after_this_request``, how far it has read the body. A view runs again only
+if nothing has happened that cannot be undone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ViewRetry:
         self._retries = retries
         self.attempt = 1
         unit = units.unit()
-        # They would be lost with the attempt, and nobody would do them again.
+        # They would be lost with the attempt and not run again.
         self._possible = not unit.has_work and not unit.hooks
         self._session = unit.session
         self._committed = unit.session.count_commits()  # since the unit was opened
@@ -50,14 +50,14 @@ class ViewRetry:
         self._after = len(context._after_request_functions)
 
     def is_wanted(self, error: BaseException) -> bool:
-        """Shall the view be run again? Asked before anything is rolled back."""
+        """Whether the view has to run again. Called before anything is rolled back."""
         if not _retry.is_worthwhile(error):
             return False
         if self.attempt > self._retries:
             _retry.note(error, self.attempt)
             return False
         unit = self._units.on(self._context)
-        # In another session, after 'db.session.remove()', it may have committed unheard.
+        # In another session, after 'db.session.remove()', a commit may have gone unnoticed.
         same = unit is not None and unit.session is self._session
         return self._possible and same and not self._committed and self._can_read()
 
@@ -65,7 +65,7 @@ class ViewRetry:
         """Can the body be read once more?"""
         request = self._context.request
         seen = vars(request)
-        if "stream" not in seen:  # nobody has read it
+        if "stream" not in seen:  # it has not been read
             return True
         if "form" in seen and request.mimetype in _FORMS:
             return not any(file.stream.closed for file in _files(seen))
@@ -104,7 +104,7 @@ class ViewRetry:
 
 
 def _files(seen: dict[str, Any]) -> list[Any]:
-    """The uploaded files of a request, if anybody has asked for them."""
+    """The uploaded files of a request, if the view has parsed them."""
     if "files" not in seen:
         return []
     return [file for files in seen["files"].listvalues() for file in files]
@@ -116,7 +116,7 @@ def current_retry(context: Any) -> ViewRetry | None:
 
 
 def watch_view(view: F, units: UnitRegistry[Any], options: UnitOptions) -> F:
-    """Let *view* note, when it starts, what it may have to go back to; if it wants retries."""
+    """Wrap *view* so that it saves, when it starts, the state that a retry restores."""
     if not options.retries or not callable(view):
         return view
     if isinstance(view, type):  # a view class, which is not a function of its own

@@ -1,9 +1,8 @@
-"""Boundaries that the programmer sets: ``db.atomic()`` and ``db.independent()`` (P4, P7).
+"""Explicit blocks: ``db.atomic()`` and ``db.independent()`` (P4, P7).
 
-``atomic`` is all or nothing. Where a unit is running, which commits by itself, a block is a part
-of it: a savepoint. Where none is, in a command or a worker, the outermost block *is* the unit: it
-commits at its end, and it alone may choose an isolation level, read only, or be run again after a
-conflict.
+``atomic`` is all or nothing. Inside a unit that commits automatically, a block is a savepoint.
+Elsewhere, in a command or a worker, the outermost block *is* the unit: it commits at its end. Only
+this block may choose an isolation level, be read-only, or run again after a conflict.
 
 ``independent`` is another session on another connection, whose commit nothing around it undoes.
 """
@@ -40,7 +39,7 @@ class UnitSource(Protocol):
         ...
 
     def is_dispatching(self) -> bool:
-        """Is a request being dispatched, so that the unit commits by itself?"""
+        """Whether a request is being dispatched, so that the unit commits automatically."""
         ...
 
     def new_session(self) -> UnitSession:
@@ -94,7 +93,7 @@ class Atomic:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool | None:
-        # Not 'bool': type checkers would ask what a function returns behind a block that returns.
+        # Not 'bool': type checkers would ask what a function returns after a block that returns.
         return self._exit(error)
 
     def __call__(self, function: F) -> F:
@@ -154,7 +153,7 @@ class Atomic:
         return True
 
     def _commits(self) -> int:
-        """How often this unit has committed, by whatever way; asked by those who try again."""
+        """How often this unit has committed, in any way; retries ask for it."""
         return len(self._units.unit().session.count_commits()) if self._retries else 0
 
     def _pause(self, attempt: int) -> float:
@@ -211,8 +210,9 @@ def _refuse_generator(function: Callable[..., Any]) -> None:
 
 
 def _completed(result: Any, function: Callable[..., Any]) -> Any:
-    """
-    :raises ConfigError: *result* is still to be run, behind the block.
+    """Refuse a result whose code would run after the block.
+
+    :raises ConfigError: *result* is a coroutine or a generator.
     """
     if inspect.iscoroutine(result) or inspect.isgenerator(result):
         name = getattr(function, "__qualname__", repr(function))
@@ -269,7 +269,7 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
 def _prepare(session: UnitSession, units: UnitSource, options: UnitOptions) -> None:
     """Let the next transaction of *session* be as *options* want it, and no other."""
     if session.in_transaction() and session.record.effect is StatementEffect.READ:
-        # So that it begins anew: what was read before may be out of date, and is read again.
+        # Begin a new transaction: objects read before may be out of date and are read again.
         session.rollback_now()
     before = session.engines, session._routes, session.will_write
     if options.of_transaction:
@@ -294,7 +294,7 @@ def _prepare(session: UnitSession, units: UnitSource, options: UnitOptions) -> N
 
 
 class Independent:
-    """What ``db.independent()`` returns. See there."""
+    """The context manager that ``Database.independent()`` returns; see there."""
 
     def __init__(self, units: UnitSource) -> None:
         self._units = units
@@ -325,7 +325,7 @@ class Independent:
 
 
 class ExplicitCommit:
-    """What ``db.explicit_commit()`` returns. See there."""
+    """The context manager that ``Database.explicit_commit()`` returns; see there."""
 
     def __init__(self, units: UnitSource, mode: str) -> None:
         self._units = units

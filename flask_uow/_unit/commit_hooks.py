@@ -1,7 +1,8 @@
 """Functions that wait for the outcome of a transaction: ``on_commit`` and ``on_rollback`` (P10).
 
-They run when the transaction has really ended, never at the release of a savepoint. What was added
-inside a savepoint is dropped with it, or belongs to what is around it when it is released.
+They run when the transaction has really ended, never at the release of a savepoint. A hook that
+was added inside a savepoint is dropped when the savepoint is rolled back. When it is released, the
+hook belongs to the surrounding block.
 
 A session has none of this until the first function is added: its listeners cost nothing before.
 
@@ -38,7 +39,7 @@ class Hook(NamedTuple):
 class CommitHooks:
     """The hooks of one session.
 
-    :ivar floor: so many of the first stay whatever is rolled back: they were added before.
+    :ivar floor: the number of hooks that were added before the block and survive its rollback.
     """
 
     floor = 0
@@ -46,7 +47,7 @@ class CommitHooks:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._waiting: list[Hook] = []
-        # How many there were when a savepoint was set; what has none was set before the first.
+        # The number of hooks at each savepoint; one without an entry was set before the first.
         self._marks: dict[SessionTransaction, int] = {}
         self._kept: SessionTransaction | None = None
         event.listen(session, "after_transaction_create", self._note_savepoint)
@@ -54,14 +55,14 @@ class CommitHooks:
         event.listen(session, "after_transaction_end", self._note_end)
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiting hooks."""
         return len(self._waiting)
 
     def add(self, hook: Hook) -> None:
         self._waiting.append(hook)
 
     def settle(self, *, committed: bool) -> None:
-        """Run those that have waited for this, and drop the others."""
+        """Run the hooks for this outcome and drop the other ones."""
         run(self._take(0 if committed else self.floor, committed=committed))
 
     def _take(self, start: int, *, committed: bool) -> list[Hook]:
@@ -75,7 +76,7 @@ class CommitHooks:
             self._marks[transaction] = len(self._waiting)
 
     def _note_commit(self, session: Session) -> None:
-        # A RELEASE is told in the same way as a COMMIT.
+        # SQLAlchemy sends the same event for a RELEASE as for a COMMIT.
         self._kept = session.get_nested_transaction() or session.get_transaction()
 
     def _note_end(self, _session: Session, transaction: SessionTransaction) -> None:
@@ -83,7 +84,7 @@ class CommitHooks:
         kept = self._kept is transaction
         self._kept = None if kept else self._kept
         if transaction.parent is None:
-            self._session.restore()  # what a hook does is not the block's any more
+            self._session.restore()  # the work of a hook no longer belongs to the block
             self.settle(committed=kept)
         elif transaction.nested:
             mark = self._marks.pop(transaction, self.floor)

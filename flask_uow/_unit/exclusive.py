@@ -18,8 +18,8 @@ class Exclusive(Protocol):
     """What has an exclusive lock.
 
     :ivar lock: locked while a thread is inside.
-    :ivar owner_thread: the thread that is.
-    :ivar generation: of the process that made it, see ``_fork``.
+    :ivar owner_thread: the thread that is inside.
+    :ivar generation: the fork generation of its process; see ``_engine.fork``.
     """
 
     lock: threading.Lock

@@ -14,7 +14,8 @@ from ..errors import ReadOnly
 
 
 def refuse_flush(session: Session, *_: Any) -> None:
-    """
+    """Refuse pending changes in a read-only unit.
+
     :raises ReadOnly: there is something to be written.
     """
     what = [

@@ -14,16 +14,16 @@ from .._drivers.outcomes import Outcome, Phase
 from ..errors import TransactionLost
 
 LONGEST_PAUSE = 2.0
-"""Seconds. A request that has waited for longer is better answered with an error."""
+"""Seconds. A request that has waited for longer should get an error response instead."""
 
 _random = random.SystemRandom()  # two workers forked from one process do not get the same numbers
 
 
 def is_worthwhile(error: BaseException) -> bool:
-    """Was another transaction in the way, and is certainly nothing stored?
+    """Whether *error* is a conflict, after which certainly nothing is stored.
 
-    So a conflict (serialization failure, deadlock, lock timeout), whether it was raised by a
-    statement or by COMMIT. An error after which the work may be stored is none of these.
+    A conflict is a serialization failure, a deadlock or a lock timeout. It may be raised by a
+    statement or by COMMIT. After any other error the work may be stored.
     """
     if isinstance(error, TransactionLost) and error.__cause__ is not None:
         error = error.__cause__  # the code swallowed the conflict, and met its consequence
@@ -34,7 +34,8 @@ def is_worthwhile(error: BaseException) -> bool:
 def pause_before(attempt: int, first: float = RETRY_PAUSE) -> float:
     """Seconds to wait before *attempt*, the second being 2.
 
-    Random between half and all of a time that doubles: those who have met once do not meet again.
+    Random between half and all of a time that doubles, so two transactions that conflicted do not
+    keep conflicting.
 
     :param first: the longest pause before the second attempt.
     """

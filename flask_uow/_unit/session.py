@@ -1,8 +1,8 @@
 """The session of a unit of work: a SQLAlchemy ``Session`` that knows its engines and its end.
 
-What it adds: an engine is found by its bind key; several engines commit in the order in which they
-were configured; who else decides over a commit is asked (blocks, ``UOW_EXPLICIT_COMMIT``); what
-only reads is kept from writing; two threads at once are refused, and so is any use after the end.
+What it adds: an engine is found by its bind key; several engines commit in their declared order; a
+block or ``UOW_EXPLICIT_COMMIT`` may refuse a commit; a read-only unit refuses writes; a second
+thread is refused, and so is any use after the end of the unit.
 
 Nothing here knows Flask.
 """
@@ -52,25 +52,25 @@ _FORBIDDEN = (
 
 
 class UnitSession(Session):
-    """The ``Session`` behind ``db.session``.
+    """The ``Session`` that ``db.session`` stands for.
 
     :ivar engines: the engines of the app by name, in the order of their configuration.
     :ivar connections: the connections of the running transaction, by engine.
-    :ivar begun: what was begun on them; the user may have ended it since.
+    :ivar begun: the transactions begun on them; the app may have ended them since.
     :ivar record: what the running transaction has done; a new one for each transaction.
     :ivar owner_thread: the thread that is inside the database with this session just now.
     :ivar rollback_only: ``commit()`` is refused.
     :ivar lock: locked while that thread is inside.
-    :ivar read_only: what writes is refused.
+    :ivar read_only: writes are refused.
     :ivar will_write: its transactions are expected to write.
     :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
     :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
         (``"flush"``), or is refused (``"forbid"``).
-    :ivar committed: grows with each COMMIT, if somebody has asked: see :meth:`count_commits`.
+    :ivar committed: counts COMMITs, once :meth:`count_commits` was called.
     :ivar hooks: what waits for the outcome; None until there is something.
-    :ivar plain_commit: nothing of the user's has a say in how connections commit.
+    :ivar plain_commit: no code of the app takes part in the commit of connections.
     :ivar ended: the unit of work is over, and any further use is refused.
-    :ivar generation: of the process that made the session, see ``_fork``.
+    :ivar generation: the fork generation of its process; see ``_engine.fork``.
     """
 
     # Of the class until a session says otherwise; the first three are not written to.
@@ -103,7 +103,7 @@ class UnitSession(Session):
         self.lock = threading.Lock()
 
     def count_commits(self) -> list[bool]:
-        """What grows with each COMMIT on its connections from now on, whoever says it."""
+        """Count each COMMIT on its connections from now on, also one that the app sends itself."""
         if self.committed is None:
             self.committed = []
             for connection in self.connections.values():
@@ -115,13 +115,13 @@ class UnitSession(Session):
         self._restore = restore
 
     def restore(self) -> None:
-        """Become what it was before a block."""
+        """Restore the state from before a block."""
         restore, self._restore = self._restore, None
         if restore is not None:
             restore()
 
     def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
-        """From the next transaction on, find the engines among these."""
+        """Use these engines from the next transaction on."""
         self.engines, self._routes = engines, routes
 
     def read_only_from_now_on(self) -> None:
@@ -136,7 +136,7 @@ class UnitSession(Session):
 
     @property
     def is_inherited(self) -> bool:
-        """Does it belong to the parent of this process?"""
+        """Whether the session was created by a parent process."""
         return self.generation != fork.generation
 
     def refuse_other_thread(self) -> None:
@@ -179,7 +179,7 @@ class UnitSession(Session):
 
     @exclusive
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
-        """As it was. What is done with the driver's own cursors passes by unseen, so it counts."""
+        """Return a connection. What driver cursors do cannot be seen, so it may have written."""
         given = (*args, *kwargs.values(), None)[0]
         if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
             self.plain_commit = False  # as in get_bind()
@@ -191,7 +191,7 @@ class UnitSession(Session):
         """Commit; if several engines took part, one after the other in their declared order.
 
         :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
-        :raises CommitRefused: somebody else decides: a block, or ``UOW_EXPLICIT_COMMIT``.
+        :raises CommitRefused: a block is open, or ``UOW_EXPLICIT_COMMIT`` forbids it.
         :raises PartialCommit: one engine failed to commit after another one had committed.
         """
         if self.explicit_commit == "flush":
@@ -205,7 +205,7 @@ class UnitSession(Session):
             self.commit_now()
 
     def begin(self, nested: bool = False) -> SessionTransaction:
-        """As it was. The end of ``with session.begin():`` is a commit; with "flush" a savepoint.
+        """Begin. The end of ``with session.begin():`` is a commit; with "flush" it is a savepoint.
 
         :raises CommitRefused: as :meth:`commit`.
         """
@@ -218,7 +218,7 @@ class UnitSession(Session):
         return super().begin()
 
     def rollback(self) -> None:
-        """As it was.
+        """Roll back, as SQLAlchemy's session does.
 
         :raises CommitRefused: inside a block.
         """
@@ -233,7 +233,7 @@ class UnitSession(Session):
             self.hooks.settle(committed=committed)
 
     def close(self) -> None:
-        """As it was.
+        """Close, as SQLAlchemy's session does.
 
         :raises CommitRefused: inside a block.
         """
@@ -241,7 +241,7 @@ class UnitSession(Session):
         self.close_now()
 
     def reset(self) -> None:
-        """As it was.
+        """Reset, as SQLAlchemy's session does.
 
         :raises CommitRefused: inside a block.
         """
@@ -249,7 +249,7 @@ class UnitSession(Session):
         super().reset()
 
     def invalidate(self) -> None:
-        """As it was.
+        """Drop the connections, as SQLAlchemy's session does.
 
         :raises CommitRefused: inside a block.
         """
@@ -261,22 +261,22 @@ class UnitSession(Session):
             raise CommitRefused(_IN_BLOCK.format(method, _LET_IT_END))
 
     def invalidate_now(self) -> None:
-        """Drop the connections, whoever else has a say in it."""
+        """Drop the connections, even inside a block."""
         super().invalidate()
 
     @exclusive
     def rollback_now(self) -> None:
-        """Roll back, whoever else has a say in it."""
+        """Roll back, even inside a block."""
         super().rollback()
 
     @exclusive
     def close_now(self) -> None:
-        """Close, whoever else has a say in it."""
+        """Close, even inside a block."""
         super().close()
 
     @exclusive
     def commit_now(self) -> None:
-        """:meth:`commit`, for those who decide."""
+        """Commit without asking blocks or ``UOW_EXPLICIT_COMMIT``: for the unit itself."""
         if self.rollback_only:
             raise RollbackOnly(
                 "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
@@ -298,8 +298,8 @@ class UnitSession(Session):
         """Commit, and leave the objects as they are: the automatic commit.
 
         Nothing expires, so what the ORM does for a commit is not needed, and the connections are
-        committed directly. An ordinary commit it is where that could be noticed: a listener, a
-        savepoint left open, and whatever :meth:`_is_plain` asks for.
+        committed directly. An ordinary commit runs where the difference could be noticed: with
+        a listener, an open savepoint, or where :meth:`_is_plain` is false.
         """
         heard = self.dispatch.before_commit or self.dispatch.after_commit
         if self._is_plain() and not heard:
@@ -319,7 +319,7 @@ class UnitSession(Session):
     def end_keeping_objects(self) -> None:
         """Roll back where nothing was to be stored, and leave the objects as they are.
 
-        To those who listen it is a commit: what waits for one has nothing to wait for any more.
+        Listeners see a commit, because hooks that wait for one have nothing left to wait for.
         """
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
@@ -328,10 +328,10 @@ class UnitSession(Session):
             self._conclude()
 
     def _is_plain(self) -> bool:
-        """May the connections be committed one by one, in place of the ORM's commit?
+        """Whether the connections may be committed directly, without the ORM's commit.
 
-        Not if the user's own code has a say in it, and not after a failed flush that somebody
-        swallowed, for which the ORM raises.
+        Not if code of the app takes part in it, and not after a failed flush that the code
+        swallowed, because the ORM would raise.
         """
         return self.plain_commit and not self.twophase and self.is_active
 
@@ -342,7 +342,7 @@ class UnitSession(Session):
             savepoint.commit()
         self._flush_all()
         self._commit_connections()
-        # In the order of SQLAlchemy's own commit: what hears of the end asks how it was.
+        # In the order of SQLAlchemy's own commit: listeners of the end ask for the outcome.
         self.dispatch.after_commit(self)
         if self.expire_on_commit:
             self.expire_all()
@@ -362,7 +362,7 @@ class UnitSession(Session):
 
     def _commit_connections(self) -> None:
         for transaction in self.begun:
-            # It would commit nothing, or what came behind a rollback, and say nothing.
+            # It would silently commit nothing, or only what came after a rollback.
             if not (transaction and transaction.is_active):
                 raise TransactionLost(None)
         if len(self.connections) > 1:
@@ -483,7 +483,7 @@ def _note_connection(
 
 @event.listens_for(UnitSession, "after_flush")
 def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
-    # Cheaper than session.new and its sisters, which build a set each.
+    # Cheaper than 'session.new', 'dirty' and 'deleted', which build a set each.
     written = [
         (state.class_.__name__, "deleted" if deleted else "changed" if state.key else "new")
         for state, (deleted, only_looked_at) in context.states.items()

@@ -1,11 +1,11 @@
-"""The unit of work: one session from its first use to its end, and what became of it.
+"""The unit of work: one session from its first use to its end, and its outcome.
 
 ::
 
                   commit()                 the work so far is stored; more may follow
         ┌──────┐  rollback()               the work so far is undone; more may follow
-    ───►│ open │  fail()                   an exception left the view: undone, if there was any
-        └──┬───┘  release()                the context is over, a streamed body is still to come
+    ───►│ open │  fail()                   an exception left the view: the work so far is undone
+        └──┬───┘  release()                the context has ended, a streamed body follows
            │
            │ end()
            ▼
@@ -14,11 +14,12 @@
         └───────┘
 
 Inside an open unit there may be blocks (``db.atomic()``), one inside the other: ``begin_block()``
-and ``end_block()``. The outermost of a unit that nobody else commits is the whole transaction, the
-others are a part of it: a savepoint, if there is something before them to be kept.
+and ``end_block()``. In a unit that does not commit automatically, the outermost block is the whole
+transaction. Every other block is a part of one: a savepoint, if the transaction has done something
+before it.
 
-``commit()`` and the two of a block may raise. The others run where an error is already on its
-way, which must not be hidden by theirs: they log it.
+``commit()`` and the two methods of a block may raise. The other methods may run while an error
+propagates. They log their own errors, so that these do not hide the first one.
 
 Nothing here knows Flask.
 """
@@ -69,12 +70,12 @@ class UnitOfWork:
 
     :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
         its first statement.
-    :ivar rule: when a finished request commits by itself; set when the unit opens.
-    :ivar home: what the unit was opened in; opaque here.
+    :ivar rule: when a finished request commits automatically; set when the unit opens.
+    :ivar home: the context in which the unit was opened; opaque here.
     :ivar place: the code and the line of the app that opened it.
-    :ivar failed: an exception has left the view, perhaps before the unit was opened; so what is
-        written from now on is the error handler's own.
-    :ivar finished: the request has been answered; nothing commits this unit any more.
+    :ivar failed: an exception has left the view, perhaps before the unit was opened;
+        later writes are those of the error handler.
+    :ivar finished: the response is final; nothing commits this unit any more.
     :ivar streaming: the body of the response is still to be sent when the context ends.
     :ivar blocks: the open ones, the outermost first.
     """
@@ -92,12 +93,12 @@ class UnitOfWork:
 
     @property
     def hooks(self) -> CommitHooks | None:
-        """What waits for the outcome; None until there was something."""
+        """The hooks that wait for the outcome; None until the first is added."""
         return self.session.hooks
 
     @property
     def has_work(self) -> bool:
-        """Is there anything that a commit would store?"""
+        """Whether a commit would store anything."""
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
@@ -108,8 +109,8 @@ class UnitOfWork:
     def commit(self) -> None:
         """Store the work so far. Objects that were loaded stay readable (P8).
 
-        :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: who
-            calls decides what the failure means, then calls :meth:`fail`.
+        :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: the
+            caller decides what the failure means, then calls :meth:`fail`.
         """
         if self.blocks:
             raise BlockRefused(_OVERLAP)
@@ -120,7 +121,7 @@ class UnitOfWork:
 
     def rollback(self) -> None:
         """Undo the work since the last commit."""
-        if self.session.is_inherited:  # a forked child; the parent goes on with it
+        if self.session.is_inherited:  # a forked child: the parent continues to use it
             return
         if self.hooks and not self.session.in_transaction():
             self.hooks.settle(committed=False)
@@ -128,30 +129,30 @@ class UnitOfWork:
             self.session.rollback_now()
         except Exception:
             logger.exception("The rollback of a unit of work failed; its connections are dropped.")
-            # A session that was interrupted between two of its states refuses to roll back, and
+            # A session that was interrupted during a state change refuses to roll back, and
             # its transaction would still be there for the commit of an error handler's work.
             self.invalidate()
 
     def fail(self, error: BaseException) -> None:
-        """Take note of an exception that left the view, before anybody handles it (P4).
+        """Record an exception that left the view, before an error handler runs (P4).
 
         A unit that has only read is left alone: the error page still has its loaded user.
         """
         self.failed = True
         self.blocks, self.session.blocks = (), 0  # if one was never left
-        self.session.rollback_only = False  # spoken of the work that is undone here
+        self.session.rollback_only = False  # the mark was about the work that is undone here
         if self.has_work or self.session.record.error or isinstance(error, SQLAlchemyError):
             self.rollback()
         elif self.hooks:
             self.hooks.settle(committed=False)
 
     def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
-        """Undo what nobody committed and give the connection back; the session can go on.
+        """Roll back uncommitted work and check the connection in; the session stays usable.
 
         Loaded objects stay attached, so that a streamed body can lazy-load from them (P9).
 
         :param error: what ended the context, if it was an exception.
-        :param warn: name what is undone. An exception is loud enough by itself.
+        :param warn: name what is undone. Not needed if an exception propagates.
         """
         if not (self.session.in_transaction() or self.hooks) or self.session.is_inherited:
             return
@@ -159,16 +160,16 @@ class UnitOfWork:
         if isinstance(error, (Exception, GeneratorExit, type(None))):
             self.rollback()
         else:
-            # It may have struck in the middle of a reply: the protocol state is unknown.
+            # It may have interrupted the driver in the middle of a reply: the state is unknown.
             self.invalidate()
-            if self.hooks:  # without a transaction, nobody has told them
+            if self.hooks:  # without a transaction, no event notified the hooks
                 self.hooks.settle(committed=False)
         if unsaved:
             _warn(unsaved)
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
-        """Give everything back, for good. The parameters are those of :meth:`release`."""
-        # First: a thread that is inside just now may not begin anew behind our back.
+        """End the unit: close the session. The parameters are those of :meth:`release`."""
+        # First, so that a thread inside the session cannot begin another transaction meanwhile.
         self.session.ended = True
         if self.session.is_inherited:
             return
@@ -201,11 +202,11 @@ class UnitOfWork:
     def begin_block(self, *, outermost: bool) -> Block:
         """Begin a part that is all or nothing.
 
-        :param outermost: nobody else commits this unit, so the end of the block does.
+        :param outermost: the unit does not commit automatically, so the end of the block does.
         """
         session = self.session
         # Before the first statement there is nothing to go back to: the whole transaction will do.
-        # Behind a mere read it will not: its locks, and its snapshot, protect what was read.
+        # After a read it will not: the transaction's snapshot and locks protect what was read.
         begun = session.connections if session.in_transaction() else ()
         needed = not outermost and (begun or self.has_work or has_begun_by_hand(session))
         savepoint = session.begin_nested() if needed else None
@@ -224,7 +225,7 @@ class UnitOfWork:
         if block not in self.blocks:
             if error is None:
                 raise BlockRefused(_OVERLAP)
-            return  # undone with the one around it
+            return  # undone together with the surrounding block
         is_last = self.blocks[-1] is block
         self.blocks = self.blocks[: self.blocks.index(block)]
         self.session.blocks = len(self.blocks)
@@ -294,12 +295,12 @@ _OVERLAP = (
 
 
 def is_exit(error: BaseException | None) -> bool:
-    """Does a command leave with success, by way of an exception?"""
+    """Whether *error* is how a command reports success, such as ``SystemExit(0)``."""
     return isinstance(error, SystemExit) and not error.code
 
 
 def has_begun_by_hand(session: UnitSession) -> bool:
-    """Is it inside ``with session.begin():`` or ``begin_nested()``, which are not ours to end?"""
+    """Whether it is in ``with session.begin():`` or ``begin_nested()``, which end themselves."""
     # The name is SQLAlchemy's own; without it a savepoint is missing, and its error is less clear.
     by_with = getattr(session, "_trans_context_manager", None) is not None
     return by_with or session.in_nested_transaction()
@@ -312,7 +313,7 @@ def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) ->
     except Exception:
         if error is None:
             raise
-        # It may have gone with the whole transaction, which the guard has noticed then.
+        # The savepoint may have ended with the whole transaction; that was noticed already.
         logger.warning("The rollback to a savepoint failed, after another error.", exc_info=True)
 
 
@@ -327,5 +328,5 @@ def _warn(unsaved: Counter[tuple[str, str]]) -> None:
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
         " its end, or say 'db.session.commit()'.",
         DiscardedWork,
-        stacklevel=2,  # whoever lost the work is not on the stack: it is Flask that ends contexts
+        stacklevel=2,  # Flask ends contexts: the code that lost the work is not on the stack
     )
