@@ -22,6 +22,7 @@ from flask_uow import RollbackOnly, TransactionLost, UnitEnded
 from flask_uow._engine import lost_transactions
 from flask_uow._unit.commit_hooks import Hook
 from flask_uow._unit.session import UnitSession
+from flask_uow._unit.state import Phase
 from flask_uow._unit.unit import UnitOfWork
 
 # States: "nothing" has happened; a "read"; an object is "added", not sent; it is "sent". A "sent"
@@ -295,10 +296,7 @@ class Machine:
         self.unit.add_hook(Hook(False, self.ran.append, (f"-{number}",), {}))
 
     def mark(self) -> None:
-        if self.unit.blocks:
-            self.unit.blocks[-1].rollback_only = True
-        else:
-            self.unit.session.rollback_only = True
+        self.unit.set_rollback_only()
 
     def leave(self, error: BaseException | None = None) -> None:
         self.unit.end_block(self.unit.blocks[-1], error)
@@ -316,7 +314,7 @@ class Machine:
 
     @property
     def then(self) -> str:
-        if self.unit.session.ended:
+        if self.unit.phase is Phase.ENDED:
             return "ended"
         if self.unit.session.record.lost:
             return "lost"
