@@ -76,7 +76,8 @@ def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) 
 def _note_dispatch(original: Method) -> Method:
     @wraps(original)
     def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
-        setattr(current_request_context(None), RUNNING, current_app_context(None))
+        context = current_request_context(None)
+        setattr(context, RUNNING, current_app_context(None))
         return original(*args, **kwargs)
 
     return full_dispatch_request
