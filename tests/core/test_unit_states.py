@@ -36,127 +36,127 @@ from flask_uow._unit.unit import UnitOfWork
 # "lost", and what comes next is refused; or "-", nothing is open. The phase is the one after it.
 
 TABLE = """
-state                   | call              | sends                   | hooks   | error | then| phase
+state                    | call               | sends                    | hooks    | error  | then | phase
 
 The unit itself: what a request, a command and the end of a context do with it.
 
-nothing                 | commit            | -                       | -       | -     | -   | running
-nothing                 | rollback          | -                       | -       | -     | -   | running
-nothing                 | fail              | -                       | -       | -     | -   | running
-nothing                 | release           | -                       | -       | -     | -   | running
-nothing                 | end               | -                       | -       | -     | -   | ended
-read                    | commit            | COMMIT                  | -       | -     | -   | running
-read                    | fail              | -                       | -       | -     | open| running
-read                    | release           | ROLLBACK                | -       | -     | -   | running
-added                   | commit            | BEGIN INSERT COMMIT     | -       | -     | -   | running
-added                   | rollback          | -                       | -       | -     | -   | running
-added                   | fail              | -                       | -       | -     | -   | running
-sent                    | commit            | COMMIT                  | +1      | -     | -   | running
-sent                    | rollback          | ROLLBACK                | -1      | -     | -   | running
-sent                    | fail              | ROLLBACK                | -1      | -     | -   | running
-sent                    | release           | ROLLBACK                | -1      | -     | -   | running
-sent                    | release-kill      | DISCARD                 | -1      | -     | -   | running
-sent                    | end               | ROLLBACK                | -1      | -     | -   | ended
-sent                    | end-kill          | DISCARD                 | -1      | -     | -   | ended
-sent sent               | commit            | COMMIT                  | +1 +2   | -     | -   | running
-sent sent               | rollback          | ROLLBACK                | -1 -2   | -     | -   | running
-hook                    | commit            | -                       | +1      | -     | -   | running
-hook                    | rollback          | -                       | -1      | -     | -   | running
-hook                    | fail              | -                       | -1      | -     | -   | running
-hook                    | release           | -                       | -1      | -     | -   | running
-sent marked             | commit            | -                       | -       | marked| work| running
-sent marked             | fail              | ROLLBACK                | -1      | -     | -   | running
-sent commit             | rollback          | -                       | -       | -     | -   | running
-sent commit sent        | rollback          | ROLLBACK                | -2      | -     | -   | running
-sent end                | read              | -                       | -       | ended | -   | ended
-sent end                | end               | -                       | -       | -     | -   | ended
-nothing                 | respond           | -                       | -       | -     | -   | responded
-sent                    | respond           | -                       | -       | -     | work| responded
-sent respond            | commit            | COMMIT                  | +1      | -     | -   | responded
-sent respond            | end               | ROLLBACK                | -1      | -     | -   | ended
-nothing                 | stream            | -                       | -       | -     | -   | streaming
-sent stream             | release           | ROLLBACK                | -1      | -     | -   | streaming
-sent stream release     | read              | BEGIN SELECT            | -       | -     | open| streaming
-sent stream release     | end               | -                       | -       | -     | -   | ended
-sent end                | respond           | -                       | -       | -     | -   | ended
-sent end                | stream            | -                       | -       | -     | -   | ended
+nothing                  | commit             | -                        | -        | -      | -    | running
+nothing                  | rollback           | -                        | -        | -      | -    | running
+nothing                  | fail               | -                        | -        | -      | -    | running
+nothing                  | release            | -                        | -        | -      | -    | running
+nothing                  | end                | -                        | -        | -      | -    | ended
+read                     | commit             | COMMIT                   | -        | -      | -    | running
+read                     | fail               | -                        | -        | -      | open | running
+read                     | release            | ROLLBACK                 | -        | -      | -    | running
+added                    | commit             | BEGIN INSERT COMMIT      | -        | -      | -    | running
+added                    | rollback           | -                        | -        | -      | -    | running
+added                    | fail               | -                        | -        | -      | -    | running
+sent                     | commit             | COMMIT                   | +1       | -      | -    | running
+sent                     | rollback           | ROLLBACK                 | -1       | -      | -    | running
+sent                     | fail               | ROLLBACK                 | -1       | -      | -    | running
+sent                     | release            | ROLLBACK                 | -1       | -      | -    | running
+sent                     | release-kill       | DISCARD                  | -1       | -      | -    | running
+sent                     | end                | ROLLBACK                 | -1       | -      | -    | ended
+sent                     | end-kill           | DISCARD                  | -1       | -      | -    | ended
+sent sent                | commit             | COMMIT                   | +1 +2    | -      | -    | running
+sent sent                | rollback           | ROLLBACK                 | -1 -2    | -      | -    | running
+hook                     | commit             | -                        | +1       | -      | -    | running
+hook                     | rollback           | -                        | -1       | -      | -    | running
+hook                     | fail               | -                        | -1       | -      | -    | running
+hook                     | release            | -                        | -1       | -      | -    | running
+sent marked              | commit             | -                        | -        | marked | work | running
+sent marked              | fail               | ROLLBACK                 | -1       | -      | -    | running
+sent commit              | rollback           | -                        | -        | -      | -    | running
+sent commit sent         | rollback           | ROLLBACK                 | -2       | -      | -    | running
+sent end                 | read               | -                        | -        | ended  | -    | ended
+sent end                 | end                | -                        | -        | -      | -    | ended
+nothing                  | respond            | -                        | -        | -      | -    | responded
+sent                     | respond            | -                        | -        | -      | work | responded
+sent respond             | commit             | COMMIT                   | +1       | -      | -    | responded
+sent respond             | end                | ROLLBACK                 | -1       | -      | -    | ended
+nothing                  | stream             | -                        | -        | -      | -    | streaming
+sent stream              | release            | ROLLBACK                 | -1       | -      | -    | streaming
+sent stream release      | read               | BEGIN SELECT             | -        | -      | open | streaming
+sent stream release      | end                | -                        | -        | -      | -    | ended
+sent end                 | respond            | -                        | -        | -      | -    | ended
+sent end                 | stream             | -                        | -        | -      | -    | ended
 
 Failures of the driver: commit() raises and leaves the decision to its caller; the others log.
 
-added                   | commit; flush     | BEGIN INSERT ROLLBACK   | -       | flush | work| running
-sent                    | commit; commit    | COMMIT ROLLBACK         | -       | commit| work| running
-sent failed-commit      | fail              | -                       | -1      | -     | -   | running
-sent                    | rollback; rollback| ROLLBACK x3 DISCARD     | -1      | -     | -   | running
-sent                    | fail; rollback    | ROLLBACK x3 DISCARD     | -1      | -     | -   | running
-sent                    | end; rollback     | ROLLBACK x3 DISCARD     | -1      | -     | -   | ended
+added                    | commit; flush      | BEGIN INSERT ROLLBACK    | -        | flush  | work | running
+sent                     | commit; commit     | COMMIT ROLLBACK          | -        | commit | work | running
+sent failed-commit       | fail               | -                        | -1       | -      | -    | running
+sent                     | rollback; rollback | ROLLBACK x3 DISCARD      | -1       | -      | -    | running
+sent                     | fail; rollback     | ROLLBACK x3 DISCARD      | -1       | -      | -    | running
+sent                     | end; rollback      | ROLLBACK x3 DISCARD      | -1       | -      | -    | ended
 
 A block that is the whole of its unit: no savepoint, its end decides.
 
-nothing                 | {                 | -                       | -       | -     | -   | running
-{ sent                  | ]                 | COMMIT                  | +1      | -     | -   | running
-{ sent                  | ]error            | ROLLBACK                | -1      | -     | -   | running
-{ sent                  | ]kill             | DISCARD                 | -1      | -     | -   | running
-{ sent marked           | ]                 | ROLLBACK                | -1      | -     | -   | running
-{ added                 | ]                 | BEGIN INSERT COMMIT     | -       | -     | -   | running
-{ added                 | ]error            | -                       | -       | -     | -   | running
-{ hook                  | ]                 | -                       | +1      | -     | -   | running
-{ hook                  | ]error            | -                       | -1      | -     | -   | running
-{ read                  | ]                 | COMMIT                  | -       | -     | -   | running
-{ read                  | ]error            | ROLLBACK                | -       | -     | -   | running
-{ added                 | ]; flush          | BEGIN INSERT ROLLBACK   | -       | flush | -   | running
-{ sent                  | ]; commit         | COMMIT ROLLBACK         | -1      | commit| -   | running
-{ sent                  | ]error; rollback  | ROLLBACK x3 DISCARD     | -1      | -     | -   | running
+nothing                  | {                  | -                        | -        | -      | -    | running
+{ sent                   | ]                  | COMMIT                   | +1       | -      | -    | running
+{ sent                   | ]error             | ROLLBACK                 | -1       | -      | -    | running
+{ sent                   | ]kill              | DISCARD                  | -1       | -      | -    | running
+{ sent marked            | ]                  | ROLLBACK                 | -1       | -      | -    | running
+{ added                  | ]                  | BEGIN INSERT COMMIT      | -        | -      | -    | running
+{ added                  | ]error             | -                        | -        | -      | -    | running
+{ hook                   | ]                  | -                        | +1       | -      | -    | running
+{ hook                   | ]error             | -                        | -1       | -      | -    | running
+{ read                   | ]                  | COMMIT                   | -        | -      | -    | running
+{ read                   | ]error             | ROLLBACK                 | -        | -      | -    | running
+{ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -    | running
+{ sent                   | ]; commit          | COMMIT ROLLBACK          | -1       | commit | -    | running
+{ sent                   | ]error; rollback   | ROLLBACK x3 DISCARD      | -1       | -      | -    | running
 
 A block that is the first work of a unit that commits later: no savepoint, no COMMIT.
 
-nothing                 | [                 | -                       | -       | -     | -   | running
-read                    | [                 | -                       | -       | -     | open| running
-[ sent                  | ]                 | -                       | -       | -     | work| running
-[ sent                  | ]error            | ROLLBACK                | -1      | -     | -   | running
-[ sent marked           | ]                 | ROLLBACK                | -1      | -     | -   | running
-[ added                 | ]                 | BEGIN INSERT            | -       | -     | work| running
-[ added                 | ]; flush          | BEGIN INSERT ROLLBACK   | -       | flush | -   | running
-[ sent ]                | commit            | COMMIT                  | +1      | -     | -   | running
-hook [ sent             | ]error            | ROLLBACK                | -2      | -     | -   | running
+nothing                  | [                  | -                        | -        | -      | -    | running
+read                     | [                  | -                        | -        | -      | open | running
+[ sent                   | ]                  | -                        | -        | -      | work | running
+[ sent                   | ]error             | ROLLBACK                 | -1       | -      | -    | running
+[ sent marked            | ]                  | ROLLBACK                 | -1       | -      | -    | running
+[ added                  | ]                  | BEGIN INSERT             | -        | -      | work | running
+[ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -    | running
+[ sent ]                 | commit             | COMMIT                   | +1       | -      | -    | running
+hook [ sent              | ]error             | ROLLBACK                 | -2       | -      | -    | running
 
 A block after another statement: a savepoint.
 
-read [ sent             | ]error            | BACK                    | -1      | -     | open| running
-sent                    | [                 | -                       | -       | -     | work| running
-added                   | [                 | BEGIN INSERT            | -       | -     | work| running
-sent [                  | ]                 | -                       | -       | -     | work| running
-sent [ sent             | ]                 | RELEASE                 | -       | -     | work| running
-sent [ sent             | ]error            | BACK                    | -2      | -     | work| running
-sent [ sent             | ]kill             | BACK                    | -2      | -     | work| running
-sent [ sent marked      | ]                 | BACK                    | -2      | -     | work| running
-sent [ added            | ]                 | SAVEPOINT INSERT RELEASE| -       | -     | work| running
-sent [ added            | ]; flush          | SAVEPOINT INSERT BACK   | -       | flush | work| running
-sent [ sent ]           | commit            | COMMIT                  | +1 +2   | -     | -   | running
-sent [ sent ]           | rollback          | ROLLBACK                | -1 -2   | -     | -   | running
-sent [ sent ]error      | commit            | COMMIT                  | +1      | -     | -   | running
-sent [ sent ]error      | rollback          | ROLLBACK                | -1      | -     | -   | running
-sent [ sent ] [ sent    | ]error            | BACK                    | -3      | -     | work| running
-sent [ sent             | ]error; back      | BACK                    | -2      | -     | lost| running
-sent [ sent ]lost       | commit            | ROLLBACK                | -       | lost  | work| running
-sent [ sent ]lost       | sent              | ROLLBACK                | -       | lost  | work| running
-sent [ sent ]lost       | fail              | ROLLBACK                | -1      | -     | -   | running
+read [ sent              | ]error             | BACK-TO                  | -1       | -      | open | running
+sent                     | [                  | -                        | -        | -      | work | running
+added                    | [                  | BEGIN INSERT             | -        | -      | work | running
+sent [                   | ]                  | -                        | -        | -      | work | running
+sent [ sent              | ]                  | RELEASE                  | -        | -      | work | running
+sent [ sent              | ]error             | BACK-TO                  | -2       | -      | work | running
+sent [ sent              | ]kill              | BACK-TO                  | -2       | -      | work | running
+sent [ sent marked       | ]                  | BACK-TO                  | -2       | -      | work | running
+sent [ added             | ]                  | SAVEPOINT INSERT RELEASE | -        | -      | work | running
+sent [ added             | ]; flush           | SAVEPOINT INSERT BACK-TO | -        | flush  | work | running
+sent [ sent ]            | commit             | COMMIT                   | +1 +2    | -      | -    | running
+sent [ sent ]            | rollback           | ROLLBACK                 | -1 -2    | -      | -    | running
+sent [ sent ]error       | commit             | COMMIT                   | +1       | -      | -    | running
+sent [ sent ]error       | rollback           | ROLLBACK                 | -1       | -      | -    | running
+sent [ sent ] [ sent     | ]error             | BACK-TO                  | -3       | -      | work | running
+sent [ sent              | ]error; back       | BACK-TO                  | -2       | -      | lost | running
+sent [ sent ]lost        | commit             | ROLLBACK                 | -        | lost   | work | running
+sent [ sent ]lost        | sent               | ROLLBACK                 | -        | lost   | work | running
+sent [ sent ]lost        | fail               | ROLLBACK                 | -1       | -      | -    | running
 
 Blocks in blocks: each undoes its own, the outermost ends it all.
 
-{ sent                  | [                 | -                       | -       | -     | work| running
-{                       | [                 | -                       | -       | -     | -   | running
-{ [ sent                | ]                 | -                       | -       | -     | work| running
-{ [ sent                | ]error            | ROLLBACK                | -1      | -     | -   | running
-{ [ sent ]              | ]                 | COMMIT                  | +1      | -     | -   | running
-{ sent [ sent ]         | ]                 | COMMIT                  | +1 +2   | -     | -   | running
-{ sent [ sent ]         | ]error            | ROLLBACK                | -1 -2   | -     | -   | running
-{ sent [ sent ]error    | ]                 | COMMIT                  | +1      | -     | -   | running
-{ sent [ sent [ sent    | ]error            | BACK                    | -3      | -     | work| running
-{ sent [ sent [ sent ]  | ]error            | BACK                    | -2 -3   | -     | work| running
-{ sent [ sent [ sent ] ]| ]                 | COMMIT                  | +1 +2 +3| -     | -   | running
-{ sent [ added          | ]; flush          | SAVEPOINT INSERT BACK   | -       | flush | work| running
-{ sent [ marked ]       | ]                 | COMMIT                  | +1      | -     | -   | running
-"""
+{ sent                   | [                  | -                        | -        | -      | work | running
+{                        | [                  | -                        | -        | -      | -    | running
+{ [ sent                 | ]                  | -                        | -        | -      | work | running
+{ [ sent                 | ]error             | ROLLBACK                 | -1       | -      | -    | running
+{ [ sent ]               | ]                  | COMMIT                   | +1       | -      | -    | running
+{ sent [ sent ]          | ]                  | COMMIT                   | +1 +2    | -      | -    | running
+{ sent [ sent ]          | ]error             | ROLLBACK                 | -1 -2    | -      | -    | running
+{ sent [ sent ]error     | ]                  | COMMIT                   | +1       | -      | -    | running
+{ sent [ sent [ sent     | ]error             | BACK-TO                  | -3       | -      | work | running
+{ sent [ sent [ sent ]   | ]error             | BACK-TO                  | -2 -3    | -      | work | running
+{ sent [ sent [ sent ] ] | ]                  | COMMIT                   | +1 +2 +3 | -      | -    | running
+{ sent [ added           | ]; flush           | SAVEPOINT INSERT BACK-TO | -        | flush  | work | running
+{ sent [ marked ]        | ]                  | COMMIT                   | +1       | -      | -    | running
+"""  # noqa: E501
 
 ROWS = [
     [cell.strip() for cell in line.split("|")]
@@ -223,7 +223,7 @@ class Cursor:
 
     def execute(self, statement: str, _parameters: object = ()) -> None:
         words = statement.split()
-        self._note("BACK" if words[:2] == ["ROLLBACK", "TO"] else words[0])
+        self._note("BACK-TO" if words[:2] == ["ROLLBACK", "TO"] else words[0])
         self.description = [("id", *[None] * 6)] if words[0] == "SELECT" else None
 
     def fetchall(self) -> list[Any]:
@@ -256,7 +256,7 @@ FAILURES = {
     "flush": "INSERT",
     "commit": "COMMIT",
     "rollback": "ROLLBACK",
-    "back": "BACK",
+    "back": "BACK-TO",
 }
 ERRORS: dict[str, type[Exception]] = {
     "marked": RollbackOnly,
@@ -317,7 +317,7 @@ class Machine:
         self.fail_at("")
 
     def undo_in_vain(self) -> None:
-        self.fail_at("BACK")
+        self.fail_at("BACK-TO")
         self.leave(LookupError())
         self.fail_at("")
 
