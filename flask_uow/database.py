@@ -361,11 +361,7 @@ class Database:
 
         :raises OutsideContext: no Flask context is active.
         """
-        unit = self._units.unit()
-        if unit.blocks:
-            unit.blocks[-1].rollback_only = True
-        else:
-            unit.session.rollback_only = True
+        self._units.unit().set_rollback_only()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.Model!r}>"
