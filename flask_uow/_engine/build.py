@@ -203,7 +203,7 @@ def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) 
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         if profile.is_memory(url):
-            options = profile.memory_options()
+            options = profile.memory_options(url, settings.options)
         else:
             url = profile.in_folder(url, folder, where)
     for key, value in settings.options.items():

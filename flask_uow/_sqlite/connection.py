@@ -102,7 +102,6 @@ class SqliteConnection(sqlite3.Connection):
     :ivar lost: an error, or the app by means of the driver, has undone its work; and perhaps the
         driver has begun another one since.
     :ivar resting: it has lent its turn, and begins anew with the next statement.
-    :ivar is_kept: SQLAlchemy has dropped it, and is given it again as if it were a new one.
     :ivar before_commit: called before the COMMIT of a transaction that may have written.
     :ivar after_commit: called after it.
     """
@@ -118,8 +117,6 @@ class SqliteConnection(sqlite3.Connection):
     began = False
     lost = False
     resting = False
-    is_kept = False
-    cursor_class: type[sqlite3.Cursor] = SqliteCursor
     before_commit: Callable[[SqliteConnection], object] | None = None
     after_commit: Callable[[SqliteConnection], object] | None = None
 
@@ -136,7 +133,7 @@ class SqliteConnection(sqlite3.Connection):
         self.lost = self.has_lost
 
     def cursor(self, factory: Any = None) -> Any:
-        return super().cursor(_telling(factory, self.cursor_class))
+        return super().cursor(_telling(factory))
 
     # The driver's own pass by cursor().
 
@@ -213,14 +210,6 @@ class SqliteConnection(sqlite3.Connection):
             if not self.queue.borrow(self._place, outer):
                 self.wait_in_queue(seconds)
 
-    def create_function(self, name: str, *arguments: Any, **options: Any) -> None:
-        try:
-            super().create_function(name, *arguments, **options)
-        except sqlite3.OperationalError:
-            # SQLAlchemy adds these once more; somebody else may be using them just now.
-            if not (self.is_kept and name in {"regexp", "floor"}):
-                raise
-
     def commit(self) -> None:
         """Commit, or fail and roll back.
 
@@ -291,14 +280,6 @@ class SqliteConnection(sqlite3.Connection):
             self.queue.release(self._place)
 
 
-def undo(connection: sqlite3.Connection) -> None:
-    """Roll back, for us: who did the work is told in another way."""
-    if isinstance(connection, SqliteConnection):
-        connection.undo()
-    else:  # of a 'creator'
-        connection.rollback()
-
-
 def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
     """SQLAlchemy's own *do_rollback*, which is no loss."""
     do_rollback(proxy)
@@ -307,10 +288,10 @@ def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
 
 
 @lru_cache(maxsize=64)
-def _telling(factory: Any, own: type[sqlite3.Cursor]) -> Any:
+def _telling(factory: Any) -> Any:
     """The class of cursors that somebody asks for, with ours in front of it."""
     if factory is None or factory is sqlite3.Cursor:
-        return own
+        return SqliteCursor
     if not isinstance(factory, type) or issubclass(factory, SqliteCursor):
         return factory
     return type(factory.__name__, (SqliteCursor, factory), {})

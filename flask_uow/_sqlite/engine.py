@@ -28,16 +28,17 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from .._config.settings import SqliteProfile, refuse_timeout
 from .._transaction.record import before_statements, record_of
 from .._transaction.statements import SQLITE_WORK, SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
+from . import temporary
 from .connection import (
     LEGACY,
     OUT_OF_DATE,
@@ -48,8 +49,7 @@ from .connection import (
     refuse_isolation_level,
     roll_back,
 )
-from .memory import Dropped, SharedConnection
-from .profile import is_memory, path_of, refuse_network
+from .profile import has_temporary_file, is_memory, path_of, refuse_network
 from .write_queue import WriteQueue
 
 WAL_LIMIT = 16 * 2**20
@@ -92,10 +92,10 @@ class _Listener:
         self.on_wal_growth = on_wal_growth
         self.path = self._asked_for = ""
         self.read_only = False
+        self._is_temporary = has_temporary_file(engine)
+        self._in_memory = is_memory(engine.url)
         self.timeout = profile.busy_timeout
         self.queue: WriteQueue | None = None
-        self.shared: SharedConnection | None = None
-        self.dropped: Dropped | None = None
         self._engine = weakref.ref(engine)
         self._pool: Any = None
         self._lock = threading.Lock()
@@ -104,32 +104,30 @@ class _Listener:
         self._told = False
 
     def install(self, engine: Engine) -> None:
-        path, _ = path_of(engine.url.database or "", is_uri="uri" in engine.url.query)
-        if path and engine.url.query.get("mode") != "memory":
+        if not is_memory(engine.url):
+            path, _ = path_of(engine.url.database or "", is_uri="uri" in engine.url.query)
             refuse_network(path, self.profile)
         event.listen(engine, "do_connect", self.on_do_connect)
         event.listen(engine, "connect", self.on_connect)
         event.listen(engine, "handle_error", self.on_error)
         name = "do_rollback"  # no event tells of the reset of the pool
         setattr(engine.dialect, name, partial(roll_back, getattr(engine.dialect, name)))
-        if isinstance(engine.pool, StaticPool):
-            self.shared = SharedConnection(self.timeout, self.writes_from_the_start)
-            self.shared.install(engine)
-        else:
-            before_statements(engine, self.on_statement)
-        if is_memory(engine.url):
-            self.dropped = Dropped(self.shared)
-            self.dropped.install(engine)
+        before_statements(engine, self.on_statement)
+
+    @property
+    def name(self) -> str:
+        """What messages call the database: its path, or what its URL says of memory."""
+        return "sqlite://" if self._in_memory else self.path or self._asked_for
 
     # A new connection -------------------------------------------------------------------------
 
     def on_do_connect(
         self, _dialect: Dialect, _entry: object, args: list[Any], options: dict[str, Any]
-    ) -> SqliteConnection | None:
+    ) -> None:
         """Choose the class of the connection; look for the file before SQLite creates one."""
-        dropped = self.dropped.take() if self.dropped is not None else None
-        if dropped is not None:
-            return dropped
+        if self._is_temporary:
+            args[0] = temporary.file_of(cast(Engine, self._engine()))
+            options.update(uri=False, check_same_thread=False)
         refuse_contradictions(options)
         self.timeout = options.setdefault("timeout", self.profile.busy_timeout)
         refuse_timeout("The 'timeout' in 'connect_args' or in the URL", self.timeout)
@@ -139,7 +137,6 @@ class _Listener:
         self._asked_for = path
         if path:
             self._refuse_missing(path)
-        return None
 
     def _refuse_missing(self, path: str) -> None:
         if os.path.exists(path):  # noqa: PTH110
@@ -151,7 +148,7 @@ class _Listener:
             why = f"the folder {str(folder)!r} of the database does not exist. Create it"
         elif path == self.path and engine is not None and engine.pool is self._pool:
             why = (
-                f"the database {path!r} was deleted or moved away while it was in use. Put it"
+                f"the database {self.name!r} was deleted or moved away while it was in use. Put it"
                 " back, or start with an empty one: restart the app, or 'db.engine.dispose()'"
             )
         elif log.exists() and log.stat().st_size:
@@ -164,8 +161,6 @@ class _Listener:
             raise sqlite3.OperationalError(f"unable to open database file: {why}.")
 
     def on_connect(self, connection: Any, _entry: ConnectionPoolEntry) -> None:
-        if getattr(connection, "is_kept", False):
-            return
         try:
             self._set_up(connection)
         except BaseException:
@@ -175,8 +170,6 @@ class _Listener:
     def _set_up(self, connection: sqlite3.Connection) -> None:
         refuse_contradictions({"autocommit": getattr(connection, "autocommit", LEGACY)})
         path = _file_of(connection)
-        if self.shared is not None:
-            self.shared.adopt(connection)
         connection.execute(f"PRAGMA foreign_keys = {int(self.profile.foreign_keys)}")
         if path:
             connection.execute(f"PRAGMA synchronous = {self.profile.synchronous}")
@@ -203,15 +196,11 @@ class _Listener:
             self.path, self._pool = path, engine.pool if engine is not None else None
             if self.queue is None and self.profile.queue and not self.read_only:
                 self.queue = WriteQueue(f"{path}-queue", beside=path)
-                if self.shared is not None:
-                    self.shared.queue, self.shared.file = self.queue, path
 
     def _prepare(self, connection: SqliteConnection) -> None:
-        if self.shared is not None:
-            return  # whose turn it is depends on who uses the connection
         if self.queue is None and self.profile.queue and not self.read_only:
             self.queue = WriteQueue()
-        connection.queue, connection.file = self.queue, self.path or ":memory:"
+        connection.queue, connection.file = self.queue, self.name
         connection.timeout = self.timeout
         connection.patient = self.profile.journal_mode == "wal"
         if self.path:
@@ -234,14 +223,14 @@ class _Listener:
                     raise
                 if time.monotonic() > end:
                     raise locked(
-                        f"the journal mode of {self.path!r} is {found!r}, and it can become"
+                        f"the journal mode of {self.name!r} is {found!r}, and it can become"
                         f" {wanted!r} (UOW_SQLITE_JOURNAL_MODE) only while nobody else has the"
                         " file open. Stop the programs that have"
                     ) from error
                 time.sleep(0.01)
         if found != wanted:
             raise sqlite3.OperationalError(
-                f"the journal mode of {self.path!r} stays {found!r}: its file system, or the way it"
+                f"the journal mode of {self.name!r} stays {found!r}: its file system, or the way it"
                 f" is opened, does not allow {wanted!r}. Set UOW_SQLITE_JOURNAL_MODE = {found!r}."
             )
 
@@ -254,7 +243,7 @@ class _Listener:
         self._next_check = time.monotonic() + _CHECK_PERIOD
         if connection.identity not in {None, _identity(self.path)}:
             raise _Replaced(
-                f"{_READ_ONLY}: the file {self.path!r} was deleted or replaced while it was in"
+                f"{_READ_ONLY}: the file {self.name!r} was deleted or replaced while it was in"
                 " use. This connection to the old one is dropped; the next unit connects anew, if"
                 " there is a new one."
             )
@@ -358,17 +347,17 @@ class _Listener:
         limit = f"within {self.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
         if context.statement is None and connection is not None:
             return (
-                f"the COMMIT waited for those who read from {self.path!r}, and they did not end"
+                f"the COMMIT waited for those who read from {self.name!r}, and they did not end"
                 f" {limit}. In WAL mode (UOW_SQLITE_JOURNAL_MODE = 'wal') it would not wait"
             )
         if self.queue is None:
             return (
-                f"somebody else holds the lock of {self.path!r} and did not let go {limit}. There"
+                f"somebody else holds the lock of {self.name!r} and did not let go {limit}. There"
                 " is no queue (UOW_SQLITE_QUEUE), so it may be another request of this app. A unit"
                 " that writes keeps it from its first statement to its commit"
             )
         return (
-            f"another program holds the lock of {self.path!r}, one that does not wait in the queue"
+            f"another program holds the lock of {self.name!r}, one that does not wait in the queue"
             f" of this app, and it did not let go {limit}. A command line ('sqlite3'), a database"
             " browser or a backup may have a transaction open"
         )
@@ -376,34 +365,35 @@ class _Listener:
     def explain_read_only(self, _context: ExceptionContext) -> str:
         folder = str(Path(self.path).parent)
         if self.read_only:
-            return f"the URL says that {self.path!r} is only read ('mode=ro')"
+            return f"the URL says that {self.name!r} is only read ('mode=ro')"
         if _identity(self.path) is None:
-            return f"the file {self.path!r} was deleted or moved away"
+            return f"the file {self.name!r} was deleted or moved away"
         if not os.access(self.path, os.W_OK):
-            return f"this process may not write to {self.path!r}"
+            return f"this process may not write to {self.name!r}"
         if not os.access(folder, os.W_OK):
             return (
                 f"this process may not create files in {folder!r}, where SQLite keeps its journal"
             )
-        return f"the file {self.path!r} was replaced, or its journal cannot be written"
+        return f"the file {self.name!r} was replaced, or its journal cannot be written"
 
     def explain_missing(self, _context: ExceptionContext) -> str | None:
         path = Path(self.path or self._asked_for)
         if path.is_dir():
             return f"{str(path)!r} is a folder, and the database is a file"
         return (
-            f"{str(path)!r}, or one of the files that SQLite keeps beside it ('-wal', '-shm',"
+            f"{self.name!r}, or one of the files that SQLite keeps beside it ('-wal', '-shm',"
             " '-journal'), cannot be opened by this process, which must be allowed to create files"
             f" in {str(path.parent)!r}"
         )
 
     def explain_full(self, context: ExceptionContext) -> str:
+        folder = Path(self.path).parent
         try:
-            free = f"{shutil.disk_usage(Path(self.path).parent).free} bytes are free"
+            free = f"{shutil.disk_usage(folder).free} bytes are free in {str(folder)!r}"
         except OSError:
-            free = "nobody knows how much is free"
+            free = f"it is not known how much is free in {str(folder)!r}"
         return (
-            f"there is no room for {self.path!r} to grow: {free} on its disk ('PRAGMA"
+            f"there is no room for {self.name!r} to grow: {free} ('PRAGMA"
             f" max_page_count' may set a limit as well). {_fate_of(_driver_connection(context))}"
         )
 
