@@ -164,7 +164,10 @@ def _before_fork() -> None:
     for reference in _engines.keyrefs():
         engine = reference()
         if engine is not None and _is_sqlite(engine):
-            engine.dispose()
+            # Not 'engine.dispose()', which removes a database in memory.
+            engine.pool.dispose()
+            engine.pool = engine.pool.recreate()
+            _note_pool(engine)
     # A connection that was in use when its pool was replaced has gone back to that since.
     for pool in used:
         if pool is not None:

@@ -104,7 +104,9 @@ class _Listener:
         self._told = False
 
     def install(self, engine: Engine) -> None:
-        if not is_memory(engine.url):
+        if self._is_temporary:
+            event.listen(engine, "engine_disposed", self.on_disposed)
+        elif not self._in_memory:
             path, _ = path_of(engine.url.database or "", is_uri="uri" in engine.url.query)
             refuse_network(path, self.profile)
         event.listen(engine, "do_connect", self.on_do_connect)
@@ -126,7 +128,7 @@ class _Listener:
     ) -> None:
         """Choose the class of the connection; look for the file before SQLite creates one."""
         if self._is_temporary:
-            args[0] = temporary.file_of(cast(Engine, self._engine()))
+            args[0] = temporary.path_for(cast(Engine, self._engine()))
             options.update(uri=False, check_same_thread=False)
         refuse_contradictions(options)
         self.timeout = options.setdefault("timeout", self.profile.busy_timeout)
@@ -137,6 +139,9 @@ class _Listener:
         self._asked_for = path
         if path:
             self._refuse_missing(path)
+
+    def on_disposed(self, _engine: Engine) -> None:  # perhaps one with other execution options
+        temporary.remove(cast(Engine, self._engine()))
 
     def _refuse_missing(self, path: str) -> None:
         if os.path.exists(path):  # noqa: PTH110
@@ -193,6 +198,8 @@ class _Listener:
     def _note_path(self, path: str) -> None:
         with self._lock:
             engine = self._engine()
+            if path != self.path:  # a new temporary file: the queue beside the old one is gone
+                self.queue = None
             self.path, self._pool = path, engine.pool if engine is not None else None
             if self.queue is None and self.profile.queue and not self.read_only:
                 self.queue = WriteQueue(f"{path}-queue", beside=path)

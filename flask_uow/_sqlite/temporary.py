@@ -1,15 +1,16 @@
 """A private temporary file for each engine whose URL names a database in memory.
 
-SQLite's own memory belongs to one connection: a second one would see another database, empty. A
-file has real transactions, and readers beside a writer. The files of a process lie in one folder,
-in memory where there is room (``/dev/shm``)::
+SQLite's own memory belongs to one connection: a second connection would see another, empty
+database. A file has real transactions, and readers that do not wait for the writer. The files of a
+process are in one folder, in memory where there is room (``/dev/shm``)::
 
     /dev/shm/flask_uow-k3x_9a2f/    mode 0700
         lock                        locked (flock) while the process or a child of it lives
-        1/memory.db                 of the first engine, with what SQLite keeps beside it
+        1/memory.db                 of the first engine, with the files that SQLite adds
 
-A file is removed with its engine, the folder at exit, both by the process that created them and
-not by its children. The next process removes what a killed one left behind.
+A file is removed by ``engine.dispose()`` or with the engine, the folder at exit. Only the process
+that created them removes them: a forked child uses the database of its parent. What a killed
+process left behind, the next process removes.
 
 Nothing here knows Flask, sessions or connections.
 """
@@ -24,6 +25,7 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Engine
 
@@ -37,44 +39,64 @@ _ROOM = 256 * 2**20
 _PREFIX = "flask_uow-"
 _LOCK = "lock"
 
-_files: weakref.WeakKeyDictionary[Engine, str] = weakref.WeakKeyDictionary()
-_folders: dict[int, _Folder] = {}  # by process id: a forked child makes its own
+_files: weakref.WeakKeyDictionary[Engine, _File] = weakref.WeakKeyDictionary()
+_folders: dict[int, _Folder] = {}  # by process id: a forked child creates its own
 
 
-def file_of(engine: Engine) -> str:
-    """Return the path of the file of *engine*; its folder is created with the first call.
+def path_for(engine: Engine) -> str:
+    """Return the path of the database of *engine*, whose folder is created if there is none.
 
-    :raises ConfigError: there is no place for a temporary file.
+    :raises ConfigError: there is no folder for a temporary file.
     """
-    path = _files.get(engine)
-    if path is None:
+    file = _files.get(engine)
+    if file is None:
         try:
-            path = _files.setdefault(engine, _folder().add(engine))
+            file = _files.setdefault(engine, _File(engine, _folder_of_process()))
         except OSError as error:
             raise ConfigError(
                 f"A SQLite database in memory ({str(engine.url)!r}) is kept in a temporary file,"
                 f" which cannot be created: {error}. Set TMPDIR to a folder that can be written"
                 " to, or configure a file ('sqlite:////var/lib/app/app.db')."
             ) from error
-    return path
+    return file.path
 
 
-class _Folder:
-    """The folder of one process.
+def remove(engine: Engine) -> None:
+    """Remove the database of *engine*, if this process created it; the next one is empty."""
+    file = _files.get(engine)
+    if file is not None and file.process == os.getpid():
+        del _files[engine]
+        file.remove()
+
+
+class _File:
+    """The database of one engine.
 
     :ivar process: the process that removes it.
     """
 
+    def __init__(self, engine: Engine, parent: _Folder) -> None:
+        folder = parent.path / str(next(parent.numbers))
+        folder.mkdir(mode=0o700)
+        self.process = parent.process
+        self.path = str(folder / "memory.db")
+        self.remove: Any = weakref.finalize(engine, _remove, folder, self.process)
+        self.remove.atexit = False  # functions that the app runs at exit may use the database
+
+
+class _Folder:
+    """The folder of one process."""
+
     def __init__(self) -> None:
         self.process = os.getpid()
         self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_parent()))
-        self._numbers = itertools.count(1)
+        self.numbers = itertools.count(1)
         self._lock = self._take_lock()
 
     def _take_lock(self) -> int | None:
         """Lock the folder until the last process that has the file open ends.
 
-        The file gets its name when it is locked: no other process finds it unlocked.
+        The file gets its name after it was locked: no other process finds it unlocked.
         """
         if fcntl is None:
             return None
@@ -88,14 +110,6 @@ class _Folder:
         new.rename(self.path / _LOCK)
         return lock
 
-    def add(self, engine: Engine) -> str:
-        """Create a folder for the file of *engine*, which is removed with it."""
-        folder = self.path / str(next(self._numbers))
-        folder.mkdir(mode=0o700)
-        removal = weakref.finalize(engine, _remove, folder, self.process)
-        removal.atexit = False  # functions that the app runs at exit may still use the database
-        return str(folder / "memory.db")
-
     def remove(self) -> None:
         _remove(self.path, self.process)
         lock, self._lock = self._lock, None
@@ -108,7 +122,7 @@ def _remove(folder: Path, process: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _folder() -> _Folder:
+def _folder_of_process() -> _Folder:
     """Return the folder of this process. No lock is taken: a fork could leave it locked."""
     process = os.getpid()
     if process not in _folders:
@@ -121,7 +135,7 @@ def _folder() -> _Folder:
 
 
 def _parent() -> str:
-    """The folder in which that of a process lies."""
+    """Return where the folder of a process is created."""
     with contextlib.suppress(OSError):
         has_room = shutil.disk_usage(_SHARED_MEMORY).free >= _ROOM
         if has_room and os.access(_SHARED_MEMORY, os.W_OK | os.X_OK):
@@ -141,9 +155,9 @@ def _sweep(parent: str) -> None:
 
 
 def _sweep_folder(path: str) -> None:
-    """Remove the folder *path* if it is ours and no process holds its lock.
+    """Remove the folder *path* if it is this user's and no process holds its lock.
 
-    :raises OSError: it is in use, it has no lock, or it is of another user.
+    :raises OSError: a process uses it, or it has no lock.
     """
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -165,5 +179,5 @@ def _remove_at_exit() -> None:
         folder.remove()
 
 
-# When this module is imported, and so after what the app registers later.
+# Registered when this module is imported: it runs after the functions that the app registers later.
 atexit.register(_remove_at_exit)
