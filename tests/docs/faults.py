@@ -90,7 +90,7 @@ BELOW = [
     ),
     (
         "S4",
-        "Whoever has the write lock hangs",
+        "The writer that has the lock hangs",
         "An error after UOW_SQLITE_BUSY_TIMEOUT seconds that names the thread or process",
         [
             f"{QUEUE}::test_the_wait_for_a_process_ends_and_names_it",

@@ -67,11 +67,11 @@ def cut_commit(server: Server, proxy: FaultProxy, mode: Mode, **options: str) ->
 @pytest.mark.fault(
     "C1",
     fault="The connection breaks before COMMIT has reached the server",
-    then="The request fails; the error means that nobody knows. Nothing is stored",
+    then="The request fails; the error says that the outcome is unknown. Nothing is stored",
 )
 @pytest.mark.fault(
     "C2",
-    fault="The connection breaks behind COMMIT, before its answer",
+    fault="The connection breaks after COMMIT, before its reply",
     then="The request fails with the very same error, and the work is stored",
 )
 @pytest.mark.parametrize(("mode", "stored"), STORED.items())
@@ -217,11 +217,11 @@ def shop(make_app: MakeApp, db: Database, database: TestDatabase, line: FaultPro
 @pytest.mark.fault(
     "C1",
     fault="The connection breaks before COMMIT has reached the server",
-    then="The request fails; the error means that nobody knows. Nothing is stored",
+    then="The request fails; the error says that the outcome is unknown. Nothing is stored",
 )
 @pytest.mark.fault(
     "C2",
-    fault="The connection breaks behind COMMIT, before its answer",
+    fault="The connection breaks after COMMIT, before its reply",
     then="The request fails with the very same error, and the work is stored",
 )
 @on("postgresql", "mariadb")

@@ -489,7 +489,7 @@ def test_no_commit_succeeds_after_a_swallowed_error(fault: Fault, unit: Unit) ->
 
 @pytest.mark.fault(
     "D3",
-    fault="It goes on with more statements behind such an error",
+    fault="It goes on with more statements after such an error",
     then="Each is refused with TransactionLost; half of the work is never stored",
 )
 @cases(DOOMING)
@@ -682,7 +682,7 @@ def test_error_that_a_listener_swallows_counts(unit: Unit) -> None:
 
 @pytest.mark.fault(
     "D11",
-    fault="The connection of a session is rolled back behind its back, and the view goes on",
+    fault="The connection of a session is rolled back without its knowledge, and the view goes on",
     then="The commit raises TransactionLost; what came later is not stored without the rest",
 )
 def test_rollback_of_the_connection_itself_leaves_no_half(unit: Unit) -> None:

@@ -301,7 +301,7 @@ def test_a_session_that_was_terminated_in_a_statement(postgresql: Server) -> Non
 @pytest.mark.fault(
     "C8",
     fault="The server ends the session in the middle of COMMIT",
-    then="The error means that nobody knows; here nothing is stored",
+    then="The error says that the outcome is unknown; here nothing is stored",
 )
 def test_a_commit_that_was_terminated_and_is_not_stored(postgresql: Server) -> None:
     """The administrator does what he does in the next test, and the outcome is the other one."""
@@ -321,7 +321,7 @@ def test_a_commit_that_was_terminated_and_is_not_stored(postgresql: Server) -> N
 @pytest.mark.fault(
     "C8",
     fault="The server ends the session while COMMIT waits for a standby",
-    then="The error means that nobody knows; here the work is stored",
+    then="The error says that the outcome is unknown; here the work is stored",
 )
 def test_a_commit_that_was_terminated_and_is_stored(postgresql: Server) -> None:
     """It was waiting for a standby server: committed here, and not yet acknowledged there."""
@@ -648,7 +648,7 @@ def test_the_limit_of_connections_of_a_user(mariadb: Server) -> None:
 @pytest.mark.fault(
     "C10",
     fault="A node of a Galera cluster cannot say what became of a COMMIT (1180, 1047)",
-    then="The error means that nobody knows, and the connection is dropped",
+    then="The error says that the outcome is unknown, and the connection is dropped",
 )
 @pytest.mark.parametrize(
     ("number", "before", "at_commit", "lost"),

@@ -191,8 +191,8 @@ def is_refused(site: Site) -> bool:
 
 @pytest.mark.fault(
     "N12",
-    fault="The server is shutting down: it refuses logins, and waits for those who are there",
-    then="An error which says that nothing is stored; who has a connection can finish",
+    fault="The server is shutting down: it refuses logins, and waits for the open connections",
+    then="An error which says that nothing is stored; a request that has a connection can finish",
 )
 @every_driver
 def test_server_that_is_shutting_down_lets_open_units_finish(

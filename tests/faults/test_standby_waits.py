@@ -124,7 +124,7 @@ def test_cancelled_wait_is_a_success_and_an_error_in_the_log(
 @pytest.mark.fault(
     "C8",
     fault="The server ends the session while COMMIT waits for a standby",
-    then="The error means that nobody knows; here the work is stored",
+    then="The error says that the outcome is unknown; here the work is stored",
 )
 @every_driver
 def test_terminated_wait_is_an_error(

@@ -246,7 +246,7 @@ def test_the_lock_is_free_when_the_answer_leaves(site: Site) -> None:
 @in_a_file
 @pytest.mark.fault(
     "S4",
-    fault="Whoever has the write lock hangs",
+    fault="The writer that has the lock hangs",
     then="An error after UOW_SQLITE_BUSY_TIMEOUT seconds that names the thread or process",
 )
 def test_a_process_that_hangs_is_named(make_app: MakeApp, db: Database) -> None:

@@ -142,7 +142,7 @@ FAULTS = [reset, close, terminate, restart]
 @pytest.mark.fault(
     "N9",
     fault="Idle connections die: a reset, a restart, an administrator",
-    then="They are replaced; no request fails, and nobody pings",
+    then="They are replaced; no request fails, and no ping is sent",
 )
 @every_driver
 @pytest.mark.parametrize("fault", FAULTS)
@@ -216,7 +216,7 @@ def test_the_users_own_pre_ping_does_the_same(site: Site) -> None:
 
 @pytest.mark.fault(
     "N8",
-    fault="Nobody listens on the port of the server",
+    fault="No process listens on the port of the server",
     then="Requests fail at once; when it is back, all is as before",
 )
 @every_driver

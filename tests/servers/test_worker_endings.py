@@ -148,7 +148,7 @@ def is_locked(witness: Witness) -> bool:
 @pytest.mark.fault(
     "W6",
     fault="A worker is killed in the middle of COMMIT",
-    then="No answer. Nobody knows, and here it is stored; the next worker serves",
+    then="No response. The outcome is unknown, and here it is stored; the next worker serves",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync"], indirect=True)
 def test_worker_that_is_killed_within_its_commit_is_in_doubt(
@@ -170,7 +170,7 @@ def test_worker_that_is_killed_within_its_commit_is_in_doubt(
 @pytest.mark.fault(
     "W6",
     fault="A worker takes too long in the middle of COMMIT, and is ended by gunicorn",
-    then="No success. Nobody knows; no connection is left, and the next worker serves",
+    then="No success. The outcome is unknown; no connection is left, and the next worker serves",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync"], indirect=True)
 def test_worker_that_is_aborted_within_its_commit_tells_no_success(
@@ -230,7 +230,7 @@ def test_unit_that_outlasts_the_end_of_its_server_stores_nothing(
 @pytest.mark.fault(
     "W6",
     fault="Workers end after so many requests (max_requests), while others come in",
-    then="What was acknowledged is stored, once; no connection is left behind",
+    then="What was acknowledged is stored, once; no connection is left open",
 )
 @every_worker("postgresql --max-requests 8")
 def test_workers_that_are_replaced_lose_nothing(server: Server, witness: Witness) -> None:
