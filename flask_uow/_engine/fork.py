@@ -30,8 +30,8 @@ from typing import Any, NoReturn
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
+from .._sqlite.file_lock import close_inherited
 from .._sqlite.profile import has_temporary_file, is_memory
-from .._sqlite.write_queue import close_inherited
 from .._transaction import sqlalchemy_private
 from ..errors import ForkedUnit
 

@@ -9,8 +9,8 @@ process are in one folder, in memory where there is room (``/dev/shm``)::
         1/memory.db                 of the first engine, with the files that SQLite adds
 
 A file is removed by ``engine.dispose()`` or with the engine, the folder at exit. Only the process
-that created them removes them: a forked child uses the database of its parent. What a killed
-process left behind, the next process removes.
+that created them removes them: a forked child uses the database of its parent. The next process
+removes the folder of a killed one.
 
 Nothing here knows Flask, sessions or connections.
 """
@@ -30,7 +30,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from ..errors import ConfigError
-from .write_queue import fcntl
+from .file_lock import fcntl
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  # the folder in it gets a random name and mode 0700
 _ROOM = 256 * 2**20
@@ -144,7 +144,7 @@ def _parent() -> str:
 
 
 def _sweep(parent: str) -> None:
-    """Remove the folders in *parent* that killed processes of this user left behind."""
+    """Remove the folders in *parent* of killed processes, if they are this user's."""
     if fcntl is None:
         return
     with contextlib.suppress(OSError), os.scandir(parent) as entries:

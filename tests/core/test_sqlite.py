@@ -51,7 +51,7 @@ def make_engine(file: Path) -> Iterator[MakeEngine]:
     def make(url: str = f"sqlite:///{file}", options: Any = None, **profile: Any) -> Engine:
         engine = create_engine(url, **(options or {}))
         growth = profile.pop("on_wal_growth", None)
-        _sqlite_engine.install(engine, SqliteProfile(**profile), on_wal_growth=growth)
+        _sqlite_engine.set_up_transactions(engine, SqliteProfile(**profile), on_wal_growth=growth)
         made.append(engine)
         return engine
 
@@ -685,7 +685,7 @@ def test_a_commit_that_fails_is_a_rollback(
         set_n(connection, 1)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM t").fetchone()
-        with pytest.raises(OperationalError, match="the COMMIT waited for those who read"):
+        with pytest.raises(OperationalError, match="the COMMIT waited for the transactions"):
             connection.commit()
         assert not driver(connection).in_transaction
         reader.rollback()
@@ -713,7 +713,7 @@ def test_a_program_that_is_not_in_the_queue(
     engine = make_engine(busy_timeout=0.2, queue=queue)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
-        who = "another program holds" if queue else "somebody else holds"
+        who = "another program holds" if queue else "another transaction holds"
         with pytest.raises(OperationalError, match=rf"{who} the lock of .*0\.2 s"):
             write_in_time(engine)
         other.rollback()
@@ -794,7 +794,7 @@ def test_two_requests_that_share_a_thread_are_not_nested(
     one, two = copy_context(), copy_context()
     with writing(engine) as first, writing(engine) as second:
         found = one.run(n, first)
-        with pytest.raises(OperationalError, match="was held by this very thread, for somebody el"):
+        with pytest.raises(OperationalError, match="was held by this very thread, for another un"):
             two.run(n, second)
         second.rollback()
         in_thread(lambda: one.run(set_n, first, found + 1))
@@ -976,7 +976,7 @@ def test_a_database_that_may_not_be_written(
 
         def attempt(statement: str) -> str:
             engine = create_engine(url)
-            _sqlite_engine.install(engine, SqliteProfile(journal_mode="delete"))
+            _sqlite_engine.set_up_transactions(engine, SqliteProfile(journal_mode="delete"))
             try:
                 with engine.begin() as connection:
                     return str(run(connection, statement).scalar())
@@ -1058,7 +1058,7 @@ def test_several_processes_begin_with_an_empty_file(tmp_path: Path) -> None:
 
     def begin(number: int) -> None:
         engine = create_engine(url)
-        _sqlite_engine.install(engine)
+        _sqlite_engine.set_up_transactions(engine)
         with engine.begin() as connection:
             run(connection, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")
             run(connection, f"INSERT INTO t (n) VALUES ({number})")
