@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
@@ -68,78 +67,35 @@ def build(
     """
     engines = {}
     for own in settings.engines:
-        engine = _create(own, settings.pool, folder)
-        new = _New(engine, own, settings, context)
-        for protect in _PROTECTIONS:
-            protect(new)
-        engines[own.name] = engine
+        engines[own.name] = _create(own, settings.pool, folder)
+        _protect(engines[own.name], own, settings, context)
     return engines
 
 
 # Protections ----------------------------------------------------------------------------------
 
 
-@dataclass
-class _New:
-    """An engine that is being built.
-
-    :ivar own: its own settings.
-    :ivar settings: those of all engines.
-    :ivar tracker: of its checkouts; None if there is one connection for all threads.
-    """
-
-    engine: Engine
-    own: EngineSettings
-    settings: Settings
-    context: CheckoutContext | None
-    tracker: CheckoutTracker | None = None
-
-
-def _finish_connecting(new: _New) -> None:
-    pool.finish_connecting(new.engine, new.own.options, new.settings.pool)
-
-
-def _replace_dead_connections(new: _New) -> None:
-    pool.replace_dead_connections(new.engine, new.own.options, new.settings.pool)
-
-
-def _track_checkouts(new: _New) -> None:
-    new.tracker = pool.track_checkouts(new.engine, new.settings.pool, new.context)
-
-
-def _set_up_sqlite(new: _New) -> None:
-    if new.engine.dialect.name == "sqlite":
-        on_growth = partial(_warn_of_log, new.own.name, new.tracker)
-        sqlite.install(new.engine, new.settings.sqlite, on_wal_growth=on_growth)
-
-
-def _watch_transactions(new: _New) -> None:
-    lost_transactions.watch_transactions(new.engine)
-
-
-def _protect_from_fork(new: _New) -> None:
-    fork.protect_from_fork(new.engine)
-
-
-def _watch_notices(new: _New) -> None:
-    driver_of(new.engine.dialect).watch_notices(new.engine, new.own.name)
-
-
-def _warn_of_blocking(new: _New) -> None:
-    greenlets.warn_of_blocking(new.engine)
-
-
-# In this order, because listeners run in the order in which they were added.
-_PROTECTIONS: tuple[Callable[[_New], None], ...] = (
-    _finish_connecting,  # first on a new connection: what follows may send statements
-    _replace_dead_connections,  # first at a checkout: a dead connection is replaced before use
-    _track_checkouts,  # after that: a connection that was refused is not checked out
-    _set_up_sqlite,  # it begins the transaction before a statement ...
-    _watch_transactions,  # ... of which this asks what became of it
-    _protect_from_fork,  # after SQLite's, which may refuse to open the file at all
-    _watch_notices,  # anywhere: it only logs
-    _warn_of_blocking,  # anywhere: it only warns
-)
+def _protect(
+    engine: Engine, own: EngineSettings, settings: Settings, context: CheckoutContext | None
+) -> None:
+    """Add what protects an engine, in this order: listeners run in the order of their addition."""
+    # First on a new connection: what follows may send statements.
+    pool.finish_connecting(engine, own.options, settings.pool)
+    # First at a checkout: a dead connection is replaced before use.
+    pool.replace_dead_connections(engine, own.options, settings.pool)
+    # After that: a connection that was refused is not checked out.
+    tracker = pool.track_checkouts(engine, settings.pool, context)
+    # It begins the transaction before a statement ...
+    if engine.dialect.name == "sqlite":
+        on_growth = partial(_warn_of_log, own.name, tracker)
+        sqlite.set_up_transactions(engine, settings.sqlite, on_wal_growth=on_growth)
+    # ... whose effect on the transaction this asks for.
+    lost_transactions.watch_transactions(engine)
+    # After SQLite's, which may refuse to open the file at all.
+    fork.protect_from_fork(engine)
+    # Anywhere: they only log and warn.
+    driver_of(engine.dialect).watch_notices(engine, own.name)
+    greenlets.warn_of_blocking(engine)
 
 
 def _warn_of_log(name: str, tracker: CheckoutTracker | None, size: int) -> None:
@@ -203,7 +159,7 @@ def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) 
     options: dict[str, Any] = {}
     if url.get_backend_name() == "sqlite":
         if profile.is_memory(url):
-            options = profile.memory_options()
+            options = profile.memory_options(url, settings.options)
         else:
             url = profile.in_folder(url, folder, where)
     for key, value in settings.options.items():
@@ -237,7 +193,7 @@ def _with_driver(url: URL, where: str) -> URL:
     if not installed:
         raise ConfigError(
             f"{where} needs a driver for {url.drivername!r} and none is installed."
-            f" Install one: {' or '.join(_install(driver.name) for driver in candidates)}."
+            f" Install one: {' or '.join(_pip_command(driver.name) for driver in candidates)}."
         )
     return url.set(drivername=f"{url.drivername}+{installed[0]}")
 
@@ -246,11 +202,11 @@ def _missing_driver(url: URL, where: str, error: ImportError) -> str:
     driver = url.drivername.partition("+")[2] or error.name or url.drivername
     return (
         f"{where} needs the driver {driver!r}, which is not installed ({error})."
-        f" Install it: {_install(driver)}."
+        f" Install it: {_pip_command(driver)}."
     )
 
 
-def _install(driver: str) -> str:
+def _pip_command(driver: str) -> str:
     package = DRIVERS[driver].package if driver in DRIVERS else ""
     return f"pip install '{package or driver}'"
 

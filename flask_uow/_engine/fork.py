@@ -30,8 +30,8 @@ from typing import Any, NoReturn
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
-from .._sqlite.profile import is_memory
-from .._sqlite.write_queue import close_inherited
+from .._sqlite.file_lock import close_inherited
+from .._sqlite.profile import has_temporary_file, is_memory
 from .._transaction import sqlalchemy_private
 from ..errors import ForkedUnit
 
@@ -53,8 +53,9 @@ _abandoned: list[object] = []
 
 def protect_from_fork(engine: Engine) -> None:
     """Let a child of this process begin with an empty pool for *engine*."""
-    if isinstance(engine.pool, StaticPool) or (_is_sqlite(engine) and is_memory(engine.url)):
-        return  # a database in memory is nothing but this connection; the child has a copy
+    in_memory = _is_sqlite(engine) and is_memory(engine.url) and not has_temporary_file(engine)
+    if isinstance(engine.pool, StaticPool) or in_memory:
+        return  # a database in memory: the child has a copy of its own, and nothing but this one
     _engines[engine] = None
     reference = weakref.ref(engine)
     event.listen(engine, "connect", partial(_note_connection, reference))
@@ -163,7 +164,10 @@ def _before_fork() -> None:
     for reference in _engines.keyrefs():
         engine = reference()
         if engine is not None and _is_sqlite(engine):
-            engine.dispose()
+            # Not 'engine.dispose()', which removes a database in memory.
+            engine.pool.dispose()
+            engine.pool = engine.pool.recreate()
+            _note_pool(engine)
     # A connection that was in use when its pool was replaced has gone back to that since.
     for pool in used:
         if pool is not None:

@@ -16,47 +16,14 @@ from sqlalchemy.engine import Dialect
 
 from .._transaction.statements import is_locking_begin
 from ..errors import ConfigError, TransactionLost
+from . import explain
 from .write_queue import QueueTimeout, WriteQueue
-
-_BUSY = ("SQLITE_BUSY", 5)
-_BUSY_SNAPSHOT = ("SQLITE_BUSY_SNAPSHOT", 517)
-
-OUT_OF_DATE = (
-    "this transaction began by reading, and what it has read is out of date: somebody else has"
-    " written since, or is writing now. Nothing of it is stored. Call 'rollback()' and do the"
-    " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
-    " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
-    " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
-)
-
-
-def locked(text: str, *, out_of_date: bool = False) -> sqlite3.OperationalError:
-    """SQLite's own error for a lock that somebody else has, in words that go on."""
-    error: Any = sqlite3.OperationalError(f"database is locked: {text}")
-    # Tables of errors look for these first. (Python 3.10 sets none.)
-    error.sqlite_errorname, error.sqlite_errorcode = _BUSY_SNAPSHOT if out_of_date else _BUSY
-    return cast(sqlite3.OperationalError, error)
-
-
-def why_not(error: QueueTimeout, file: str, timeout: float) -> str:
-    """Who is in the way of a writer, and what can be done about it."""
-    if error.by_own_flow:
-        return (
-            f"this thread has the write lock of {file!r} already, for another unit of work that"
-            " has written and is still open, so it would wait for itself. Commit that one first,"
-            " or do all the writing in it"
-        )
-    return (
-        f"the write lock of {file!r} was held {error}, and did not become free within {timeout:g} s"
-        " (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its first statement to its"
-        " commit: do slow work (mail, HTTP) before or after"
-    )
 
 
 class SqliteCursor(sqlite3.Cursor):
     """SQLite's cursor, which tells its connection how a transaction has ended.
 
-    Who uses a cursor of the driver may swallow its errors, and go on with what is left.
+    Code that uses a cursor of the driver may swallow its errors, and continue regardless.
     """
 
     def execute(self, *arguments: Any) -> SqliteCursor:
@@ -90,25 +57,24 @@ class SqliteConnection(sqlite3.Connection):
     """SQLite's connection, which leaves the queue when its transaction ends.
 
     :ivar queue: the queue of its database; None if there is none.
-    :ivar file: the path of its database, for messages.
+    :ivar name: of its database, for messages.
     :ivar identity: which file that was when it was opened.
     :ivar timeout: how long it waits in the queue, in seconds.
-    :ivar patient: a reader that waits for a writer keeps nobody from anything (WAL).
+    :ivar patient: the writer does not wait for readers (WAL), so a reader may wait for the writer.
     :ivar writing: it waits for its turn or has it, and must leave the queue at the end.
-    :ivar has_read: the running transaction began by reading, and holds on to what it saw.
+    :ivar has_read: the running transaction began by reading, and keeps its snapshot.
     :ivar has_work: the running transaction has written, or has set a savepoint.
     :ivar began: a transaction was begun, and neither commit() nor rollback(), nor a typed COMMIT or
         ROLLBACK, has ended it. If there is none any more, it was lost.
-    :ivar lost: an error, or the app by means of the driver, has undone its work; and perhaps the
-        driver has begun another one since.
-    :ivar resting: it has lent its turn, and begins anew with the next statement.
-    :ivar is_kept: SQLAlchemy has dropped it, and is given it again as if it were a new one.
+    :ivar lost: an error has undone its work, or the app by means of the driver; perhaps the driver
+        has begun another transaction since.
+    :ivar resting: it has lent its turn, and begins again with the next statement.
     :ivar before_commit: called before the COMMIT of a transaction that may have written.
     :ivar after_commit: called after it.
     """
 
     queue: WriteQueue | None = None
-    file = ""
+    name = ""
     identity: tuple[int, int] | None = None
     timeout = 0.0
     patient = True
@@ -118,8 +84,6 @@ class SqliteConnection(sqlite3.Connection):
     began = False
     lost = False
     resting = False
-    is_kept = False
-    cursor_class: type[sqlite3.Cursor] = SqliteCursor
     before_commit: Callable[[SqliteConnection], object] | None = None
     after_commit: Callable[[SqliteConnection], object] | None = None
 
@@ -129,16 +93,16 @@ class SqliteConnection(sqlite3.Connection):
 
     @property
     def has_lost(self) -> bool:
-        """Is the transaction gone, as after a full disk or ON CONFLICT ROLLBACK?"""
+        """Tell whether the transaction is gone, as after a full disk or ON CONFLICT ROLLBACK."""
         return self.lost or (self.began and not self.in_transaction)
 
     def note_loss(self) -> None:
         self.lost = self.has_lost
 
     def cursor(self, factory: Any = None) -> Any:
-        return super().cursor(_telling(factory, self.cursor_class))
+        return super().cursor(_telling(factory))
 
-    # The driver's own pass by cursor().
+    # The driver's own methods do not call cursor().
 
     def execute(self, *arguments: Any) -> Any:
         return self._with_cursor("execute", *arguments)
@@ -158,7 +122,7 @@ class SqliteConnection(sqlite3.Connection):
             raise
 
     def begin(self, *, immediate: bool) -> None:
-        """Begin a transaction. One that writes waits for its turn first.
+        """Begin a transaction, after a wait for the turn if it writes.
 
         :raises sqlite3.OperationalError: that took longer than the timeout.
         """
@@ -192,13 +156,13 @@ class SqliteConnection(sqlite3.Connection):
         except sqlite3.OperationalError as error:
             self.writing = False
             if self.has_read:
-                raise locked(OUT_OF_DATE, out_of_date=True) from error
+                raise explain.out_of_date() from error
             raise
 
     def wait_in_queue(self, seconds: float | None = None) -> None:
         """Wait for the turn to write, which ends with the transaction.
 
-        :raises sqlite3.OperationalError: somebody else had it for all that time.
+        :raises sqlite3.OperationalError: another writer had it for all that time.
         """
         self.writing = True
         if self.queue is None:
@@ -209,17 +173,9 @@ class SqliteConnection(sqlite3.Connection):
         except QueueTimeout as error:
             outer = error.by_own_flow
             if not (isinstance(outer, Place) and outer.gives_way()):
-                raise locked(why_not(error, self.file, self.timeout)) from None
+                raise explain.not_its_turn(error, self.name, self.timeout) from None
             if not self.queue.borrow(self._place, outer):
                 self.wait_in_queue(seconds)
-
-    def create_function(self, name: str, *arguments: Any, **options: Any) -> None:
-        try:
-            super().create_function(name, *arguments, **options)
-        except sqlite3.OperationalError:
-            # SQLAlchemy adds these once more; somebody else may be using them just now.
-            if not (self.is_kept and name in {"regexp", "floor"}):
-                raise
 
     def commit(self) -> None:
         """Commit, or fail and roll back.
@@ -247,9 +203,10 @@ class SqliteConnection(sqlite3.Connection):
             self.after_commit(self)
 
     def rollback(self) -> None:
-        """Roll back, behind SQLAlchemy's back: its COMMIT would store nothing, or what comes next.
+        """Roll back without SQLAlchemy's knowledge, for an app that calls the driver.
 
-        SQLAlchemy calls it too: see :func:`roll_back`.
+        SQLAlchemy's COMMIT would store nothing, or only what follows, so the transaction is lost.
+        SQLAlchemy itself calls this by way of :func:`roll_back`.
         """
         is_loss = self.lost or (self.began and self.has_work)
         self.undo()
@@ -265,7 +222,7 @@ class SqliteConnection(sqlite3.Connection):
                 self._leave_queue()
 
     def __exit__(self, kind: Any, *_: Any) -> Literal[False]:
-        # The driver's own would pass by these two.
+        # The driver's own method does not call these two.
         if kind is None:
             self.commit()
         else:
@@ -291,14 +248,6 @@ class SqliteConnection(sqlite3.Connection):
             self.queue.release(self._place)
 
 
-def undo(connection: sqlite3.Connection) -> None:
-    """Roll back, for us: who did the work is told in another way."""
-    if isinstance(connection, SqliteConnection):
-        connection.undo()
-    else:  # of a 'creator'
-        connection.rollback()
-
-
 def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
     """SQLAlchemy's own *do_rollback*, which is no loss."""
     do_rollback(proxy)
@@ -307,17 +256,17 @@ def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
 
 
 @lru_cache(maxsize=64)
-def _telling(factory: Any, own: type[sqlite3.Cursor]) -> Any:
-    """The class of cursors that somebody asks for, with ours in front of it."""
+def _telling(factory: Any) -> Any:
+    """Return the class of cursors *factory*, with ours in front of it."""
     if factory is None or factory is sqlite3.Cursor:
-        return own
+        return SqliteCursor
     if not isinstance(factory, type) or issubclass(factory, SqliteCursor):
         return factory
     return type(factory.__name__, (SqliteCursor, factory), {})
 
 
 class Place:
-    """A place in the queue. It does not keep a connection alive that somebody has lost."""
+    """The owner of a turn in the queue. It does not keep its connection alive."""
 
     def __init__(self, connection: weakref.ref[SqliteConnection]) -> None:
         self._connection = connection
@@ -326,9 +275,9 @@ class Place:
     def gives_way(self) -> bool:
         """Let a unit of work inside this one go first, if this one has the turn and no work yet.
 
-        A view for POST has it from its first SELECT on, and may well call something that stores a
-        row in a unit of its own. The outer one begins anew with its next statement, and nobody
-        else writes before that.
+        A view for POST has it from its first SELECT on, and may well call a function that stores a
+        row in a unit of its own. The outer unit begins again with its next statement, and no other
+        writer comes before that.
         """
         connection = self._connection()
         if connection is None:
@@ -354,26 +303,21 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     """
     :raises ConfigError: the driver would begin transactions as well.
     """
-    if options.get("isolation_level", "") != "":
-        raise ConfigError(
-            f"'connect_args' or the URL sets 'isolation_level' to {options['isolation_level']!r},"
-            " and transactions are begun by flask_uow, not by the driver. Drop it; UOW_SQLITE_BEGIN"
-            " says how they begin, and the engine option 'isolation_level': 'AUTOCOMMIT' that"
-            " there are none."
-        )
-    if options.get("autocommit", LEGACY) != LEGACY:
-        raise ConfigError(
-            f"The connection to SQLite has 'autocommit' set to {options['autocommit']!r}, and"
-            " transactions are begun by flask_uow, not by the driver. Drop it from 'connect_args';"
-            " UOW_SQLITE_BEGIN says how they begin, and the engine option 'isolation_level':"
-            " 'AUTOCOMMIT' that there are none."
-        )
+    for name, default in (("isolation_level", ""), ("autocommit", LEGACY)):
+        found = options.get(name, default)
+        if found != default:
+            raise ConfigError(
+                f"The connection to SQLite has {name!r} set to {found!r}, and transactions are"
+                " begun by flask_uow, not by the driver. Drop it from 'connect_args' or from the"
+                " URL; UOW_SQLITE_BEGIN says how they begin, and the engine option"
+                " 'isolation_level': 'AUTOCOMMIT' that there are none."
+            )
 
 
 def connection_class(given: Any) -> Any:
-    """Our class, or the user's with ours in front of it.
+    """Return our class, or *given* with ours in front of it.
 
-    :raises ConfigError: the user's is no class of connections.
+    :raises ConfigError: the user's is not a class of connections.
     """
     if given is None or given is sqlite3.Connection:
         return SqliteConnection

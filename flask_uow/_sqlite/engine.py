@@ -5,13 +5,14 @@ and what was read before may be out of date by then. Here a transaction begins w
 statement, a SAVEPOINT and DDL included:
 
 - ``BEGIN IMMEDIATE`` if it is going to write: it has the write lock before it reads. Writers wait
-  for each other in a queue (:mod:`._queue`), which they leave right after COMMIT;
-- ``BEGIN`` if it reads. In WAL mode readers and the writer do not wait for each other. It may
-  still write, and goes to the queue then; if somebody else has written since it read, it is
-  refused, because what it has read is out of date.
+  for each other in a queue (:mod:`~flask_uow._sqlite.write_queue`), which they leave right after
+  the COMMIT;
+- ``BEGIN`` if it reads. In WAL mode readers and the writer do not wait for each other. It may still
+  write, and waits in the queue then; if another transaction has written since, it is refused,
+  because what it has read is out of date.
 
-PRAGMA, VACUUM, ATTACH and DETACH begin none. Nothing does in the isolation level AUTOCOMMIT, which
-passes by the queue as well. In memory there is one connection for everybody: ``_sqlite_memory``.
+PRAGMA, VACUUM, ATTACH and DETACH begin no transaction. Nothing does in the isolation level
+AUTOCOMMIT, which does not use the queue either.
 
 Nothing here knows Flask or sessions.
 """
@@ -19,7 +20,6 @@ Nothing here knows Flask or sessions.
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import threading
 import time
@@ -27,39 +27,36 @@ import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
-from sqlalchemy.pool import ConnectionPoolEntry, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from .._config.settings import SqliteProfile, refuse_timeout
 from .._transaction.record import before_statements, record_of
 from .._transaction.statements import SQLITE_WORK, SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
+from . import explain, temporary
 from .connection import (
     LEGACY,
-    OUT_OF_DATE,
     SqliteConnection,
     connection_class,
-    locked,
     refuse_contradictions,
     refuse_isolation_level,
     roll_back,
 )
-from .memory import Dropped, SharedConnection
-from .profile import is_memory, path_of, refuse_network
+from .profile import has_temporary_file, is_memory, path_of, refuse_network
 from .write_queue import WriteQueue
 
 WAL_LIMIT = 16 * 2**20
-"""Bytes. SQLite writes the log back at 4 MB and begins it anew, unless somebody reads from it."""
+"""Bytes. SQLite writes the log back at 4 MB and starts it again, unless a transaction reads it."""
 
 _WAL_PERIOD = 5.0  # seconds between two looks at it
 _CHECK_PERIOD = 1.0  # seconds for which reading from a deleted file may go unnoticed
 
 
-def install(
+def set_up_transactions(
     engine: Engine,
     profile: SqliteProfile | None = None,
     *,
@@ -68,21 +65,20 @@ def install(
     """Let *engine* use SQLite as *profile* says; before any other listener of statements.
 
     :param on_wal_growth: called with a number of bytes, after a COMMIT, every few seconds at most:
-        the log has grown beyond :data:`WAL_LIMIT`, because somebody keeps reading what was there
-        before.
+        the log has grown beyond :data:`WAL_LIMIT`, because a transaction keeps reading from it.
     :raises ConfigError: the file is on a network file system.
     """
-    profile = profile or SqliteProfile()
     refuse_isolation_level(engine.dialect)
-    _Listener(engine, profile, on_wal_growth).install(engine)
+    _Database(engine, profile or SqliteProfile(), on_wal_growth).listen_to(engine)
 
 
-class _Listener:
-    """What an engine knows of its database.
+class _Database:
+    """The database of one engine, and the listeners of that engine.
 
-    :ivar path: of the file; empty in memory, and before the first connection.
-    :ivar read_only: it was opened for reading only, so nobody waits for the write lock.
-    :ivar timeout: how long somebody waits for a lock, in seconds.
+    :ivar path: of the file; empty before the first connection, and without a file.
+    :ivar asked_for: the path to which a connection was asked for last.
+    :ivar read_only: it was opened for reading only, so no connection waits for the write lock.
+    :ivar timeout: how long a connection waits for a lock, in seconds.
     """
 
     def __init__(
@@ -90,12 +86,12 @@ class _Listener:
     ) -> None:
         self.profile = profile
         self.on_wal_growth = on_wal_growth
-        self.path = self._asked_for = ""
+        self.path = self.asked_for = ""
         self.read_only = False
         self.timeout = profile.busy_timeout
         self.queue: WriteQueue | None = None
-        self.shared: SharedConnection | None = None
-        self.dropped: Dropped | None = None
+        self._is_temporary = has_temporary_file(engine)
+        self._in_memory = is_memory(engine.url)
         self._engine = weakref.ref(engine)
         self._pool: Any = None
         self._lock = threading.Lock()
@@ -103,69 +99,51 @@ class _Listener:
         self._next_check = 0.0
         self._told = False
 
-    def install(self, engine: Engine) -> None:
-        path, _ = path_of(engine.url.database or "", is_uri="uri" in engine.url.query)
-        if path and engine.url.query.get("mode") != "memory":
+    def listen_to(self, engine: Engine) -> None:
+        if self._is_temporary:
+            event.listen(engine, "engine_disposed", self.on_disposed)
+        elif not self._in_memory:
+            path, _ = path_of(engine.url.database or "", is_uri="uri" in engine.url.query)
             refuse_network(path, self.profile)
         event.listen(engine, "do_connect", self.on_do_connect)
         event.listen(engine, "connect", self.on_connect)
         event.listen(engine, "handle_error", self.on_error)
-        name = "do_rollback"  # no event tells of the reset of the pool
+        name = "do_rollback"  # there is no event for the rollback of the pool
         setattr(engine.dialect, name, partial(roll_back, getattr(engine.dialect, name)))
-        if isinstance(engine.pool, StaticPool):
-            self.shared = SharedConnection(self.timeout, self.writes_from_the_start)
-            self.shared.install(engine)
-        else:
-            before_statements(engine, self.on_statement)
-        if is_memory(engine.url):
-            self.dropped = Dropped(self.shared)
-            self.dropped.install(engine)
+        before_statements(engine, self.on_statement)
+
+    @property
+    def name(self) -> str:
+        """What messages call the database: its path, or its URL if it is in memory."""
+        return "sqlite://" if self._in_memory else self.path or self.asked_for
 
     # A new connection -------------------------------------------------------------------------
 
     def on_do_connect(
         self, _dialect: Dialect, _entry: object, args: list[Any], options: dict[str, Any]
-    ) -> SqliteConnection | None:
+    ) -> None:
         """Choose the class of the connection; look for the file before SQLite creates one."""
-        dropped = self.dropped.take() if self.dropped is not None else None
-        if dropped is not None:
-            return dropped
+        if self._is_temporary:
+            args[0] = temporary.path_for(cast(Engine, self._engine()))
+            options.update(uri=False, check_same_thread=False)
         refuse_contradictions(options)
         self.timeout = options.setdefault("timeout", self.profile.busy_timeout)
         refuse_timeout("The 'timeout' in 'connect_args' or in the URL", self.timeout)
         options["factory"] = connection_class(options.get("factory"))
         path, query = path_of(str(args[0]), is_uri=bool(options.get("uri")))
         self.read_only = query.get("mode") == "ro" or query.get("immutable") in {"1", "on", "true"}
-        self._asked_for = path
-        if path:
-            self._refuse_missing(path)
-        return None
+        self.asked_for = path
+        if path and not os.path.exists(path):  # noqa: PTH110
+            engine = self._engine()
+            was_in_use = path == self.path and engine is not None and engine.pool is self._pool
+            error = explain.missing_file(path, name=self.name, was_in_use=was_in_use)
+            if error is not None:
+                raise error
 
-    def _refuse_missing(self, path: str) -> None:
-        if os.path.exists(path):  # noqa: PTH110
-            return
-        folder, log = Path(path).parent, Path(f"{path}-wal")
-        engine = self._engine()
-        why = ""
-        if not folder.is_dir():
-            why = f"the folder {str(folder)!r} of the database does not exist. Create it"
-        elif path == self.path and engine is not None and engine.pool is self._pool:
-            why = (
-                f"the database {path!r} was deleted or moved away while it was in use. Put it"
-                " back, or start with an empty one: restart the app, or 'db.engine.dispose()'"
-            )
-        elif log.exists() and log.stat().st_size:
-            why = (
-                f"the database {path!r} is missing, but its log {str(log)!r} is there. SQLite"
-                " would delete it, with the commits that are in it alone. Put the database back"
-                " where it was, or move the log away to start with an empty one"
-            )
-        if why:
-            raise sqlite3.OperationalError(f"unable to open database file: {why}.")
+    def on_disposed(self, _engine: Engine) -> None:  # perhaps one with other execution options
+        temporary.remove(cast(Engine, self._engine()))
 
     def on_connect(self, connection: Any, _entry: ConnectionPoolEntry) -> None:
-        if getattr(connection, "is_kept", False):
-            return
         try:
             self._set_up(connection)
         except BaseException:
@@ -174,13 +152,11 @@ class _Listener:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         refuse_contradictions({"autocommit": getattr(connection, "autocommit", LEGACY)})
-        path = _file_of(connection)
-        if self.shared is not None:
-            self.shared.adopt(connection)
+        path = _path_of(connection)
         connection.execute(f"PRAGMA foreign_keys = {int(self.profile.foreign_keys)}")
         if path:
             connection.execute(f"PRAGMA synchronous = {self.profile.synchronous}")
-            self._note_path(path)
+        self._note_path(path)
         if isinstance(connection, SqliteConnection):
             self._prepare(connection)
         elif self.profile.queue and not self._told:
@@ -192,7 +168,8 @@ class _Listener:
                 ConfigNotice,
                 stacklevel=2,
             )
-        if path and not (self.read_only or _is_protected(path)):
+        is_protected = os.path.exists(path) and not os.access(path, os.W_OK)  # noqa: PTH110
+        if path and not (self.read_only or is_protected):
             self._set_journal_mode(connection)
         if isinstance(connection, SqliteConnection) and path:
             connection.identity = _identity(path)
@@ -200,18 +177,14 @@ class _Listener:
     def _note_path(self, path: str) -> None:
         with self._lock:
             engine = self._engine()
+            if path != self.path:  # a new temporary file: the queue beside the old one is gone
+                self.queue = None
             self.path, self._pool = path, engine.pool if engine is not None else None
             if self.queue is None and self.profile.queue and not self.read_only:
-                self.queue = WriteQueue(f"{path}-queue", beside=path)
-                if self.shared is not None:
-                    self.shared.queue, self.shared.file = self.queue, path
+                self.queue = WriteQueue(f"{path}-queue", path) if path else WriteQueue()
 
     def _prepare(self, connection: SqliteConnection) -> None:
-        if self.shared is not None:
-            return  # whose turn it is depends on who uses the connection
-        if self.queue is None and self.profile.queue and not self.read_only:
-            self.queue = WriteQueue()
-        connection.queue, connection.file = self.queue, self.path or ":memory:"
+        connection.queue, connection.name = self.queue, self.name
         connection.timeout = self.timeout
         connection.patient = self.profile.journal_mode == "wal"
         if self.path:
@@ -230,18 +203,18 @@ class _Listener:
                 break
             except sqlite3.OperationalError as error:
                 # SQLite does not wait for this lock. Several processes may be starting just now.
-                if str(error) != _LOCKED:
+                if str(error) != explain.LOCKED:
                     raise
                 if time.monotonic() > end:
-                    raise locked(
-                        f"the journal mode of {self.path!r} is {found!r}, and it can become"
-                        f" {wanted!r} (UOW_SQLITE_JOURNAL_MODE) only while nobody else has the"
-                        " file open. Stop the programs that have"
+                    raise explain.locked(
+                        f"the journal mode of {self.name!r} is {found!r}, and it can become"
+                        f" {wanted!r} (UOW_SQLITE_JOURNAL_MODE) only while no other program has"
+                        " the file open. Stop the programs that have"
                     ) from error
                 time.sleep(0.01)
         if found != wanted:
             raise sqlite3.OperationalError(
-                f"the journal mode of {self.path!r} stays {found!r}: its file system, or the way it"
+                f"the journal mode of {self.name!r} stays {found!r}: its file system, or the way it"
                 f" is opened, does not allow {wanted!r}. Set UOW_SQLITE_JOURNAL_MODE = {found!r}."
             )
 
@@ -254,13 +227,13 @@ class _Listener:
         self._next_check = time.monotonic() + _CHECK_PERIOD
         if connection.identity not in {None, _identity(self.path)}:
             raise _Replaced(
-                f"{_READ_ONLY}: the file {self.path!r} was deleted or replaced while it was in"
-                " use. This connection to the old one is dropped; the next unit connects anew, if"
-                " there is a new one."
+                f"{explain.READ_ONLY}: the file {self.name!r} was deleted or replaced while it was"
+                " in use. This connection to the old one is dropped; the next unit connects again,"
+                " if there is a new one."
             )
 
     def _refuse_replaced(self, connection: SqliteConnection, kind: SqliteKind) -> None:
-        """Notice it before a statement, as a COMMIT does; reading may go on for a moment."""
+        """Notice it before a statement, as a COMMIT does; reading may continue for a moment."""
         writes = kind is SqliteKind.WRITE and connection.isolation_level is None
         if self.path and (writes or time.monotonic() > self._next_check):
             self.notice_replaced(connection)
@@ -332,115 +305,21 @@ class _Listener:
             connection.has_read = kind is SqliteKind.READ
 
     def writes_from_the_start(self, context: ExecutionContext) -> bool:
-        """Does this transaction take the write lock, whatever its first statement is?"""
+        """Tell whether this transaction takes the write lock, whatever its first statement is."""
         if self.profile.begin != "auto" or self.read_only:
             return self.profile.begin == "immediate" and not self.read_only
         record = record_of(context.root_connection)
         return record is not None and record.will_write
 
-    # Errors -----------------------------------------------------------------------------------
-
     def on_error(self, context: ExceptionContext) -> None:
-        """Let SQLite's short words go on: what is in the way, and what helps."""
-        error = context.original_exception
-        if isinstance(error, _Replaced):
+        if isinstance(context.original_exception, _Replaced):
             context.is_disconnect = True
-        elif isinstance(error, sqlite3.OperationalError):
-            explain = _EXPLANATIONS.get(str(error))
-            why = explain(self, context) if explain else None
-            if why:
-                _add(context, f"{error}: {why}.")
-
-    def explain_lock(self, context: ExceptionContext) -> str:
-        connection = _driver_connection(context)
-        if getattr(connection, "writing", False) and getattr(connection, "has_read", False):
-            return OUT_OF_DATE
-        limit = f"within {self.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
-        if context.statement is None and connection is not None:
-            return (
-                f"the COMMIT waited for those who read from {self.path!r}, and they did not end"
-                f" {limit}. In WAL mode (UOW_SQLITE_JOURNAL_MODE = 'wal') it would not wait"
-            )
-        if self.queue is None:
-            return (
-                f"somebody else holds the lock of {self.path!r} and did not let go {limit}. There"
-                " is no queue (UOW_SQLITE_QUEUE), so it may be another request of this app. A unit"
-                " that writes keeps it from its first statement to its commit"
-            )
-        return (
-            f"another program holds the lock of {self.path!r}, one that does not wait in the queue"
-            f" of this app, and it did not let go {limit}. A command line ('sqlite3'), a database"
-            " browser or a backup may have a transaction open"
-        )
-
-    def explain_read_only(self, _context: ExceptionContext) -> str:
-        folder = str(Path(self.path).parent)
-        if self.read_only:
-            return f"the URL says that {self.path!r} is only read ('mode=ro')"
-        if _identity(self.path) is None:
-            return f"the file {self.path!r} was deleted or moved away"
-        if not os.access(self.path, os.W_OK):
-            return f"this process may not write to {self.path!r}"
-        if not os.access(folder, os.W_OK):
-            return (
-                f"this process may not create files in {folder!r}, where SQLite keeps its journal"
-            )
-        return f"the file {self.path!r} was replaced, or its journal cannot be written"
-
-    def explain_missing(self, _context: ExceptionContext) -> str | None:
-        path = Path(self.path or self._asked_for)
-        if path.is_dir():
-            return f"{str(path)!r} is a folder, and the database is a file"
-        return (
-            f"{str(path)!r}, or one of the files that SQLite keeps beside it ('-wal', '-shm',"
-            " '-journal'), cannot be opened by this process, which must be allowed to create files"
-            f" in {str(path.parent)!r}"
-        )
-
-    def explain_full(self, context: ExceptionContext) -> str:
-        try:
-            free = f"{shutil.disk_usage(Path(self.path).parent).free} bytes are free"
-        except OSError:
-            free = "nobody knows how much is free"
-        return (
-            f"there is no room for {self.path!r} to grow: {free} on its disk ('PRAGMA"
-            f" max_page_count' may set a limit as well). {_fate_of(_driver_connection(context))}"
-        )
+        elif isinstance(context.original_exception, sqlite3.OperationalError):
+            explain.extend(context, self)
 
 
 class _Replaced(sqlite3.OperationalError):
     """The connection is one to a file that has no name any more."""
-
-
-# SQLite's own words; they are the same in every language.
-_LOCKED = "database is locked"
-_READ_ONLY = "attempt to write a readonly database"
-_EXPLANATIONS: dict[str, Callable[[_Listener, ExceptionContext], str | None]] = {
-    _LOCKED: _Listener.explain_lock,
-    _READ_ONLY: _Listener.explain_read_only,
-    "unable to open database file": _Listener.explain_missing,
-    "database or disk is full": _Listener.explain_full,
-}
-
-
-def _add(context: ExceptionContext, text: str) -> None:
-    """Give both exceptions a longer text. The same objects: others may have noted them."""
-    error, wrapped = context.original_exception, context.sqlalchemy_exception
-    if wrapped is not None and wrapped.args:
-        wrapped.args = (str(wrapped.args[0]).replace(str(error), text), *wrapped.args[1:])
-    error.args = (text,)
-
-
-def _driver_connection(context: ExceptionContext) -> Any:
-    if context.connection is None or context.connection.invalidated:
-        return None
-    return context.connection.connection.dbapi_connection
-
-
-def _fate_of(connection: Any) -> str:
-    if getattr(connection, "in_transaction", False):
-        return "The statement is undone, and the transaction is still open"
-    return "SQLite has rolled the whole transaction back"
 
 
 def _is_lost(context: ExecutionContext) -> bool:
@@ -448,8 +327,8 @@ def _is_lost(context: ExecutionContext) -> bool:
     return record is not None and record.lost
 
 
-def _file_of(connection: sqlite3.Connection) -> str:
-    """The path of the main database; empty in memory."""
+def _path_of(connection: sqlite3.Connection) -> str:
+    """Return the path of the main database; empty in memory."""
     for _, name, path in connection.execute("PRAGMA database_list"):
         if name == "main":
             return str(path or "")
@@ -458,10 +337,6 @@ def _file_of(connection: sqlite3.Connection) -> str:
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
-
-
-def _is_protected(path: str) -> bool:
-    return os.path.exists(path) and not os.access(path, os.W_OK)  # noqa: PTH110
 
 
 def _identity(path: str) -> tuple[int, int] | None:

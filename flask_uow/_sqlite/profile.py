@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from sqlalchemy import URL
-from sqlalchemy.pool import StaticPool
+from sqlalchemy import URL, Engine
+from sqlalchemy.pool import QueuePool
 
 from .._config.settings import SqliteProfile
 from ..errors import ConfigError
@@ -22,14 +22,32 @@ from ..errors import ConfigError
 
 
 def is_memory(url: URL) -> bool:
-    """Does *url* name a database that lives in memory?"""
+    """Tell whether *url* names a database in memory."""
     database = url.database or ""
-    return database in ("", ":memory:", "file::memory:") or url.query.get("mode") == "memory"
+    return database in {"", ":memory:", "file::memory:"} or url.query.get("mode") == "memory"
 
 
-def memory_options() -> dict[str, Any]:
-    """One connection for everybody: a second one would see a database of its own, empty."""
-    return {"poolclass": StaticPool, "connect_args": {"check_same_thread": False}}
+def memory_options(url: URL, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options for an engine in memory: the pool that lets it have a temporary file.
+
+    :param given: the options of the user, whose own pool stays as SQLAlchemy has it.
+    """
+    own_pool = any(given.get(name) is not None for name in ("creator", "pool", "poolclass"))
+    return {} if own_pool or _is_shared_cache(url) else {"poolclass": QueuePool}
+
+
+def has_temporary_file(engine: Engine) -> bool:
+    """Tell whether the database of *engine*, in memory by its URL, is a temporary file.
+
+    It is where the pool may open several connections, which would be several databases otherwise.
+    """
+    url = engine.url
+    return is_memory(url) and not _is_shared_cache(url) and isinstance(engine.pool, QueuePool)
+
+
+def _is_shared_cache(url: URL) -> bool:
+    """Tell whether SQLite gives all connections to *url* the same memory, or is asked by a mode."""
+    return url.query.get("mode") == "memory" or url.query.get("cache") == "shared"
 
 
 def in_folder(url: URL, folder: str, where: str) -> URL:

@@ -77,7 +77,7 @@ def _engine(name: str, url: str) -> Engine:
         return build(read({"SQLALCHEMY_DATABASE_URI": url}), ".")["default"]
     engine = create_engine(url)
     if name in {TRANSACTIONS, GUARD} and engine.dialect.name == "sqlite":
-        _sqlite_engine.install(engine)
+        _sqlite_engine.set_up_transactions(engine)
     if name == GUARD:
         lost_transactions.watch_transactions(engine)
         fork.protect_from_fork(engine)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 from sqlalchemy import Engine, make_url, text
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool
 
 from flask_uow import ConfigError, Database, Flask, UnknownEngine
 from flask_uow._config.settings import EngineSettings, Settings
@@ -56,38 +56,17 @@ def test_a_sqlite_uri_keeps_its_form(tmp_path: Path) -> None:
     assert (tmp_path / "app.db").exists()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "sqlite://",
-        "sqlite:///:memory:",
-        "sqlite:///file::memory:?uri=true",
-        "sqlite:///file:shared?mode=memory&cache=shared&uri=true",
-    ],
-)
-def test_memory_is_one_database_for_all_threads(url: str, tmp_path: Path) -> None:
-    """A second thread sees the table that the first one made."""
-    engine = one(url, tmp_path)
-    assert isinstance(engine.pool, StaticPool)
-    with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE t (id INTEGER)"))
-    found = []
-
-    def look() -> None:
-        with engine.connect() as connection:
-            found.append(connection.execute(text("SELECT count(*) FROM t")).scalar_one())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    thread.join()
-    engine.dispose()
-    assert found == [0]
-
-
-def test_own_options_win_over_those_for_memory(tmp_path: Path) -> None:
-    """A given pool class is used; given connect_args join those that memory needs."""
+def test_a_pool_class_of_the_user_stays(tmp_path: Path) -> None:
+    """Also in memory, where each connection of a ``NullPool`` has a database of its own."""
     engine = one("sqlite://", tmp_path, poolclass=NullPool, connect_args={"timeout": 1})
     assert isinstance(engine.pool, NullPool)
+
+
+@pytest.mark.filterwarnings("ignore:Selection of the SingletonThreadPool")
+def test_a_shared_cache_keeps_the_pool_of_sqlalchemy(tmp_path: Path) -> None:
+    """``mode=memory&cache=shared``: its connections share a database by themselves."""
+    url = "sqlite:///file:shared?mode=memory&cache=shared&uri=true"
+    assert type(one(url, tmp_path).pool) is type(sqlalchemy.create_engine(url).pool)
 
 
 def test_an_instance_folder_that_cannot_be_made_gets_a_sentence(tmp_path: Path) -> None:

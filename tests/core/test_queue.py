@@ -22,7 +22,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from flask_uow._sqlite import write_queue
+from flask_uow._sqlite import file_lock
 from flask_uow._sqlite.write_queue import QueueTimeout, WriteQueue
 from tests.support.threads import in_thread, in_threads
 
@@ -131,30 +131,61 @@ def test_first_come_first_served_among_threads() -> None:
     assert order == list(range(8))
 
 
-def test_first_come_first_served_among_processes(file: str, tmp_path: Path) -> None:
-    """The one who waits longest gets it, though all of them keep trying."""
-    order = tmp_path / "order"
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting process that gets no CPU for a while is not taken for a killed one."""
+    monkeypatch.setattr(file_lock, "_SILENCE", 2_000_000_000)
 
-    def wait(number: int, pipe: Pipe) -> None:
-        queue = WriteQueue(file)
+
+def wait_in_queue(file: str, order: Path, word: str, pipe: Pipe) -> None:
+    """Tell by *pipe* that this process waits, and in the end that it has written *word*."""
+    sleep = time.sleep
+
+    def tell(seconds: Any) -> None:  # the first time that it sleeps, it is in the queue
+        time.sleep = sleep
         pipe.send("waits")
-        with holding(queue):
-            with order.open("a") as lines:
-                lines.write(str(number))
-            time.sleep(0.02)  # the others have time to find out who is next
-        pipe.send("done")
-        time.sleep(30)
+        sleep(seconds)
 
+    time.sleep = tell
+    with holding(WriteQueue(file)):
+        with order.open("a") as lines:
+            lines.write(word)
+        sleep(0.02)  # the others have time to find out which of them is next
+    pipe.send("done")
+    sleep(30)
+
+
+@pytest.mark.usefixtures("patient")
+def test_first_come_first_served_among_processes(file: str, tmp_path: Path) -> None:
+    """The process that waits longest is next, though all of them keep trying."""
+    order = tmp_path / "order"
     with ExitStack() as stack:
         pipes = []
         with holding(WriteQueue(file)):
             for number in range(4):
-                _, pipe = stack.enter_context(forked(partial(wait, number)))
+                work = partial(wait_in_queue, file, order, str(number))
+                _, pipe = stack.enter_context(forked(work))
                 assert pipe.recv() == "waits"
                 pipes.append(pipe)
-                time.sleep(0.05)
         assert [pipe.recv() for pipe in pipes] == ["done"] * 4
     assert order.read_text() == "0123"
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_newcomer_does_not_jump_the_queue(file: str, tmp_path: Path) -> None:
+    """A process that waits is between two tries when the lock becomes free."""
+    order, first, newcomer = tmp_path / "order", WriteQueue(file), WriteQueue(file)
+    with holding(newcomer):
+        pass
+    with ExitStack() as stack:
+        with holding(first):
+            _, pipe = stack.enter_context(forked(partial(wait_in_queue, file, order, "1")))
+            assert pipe.recv() == "waits"
+            time.sleep(0.1)  # its pauses become longer
+        with holding(newcomer), order.open("a") as lines:
+            lines.write("2")
+        assert pipe.recv() == "done"
+    assert order.read_text() == "12"
 
 
 def test_a_turn_is_taken_once_and_given_back_once() -> None:
@@ -196,7 +227,7 @@ def test_two_flows_in_one_thread_are_two() -> None:
     """What one has taken the other waits for: the end may come from another thread."""
     queue, owner = WriteQueue(), object()
     copy_context().run(queue.acquire, owner, 0)
-    with pytest.raises(QueueTimeout, match="by this very thread, for somebody else") as caught:
+    with pytest.raises(QueueTimeout, match="by this very thread, for another unit") as caught:
         queue.acquire(object(), 0.01)
     assert caught.value.by_own_flow is None
     threading.Timer(0.05, queue.release, [owner]).start()
@@ -291,12 +322,12 @@ def test_a_lender_that_wants_its_turn_waits_for_it() -> None:
 
 
 def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
-    """Whoever waits looks whether files are a parent's, and other threads open theirs just then."""
+    """A thread looks whether files are a parent's, and other threads open theirs just then."""
     end = threading.Event()
 
     def open_files() -> None:
         while not end.is_set():
-            kept = [write_queue._SharedFile(f"{tmp_path}/{number}", None) for number in range(50)]
+            kept = [file_lock.FileLock(f"{tmp_path}/{number}", None) for number in range(50)]
             del kept
 
     threads = [threading.Thread(target=open_files) for _ in range(3)]
@@ -304,7 +335,7 @@ def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
         thread.start()
     try:
         for _ in range(2000):
-            write_queue.close_inherited()
+            file_lock.close_inherited()
     finally:
         end.set()
         for thread in threads:
@@ -505,7 +536,7 @@ def test_a_file_system_without_locks(file: str, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_system_without_flock(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows: no file is made."""
-    monkeypatch.setattr(write_queue, "fcntl", None)
+    monkeypatch.setattr(file_lock, "fcntl", None)
     with holding(WriteQueue(file)):
         pass
     assert not Path(file).exists()
@@ -575,7 +606,7 @@ def test_greenlets_wait_without_stopping_the_others(file: str) -> None:
 
 
 def is_waiting(queue: WriteQueue, number: int) -> bool:
-    line: Any = queue._lines[os.getpid()]
+    line: Any = queue._queues[os.getpid()]
     return len(line._waiting) == number
 
 

@@ -9,7 +9,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -24,11 +23,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.pool import StaticPool
 
 from flask_uow._config.settings import SqliteProfile
 from flask_uow._sqlite import engine as _sqlite_engine
-from flask_uow._sqlite import profile as _sqlite
 from flask_uow._sqlite.connection import SqliteConnection
 from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
 from flask_uow._transaction.record import TransactionRecord, attach
@@ -53,7 +51,7 @@ def make_engine(file: Path) -> Iterator[MakeEngine]:
     def make(url: str = f"sqlite:///{file}", options: Any = None, **profile: Any) -> Engine:
         engine = create_engine(url, **(options or {}))
         growth = profile.pop("on_wal_growth", None)
-        _sqlite_engine.install(engine, SqliteProfile(**profile), on_wal_growth=growth)
+        _sqlite_engine.set_up_transactions(engine, SqliteProfile(**profile), on_wal_growth=growth)
         made.append(engine)
         return engine
 
@@ -687,7 +685,7 @@ def test_a_commit_that_fails_is_a_rollback(
         set_n(connection, 1)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM t").fetchone()
-        with pytest.raises(OperationalError, match="the COMMIT waited for those who read"):
+        with pytest.raises(OperationalError, match="the COMMIT waited for the transactions"):
             connection.commit()
         assert not driver(connection).in_transaction
         reader.rollback()
@@ -715,7 +713,7 @@ def test_a_program_that_is_not_in_the_queue(
     engine = make_engine(busy_timeout=0.2, queue=queue)
     with closing(sqlite3.connect(file)) as other:
         other.execute("BEGIN IMMEDIATE")
-        who = "another program holds" if queue else "somebody else holds"
+        who = "another program holds" if queue else "another transaction holds"
         with pytest.raises(OperationalError, match=rf"{who} the lock of .*0\.2 s"):
             write_in_time(engine)
         other.rollback()
@@ -796,7 +794,7 @@ def test_two_requests_that_share_a_thread_are_not_nested(
     one, two = copy_context(), copy_context()
     with writing(engine) as first, writing(engine) as second:
         found = one.run(n, first)
-        with pytest.raises(OperationalError, match="was held by this very thread, for somebody el"):
+        with pytest.raises(OperationalError, match="was held by this very thread, for another un"):
             two.run(n, second)
         second.rollback()
         in_thread(lambda: one.run(set_n, first, found + 1))
@@ -978,7 +976,7 @@ def test_a_database_that_may_not_be_written(
 
         def attempt(statement: str) -> str:
             engine = create_engine(url)
-            _sqlite_engine.install(engine, SqliteProfile(journal_mode="delete"))
+            _sqlite_engine.set_up_transactions(engine, SqliteProfile(journal_mode="delete"))
             try:
                 with engine.begin() as connection:
                     return str(run(connection, statement).scalar())
@@ -1060,7 +1058,7 @@ def test_several_processes_begin_with_an_empty_file(tmp_path: Path) -> None:
 
     def begin(number: int) -> None:
         engine = create_engine(url)
-        _sqlite_engine.install(engine)
+        _sqlite_engine.set_up_transactions(engine)
         with engine.begin() as connection:
             run(connection, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, n INTEGER)")
             run(connection, f"INSERT INTO t (n) VALUES ({number})")
@@ -1184,180 +1182,7 @@ def test_the_path_of_a_uri(location: str, path: str) -> None:
     assert path_of(location, is_uri=True)[0] == path
 
 
-# In memory ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["sqlite://", "sqlite:///file:uow_test?mode=memory&cache=shared&uri=true"])
-def memory(request: pytest.FixtureRequest, make_engine: MakeEngine) -> Engine:
-    """One connection for everybody, as the extension sets it up."""
-    engine = make_engine(request.param, _sqlite.memory_options(), busy_timeout=0.3)
-    with engine.begin() as connection:
-        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
-        run(connection, "INSERT INTO t VALUES (1, 0)")
-    return engine
-
-
-@pytest.fixture
-def hurried_threads() -> Iterator[None]:
-    """Threads that take turns five hundred times as often."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def read_n(engine: Engine) -> int:
-    with engine.connect() as connection:
-        return n(connection)
-
-
-def test_memory_has_transactions(memory: Engine) -> None:
-    """What is rolled back is gone, tables and savepoints included."""
-    with memory.connect() as connection:
-        run(connection, "CREATE TABLE other (id INTEGER)")
-        with connection.begin_nested():
-            set_n(connection, 1)
-        connection.rollback()
-    with memory.connect() as connection:
-        with connection.begin_nested():
-            set_n(connection, 1)
-        connection.rollback()
-        assert inspect(connection).get_table_names() == ["t"]
-    assert read_n(memory) == 0
-    with memory.begin() as connection:
-        assert run(connection, "PRAGMA foreign_keys").scalar() == 1
-        set_n(connection, 2)
-    assert read_n(memory) == 2
-
-
-def test_memory_nobody_ends_the_transaction_of_another_thread(memory: Engine) -> None:
-    """Neither a rollback nor a commit nor the pool, which rolls back when a connection returns."""
-
-    def others() -> None:
-        with memory.connect() as connection:
-            connection.begin()
-            connection.commit()
-            connection.begin()
-            connection.rollback()
-        with pytest.raises(OperationalError, match=r"the write lock of ':memory:' was held by the"):
-            write_in_time(memory)
-
-    with memory.connect() as connection:
-        set_n(connection, 1)
-        in_thread(others)
-        connection.commit()
-    assert read_n(memory) == 1
-
-
-def test_memory_readers_see_what_is_committed(memory: Engine) -> None:
-    """S9: they wait for a writer that has uncommitted work, for as long as the timeout."""
-    with memory.connect() as connection:
-        set_n(connection, 1)
-        with pytest.raises(OperationalError, match="was held by the thread 'MainThread'"):
-            in_thread(lambda: read_n(memory))
-        threading.Timer(0.1, connection.commit).start()
-        assert in_thread(lambda: read_n(memory)) == 1
-
-
-def test_memory_nobody_waits_for_a_reader(memory: Engine) -> None:
-    """A test that has read something, and calls a server in another thread."""
-    with memory.connect() as reader:
-        assert n(reader) == 0
-        in_thread(lambda: write_in_time(memory))
-        assert n(reader) == 5
-
-
-@pytest.mark.usefixtures("hurried_threads")
-def test_memory_no_update_is_lost(make_engine: MakeEngine) -> None:
-    """S1, S9: among threads."""
-    engine = make_engine("sqlite://", _sqlite.memory_options(), busy_timeout=30)
-    with engine.begin() as connection:
-        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
-        run(connection, "INSERT INTO t VALUES (1, 0)")
-
-    def count() -> None:
-        for _ in range(20):
-            with writing(engine) as connection:
-                set_n(connection, n(connection) + 1)
-                connection.commit()
-
-    in_threads(count)
-    assert read_n(engine) == 160
-
-
-def test_memory_the_same_thread_may_read_along(memory: Engine) -> None:
-    """And its end is not the end of the outer one; writing would wait for itself."""
-    with memory.connect() as outer:
-        set_n(outer, 1)
-        with memory.connect() as inner:
-            assert n(inner) == 1
-            with pytest.raises(OperationalError, match="it would wait for itself"):
-                set_n(inner, 2)
-        outer.commit()
-    assert read_n(memory) == 1
-
-
-def test_memory_a_nested_unit_goes_first_if_the_outer_has_not_written(memory: Engine) -> None:
-    """As with a file."""
-    with writing(memory) as outer:
-        n(outer)
-        with memory.begin() as inner:
-            set_n(inner, 1)
-        set_n(outer, n(outer) + 1)
-        outer.commit()
-    assert read_n(memory) == 2
-
-
-def test_memory_a_transaction_may_end_in_another_thread(memory: Engine) -> None:
-    """An async view runs in one, and its commit in another."""
-    connection = memory.connect()
-    in_thread(lambda: set_n(connection, 1))
-    connection.commit()
-    connection.close()
-    assert read_n(memory) == 1
-
-
-@pytest.mark.parametrize("superseded", [False, True])
-def test_memory_a_lost_connection_is_rolled_back(superseded: bool, memory: Engine) -> None:
-    """Nobody else could do it any more; not the pool either, if it has lent it again since."""
-    connection: Any = memory.connect()
-    set_n(connection, 1)
-    if superseded:
-        assert read_n(memory) == 1
-    connection = None
-    gc.collect()
-    assert in_thread(lambda: read_n(memory)) == 0
-    in_thread(lambda: write_in_time(memory))
-
-
-def test_memory_autocommit_and_the_drivers_cursors(memory: Engine) -> None:
-    """As with a file."""
-    with memory.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        set_n(connection, 1)
-        connection.rollback()
-    assert read_n(memory) == 1
-    with memory.connect() as connection:
-        driver(connection).execute("UPDATE t SET n = 2")
-        connection.begin()
-        connection.rollback()
-    assert read_n(memory) == 1
-
-
-def test_memory_with_a_pool_of_ones_own(make_engine: MakeEngine) -> None:
-    """Several connections to one shared cache: they wait for each other like those to a file."""
-    url = "sqlite:///file:uow_pool?mode=memory&cache=shared&uri=true"
-    options = {"poolclass": QueuePool, "connect_args": {"check_same_thread": False}}
-    engine = make_engine(url, options, busy_timeout=0.2)
-    with engine.connect() as keeper:
-        with engine.begin() as connection:
-            run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
-            assert driver(connection) is not driver(keeper)
-        engine.connect().close()
-        set_n(keeper, 1)
-        with pytest.raises(OperationalError, match="was held by the thread 'MainThread'"):
-            in_thread(lambda: insert_one(engine))
-        keeper.rollback()
-        in_thread(lambda: insert_one(engine))
+# Other pools, and warnings ---------------------------------------------------------------------
 
 
 def test_one_connection_to_a_file(make_engine: MakeEngine, witness: Witness) -> None:

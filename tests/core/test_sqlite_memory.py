@@ -1,375 +1,462 @@
-"""SQLite in memory: whose transaction it is, what others see of it, how long the database lives."""
+"""SQLite in memory: a temporary file for each engine, and what becomes of it."""
 
 from __future__ import annotations
 
+import gc
 import os
-import sqlite3
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from contextvars import copy_context
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, create_engine, event
+from flask import Flask
+from sqlalchemy import Engine, event, select
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import NullPool, QueuePool, SingletonThreadPool, StaticPool
 
-from flask_uow._config.settings import SqliteProfile
-from flask_uow._engine import fork
-from flask_uow._sqlite import engine as _sqlite_engine
-from flask_uow._sqlite import profile
-from flask_uow._transaction.record import TransactionRecord, attach
-from flask_uow.errors import TransactionLost
-from tests.support.threads import in_thread
+from flask_uow import Database
+from flask_uow._config import reading
+from flask_uow._engine import build
+from flask_uow._sqlite import temporary
+from flask_uow.errors import ConfigError, TransactionLost
+from tests.support import leaks
+from tests.support.models import Base, User
+from tests.support.threads import in_thread, in_threads
 
+ROOT = Path(__file__).parents[2]
 SHARED = "sqlite:///file:uow_memory?mode=memory&cache=shared&uri=true"
 
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """One connection for everybody, and a table ``t`` with the rows 1 and 2."""
-    yield (made := make("sqlite://", profile.memory_options()))
-    made.dispose()
+MakeEngine = Callable[..., Engine]
 
 
 @pytest.fixture
-def pooled() -> Iterator[Engine]:
-    """Several connections to one cache, which lives as long as one of them is open."""
-    arguments = {"check_same_thread": False}
-    yield (made := make(SHARED, {"poolclass": QueuePool, "connect_args": arguments}))
-    made.dispose()
+def make_engine() -> Iterator[MakeEngine]:
+    """Makes engines as an app has them, with a table ``t`` of one row."""
+    made = []
+
+    def make(url: str = "sqlite://", **options: Any) -> Engine:
+        config = {"SQLALCHEMY_DATABASE_URI": url, "SQLALCHEMY_ENGINE_OPTIONS": options}
+        engine = build.build(reading.read({**config, "UOW_SQLITE_BUSY_TIMEOUT": 0.3}), "")
+        made.append(engine["default"])
+        with made[-1].begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+            connection.exec_driver_sql("INSERT INTO t VALUES (1, 0)")
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.dispose()
 
 
-def make(url: str, options: dict[str, Any]) -> Engine:
-    engine = create_engine(url, **options)
-    _sqlite_engine.install(engine, SqliteProfile(busy_timeout=0.2))
-    with engine.begin() as connection:
-        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
-        run(connection, "INSERT INTO t VALUES (1, 0), (2, 0)")
-    return engine
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder in which this process, as if it were a new one, puts its folder."""
+    monkeypatch.setattr(temporary, "_SHARED_MEMORY", str(tmp_path))
+    monkeypatch.setattr(temporary, "_folders", {})
+    return tmp_path
 
 
-def run(connection: Connection, statement: str) -> Any:
-    return connection.exec_driver_sql(statement)
-
-
-def rows(connection: Connection) -> list[int]:
-    return [row[0] for row in run(connection, "SELECT n FROM t ORDER BY id")]
-
-
-def stored(engine: Engine) -> list[int]:
+def file_of(engine: Engine) -> Path:
     with engine.connect() as connection:
-        return rows(connection)
+        return Path(connection.exec_driver_sql("PRAGMA database_list").one()[2])
 
 
-def set_n(connection: Connection, number: int) -> None:
-    run(connection, f"UPDATE t SET n = {number}")
-
-
-def write(engine: Engine, number: int) -> None:
-    with engine.begin() as connection:
-        set_n(connection, number)
-
-
-def rows_of_a_writer(engine: Engine) -> list[int]:
-    with will_write(engine.connect()) as connection:
-        return rows(connection)
-
-
-def will_write(connection: Connection) -> Connection:
-    record = TransactionRecord()
-    record.will_write = True
-    attach(connection, record)
-    return connection
-
-
-# Units in units -------------------------------------------------------------------------------
-
-
-def test_nobody_writes_between_a_nested_unit_and_the_outer_one(engine: Engine) -> None:
-    """The turn is lent, and comes back: what the outer one has read is not overtaken."""
-    with will_write(engine.connect()) as outer:
-        found = rows(outer)[0]
-        for number in (3, 4):
-            with engine.begin() as inner:
-                run(inner, f"INSERT INTO t VALUES ({number}, 0)")
-            with pytest.raises(OperationalError, match="was held by the thread"):
-                in_thread(lambda: write(engine, 9))
-        set_n(outer, found + 1)
-        outer.commit()
-    assert stored(engine) == [1, 1, 1, 1]
-    in_thread(lambda: write(engine, 9))
-
-
-@pytest.mark.parametrize("end", ["commit", "rollback", "close", "invalidate"])
-def test_an_outer_unit_that_ends_without_another_statement_leaves_the_queue(
-    end: str, engine: Engine
-) -> None:
-    """It has nothing to commit, and only its place to give back."""
-    with will_write(engine.connect()) as outer:
-        rows(outer)
-        write(engine, 1)
-        getattr(outer, end)()
-        in_thread(lambda: write(engine, 2))
-    assert stored(engine) == [2, 2]
-
-
-def test_two_requests_that_share_a_thread_are_not_nested(engine: Engine) -> None:
-    """An executor with one thread, in which each does a part of its work."""
-    one, two = copy_context(), copy_context()
-    with will_write(engine.connect()) as first, will_write(engine.connect()) as second:
-        one.run(rows, first)
-        with pytest.raises(OperationalError, match="was held by this very thread"):
-            two.run(rows, second)
-        one.run(set_n, first, 1)
-        first.commit()
-
-
-# Out of date ----------------------------------------------------------------------------------
-
-
-def test_what_was_read_and_is_out_of_date_is_refused(engine: Engine) -> None:
-    """As with a file: until a rollback, after which it works."""
+def n(engine: Engine) -> int:
     with engine.connect() as connection:
-        found = rows(connection)[0]
-        in_thread(lambda: write(engine, 10))
-        for _ in range(2):
-            with pytest.raises(OperationalError, match="what it has read is out of date"):
-                set_n(connection, found + 1)
-        connection.rollback()
-        set_n(connection, rows(connection)[0] + 1)
-        connection.commit()
-    assert stored(engine) == [11, 11]
+        number: int = connection.exec_driver_sql("SELECT n FROM t").scalar_one()
+        return number
 
 
-@pytest.mark.parametrize("other", ["rolls back", "only reads", "commits before"])
-def test_what_is_not_out_of_date_is_not_refused(other: str, engine: Engine) -> None:
-    """Only a commit of somebody else who has written makes it so."""
-    with engine.connect() as connection:
-        if other == "commits before":
-            write(engine, 1)
-        rows(connection)
-        with will_write(engine.connect()) as another:
-            rows(another)
-            if other == "rolls back":
-                set_n(another, 5)
-                another.rollback()
-            else:
-                another.commit()
-        set_n(connection, 2)
-        connection.commit()
-    assert stored(engine) == [2, 2]
-
-
-# What others see, and do ----------------------------------------------------------------------
-
-
-def test_rows_that_were_asked_for_do_not_change(engine: Engine) -> None:
-    """SQLite reads them one by one, and on one connection sees what is not committed."""
+def set_n(engine: Engine, number: int) -> None:
     with engine.begin() as connection:
-        run(connection, "INSERT INTO t VALUES (3, 0), (4, 0)")
-    with engine.connect() as reader, engine.connect() as writer:
-        result = run(reader, "SELECT n FROM t")
-        first = result.fetchone()
-        set_n(writer, 5)
-        found = [first, *result.fetchmany(1), *result.fetchmany(1), *result.fetchall()]
-        assert found == [(0,)] * 4
-        writer.rollback()
+        connection.exec_driver_sql(f"UPDATE t SET n = {number}")
+
+
+# Which database -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "statement", ["COMMIT", "END", "ROLLBACK", "RELEASE one", "ROLLBACK TO one"]
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file::memory:?uri=true",
+        "sqlite+pysqlite:///:memory:?timeout=1",
+    ],
 )
-def test_nobody_types_the_end_of_the_transaction_of_another(statement: str, engine: Engine) -> None:
-    """It does nothing, as it is not meant for that."""
+def test_all_threads_share_the_database_of_an_engine(url: str, make_engine: MakeEngine) -> None:
+    """With a connection for each of them."""
+    engine = make_engine(url)
+    assert isinstance(engine.pool, QueuePool)
     with engine.connect() as connection:
-        run(connection, "SAVEPOINT one")
-        set_n(connection, 1)
-        with engine.connect() as other:
-            in_thread(lambda: run(other, statement))
-        set_n(connection, 2)
-        run(connection, "ROLLBACK TO one")
+        assert in_thread(lambda: n(engine)) == 0
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+
+def test_two_engines_are_two_databases(make_engine: MakeEngine) -> None:
+    """As ever: also two apps of one test, and two bind keys of one app."""
+    one, two = make_engine(), make_engine()
+    set_n(one, 1)
+    assert (n(one), n(two)) == (1, 0)
+    assert file_of(one).parent.parent == file_of(two).parent.parent
+
+
+def test_pool_options_are_accepted(make_engine: MakeEngine) -> None:
+    """Those of production stay in the config when a test names another URI."""
+    options = {"pool_size": 2, "max_overflow": 0, "pool_timeout": 1, "pool_recycle": 60}
+    engine = make_engine(**options, pool_pre_ping=True)
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.size() == 2
+    assert in_threads(lambda: n(engine), times=4) == [0] * 4
+
+
+@pytest.mark.parametrize("pool", [StaticPool, SingletonThreadPool])
+def test_a_pool_of_the_user_keeps_memory(pool: Any, make_engine: MakeEngine) -> None:
+    """It is as SQLAlchemy has it, without a file."""
+    engine = make_engine(poolclass=pool, connect_args={"check_same_thread": False})
+    assert isinstance(engine.pool, pool)
+    assert file_of(engine) == Path()
+    set_n(engine, 1)
+    assert n(engine) == 1
+
+
+def test_a_shared_cache_keeps_memory(make_engine: MakeEngine) -> None:
+    """``mode=memory&cache=shared`` is as SQLAlchemy has it, and writers are in the queue."""
+    engine = make_engine(SHARED, poolclass=SingletonThreadPool)
+    assert file_of(engine) == Path()
+    with engine.connect() as connection:
+        connection.exec_driver_sql("UPDATE t SET n = 1")
+        with pytest.raises(OperationalError, match="'sqlite://' was held by the thread 'Main"):
+            in_thread(lambda: set_n(engine, 2))
         connection.commit()
-    assert stored(engine) == [0, 0]
+    assert n(engine) == 1
 
 
-@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-def test_one_may_type_ones_own_end(end: str, engine: Engine) -> None:
-    """The turn is free at once, and what comes next is a transaction of its own."""
+# Transactions ---------------------------------------------------------------------------------
+
+
+def test_readers_do_not_wait_for_a_writer(make_engine: MakeEngine) -> None:
+    """S9: they see what is committed."""
+    engine = make_engine()
     with engine.connect() as connection:
-        set_n(connection, 1)
-        run(connection, end)
-        in_thread(lambda: rows_of_a_writer(engine))
-        set_n(connection, 2)
-        connection.rollback()
-    assert stored(engine) == ([1, 1] if end == "COMMIT" else [0, 0])
-
-
-def test_a_typed_begin_belongs_to_who_typed_it(engine: Engine) -> None:
-    """Others wait for its end."""
-    with engine.connect() as connection:
-        run(connection, "BEGIN")
-        set_n(connection, 1)
-        with pytest.raises(OperationalError, match="was held by the thread"):
-            in_thread(lambda: write(engine, 2))
-        connection.rollback()
-    assert stored(engine) == [0, 0]
-
-
-def test_autocommit_ends_only_its_own_statement(engine: Engine) -> None:
-    """It waits for its turn, and the transaction of another thread stays one."""
-    automatic = engine.execution_options(isolation_level="AUTOCOMMIT")
-
-    def count() -> None:
-        with automatic.connect() as other:
-            set_n(other, 7)
-
-    with engine.connect() as connection:
-        set_n(connection, 1)
-        with pytest.raises(OperationalError, match="was held by the thread"):
-            in_thread(count)
-        connection.rollback()
-    assert stored(engine) == [0, 0]
-    with automatic.connect() as other, engine.connect() as connection:
-        set_n(other, 7)
-        other.rollback()
-        set_n(connection, 8)
-        connection.rollback()
-    assert stored(engine) == [7, 7]
-    in_thread(count)
-
-
-# Losses ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("meanwhile", [False, True])
-def test_a_loss_that_only_a_cursor_of_the_driver_has_seen(meanwhile: bool, engine: Engine) -> None:
-    """P3: also if somebody else has used the connection since."""
-    with engine.connect() as connection:
-        set_n(connection, 1)
-        with pytest.raises(sqlite3.IntegrityError):
-            connection.connection.cursor().execute("INSERT OR ROLLBACK INTO t VALUES (1, 1)")
-        if meanwhile:
-            in_thread(lambda: write(engine, 3))
-        with pytest.raises(TransactionLost):
-            set_n(connection, 2)
-        with pytest.raises(TransactionLost):
-            connection.commit()
-        connection.rollback()
-        set_n(connection, 4)
-        connection.rollback()
-    assert stored(engine) == ([3, 3] if meanwhile else [0, 0])
-
-
-def test_a_rollback_of_the_driver_is_a_loss_and_a_commit_is_none(engine: Engine) -> None:
-    """P3: what is stored is stored, and what is not is said."""
-    with engine.connect() as connection:
-        set_n(connection, 1)
-        connection.connection.rollback()
-        with pytest.raises(TransactionLost):
-            connection.commit()
-        connection.rollback()
-        set_n(connection, 2)
-        connection.connection.commit()
+        connection.exec_driver_sql("UPDATE t SET n = 1")
+        assert in_thread(lambda: n(engine)) == 0
         connection.commit()
-    assert stored(engine) == [2, 2]
+    assert in_thread(lambda: n(engine)) == 1
 
 
-# The life of the database ---------------------------------------------------------------------
-
-
-def test_a_connection_that_is_dropped_takes_only_its_own_work_along(engine: Engine) -> None:
-    """An interruption drops the connection of its unit, and it is everybody's."""
-    with engine.connect() as interrupted:
-        set_n(interrupted, 1)
-        interrupted.invalidate()
-        in_thread(lambda: write(engine, 2))
-    assert stored(engine) == [2, 2]
-
-
-def test_a_connection_that_is_dropped_is_still_that_of_the_others(engine: Engine) -> None:
-    """A reader is interrupted while another one is in mid-transaction."""
+def test_writers_wait_for_each_other(make_engine: MakeEngine) -> None:
+    """S9: in the queue; messages name the URL, not the temporary file."""
+    engine = make_engine()
     with engine.connect() as connection:
-        set_n(connection, 1)
-        with engine.connect() as interrupted:
-            rows(interrupted)
-            interrupted.invalidate()
-        assert in_thread(lambda: engine.connect().close()) is None
-        connection.commit()
-    assert stored(engine) == [1, 1]
+        connection.exec_driver_sql("UPDATE t SET n = 1")
+        with pytest.raises(OperationalError, match="the write lock of 'sqlite://' was held by"):
+            in_thread(lambda: set_n(engine, 2))
+        connection.rollback()
+    in_thread(lambda: set_n(engine, 2))
+    assert n(engine) == 2
 
 
-@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
-def test_an_interruption_of_a_statement_leaves_the_database(
-    kind: type[BaseException], engine: Engine
-) -> None:
-    """SQLAlchemy itself drops a connection then."""
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN IMMEDIATE"])
+def test_no_thread_ends_the_transaction_of_another(begin: str, make_engine: MakeEngine) -> None:
+    """Each has a connection of its own."""
+    engine = make_engine()
+
+    def end() -> None:
+        with engine.connect() as connection:
+            connection.exec_driver_sql("COMMIT") if begin == "BEGIN" else connection.rollback()
+
+    with engine.connect() as connection:
+        connection.exec_driver_sql(begin)
+        connection.exec_driver_sql("UPDATE t SET n = 1")
+        with closing(engine.raw_connection()) as other:
+            other.rollback()
+        if begin == "BEGIN":
+            with pytest.raises(OperationalError, match="no transaction is active"):
+                in_thread(end)
+        else:
+            in_thread(end)
+        connection.rollback()
+    assert n(engine) == 0
+
+
+def test_an_interruption_drops_a_connection_and_not_the_database(make_engine: MakeEngine) -> None:
+    """SQLAlchemy itself drops the connection in the middle of a statement."""
+    engine = make_engine()
 
     def interrupt(_cursor: object, statement: str, *_: object) -> None:
         if statement == "SELECT 'long'":
-            raise kind
+            raise KeyboardInterrupt
 
     event.listen(engine, "do_execute", interrupt)
     with engine.connect() as connection:
-        set_n(connection, 1)
-        with pytest.raises(kind):
-            run(connection, "SELECT 'long'")
+        connection.exec_driver_sql("UPDATE t SET n = 1")
+        with pytest.raises(KeyboardInterrupt):
+            connection.exec_driver_sql("SELECT 'long'")
         assert connection.invalidated
-    in_thread(lambda: write(engine, 2))
-    assert stored(engine) == [2, 2]
+    assert n(engine) == 0
 
 
-def test_the_last_connection_to_a_shared_cache_is_kept(pooled: Engine) -> None:
-    """However many there are, the database is gone with the last one."""
-    with pooled.connect() as connection:
-        set_n(connection, 1)
-        connection.invalidate()
-    assert stored(pooled) == [0, 0]
-    pooled.dispose()
-    with pooled.connect() as connection, pytest.raises(OperationalError, match="no such table"):
-        rows(connection)
+def test_no_update_is_lost_in_an_app(tmp_path: Path) -> None:
+    """S1, S9: among the threads of a test, which send requests at once."""
+    db, app = Database(Base), Flask("tests", instance_path=str(tmp_path))
+    app.config.update(SQLALCHEMY_DATABASE_URI="sqlite://", UOW_SQLITE_BUSY_TIMEOUT=30)
+    db.init_app(app)
+
+    @app.post("/")
+    def count() -> str:
+        user = db.session.scalars(select(User)).one()
+        user.name = str(int(user.name) + 1)
+        return ""
+
+    with app.app_context():
+        db.create_all()
+        db.session.add(User(name="0"))
+        db.session.commit()
+    codes = in_threads(lambda: [app.test_client().post("/").status_code for _ in range(10)])
+    assert codes == [[200] * 10] * 8
+    with app.app_context():
+        assert db.session.scalars(select(User.name)).one() == "80"
 
 
-def test_a_fork_leaves_a_shared_cache_to_the_parent(pooled: Engine) -> None:
-    """The connections to files are closed before a fork; a database in memory would be gone."""
-    fork.protect_from_fork(pooled)
-    if (child := os.fork()) == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert stored(pooled) == [0, 0]
+# The end of the database ----------------------------------------------------------------------
 
 
-def test_dispose_ends_the_database(engine: Engine) -> None:
-    """As ever; also after a connection was dropped."""
-    with engine.connect() as connection:
-        connection.invalidate()
-    engine.dispose()
+def test_only_this_user_reads_the_file(folders: Path, make_engine: MakeEngine) -> None:
+    """No other user may enter the folder."""
+    file = file_of(make_engine())
+    (folder,) = folders.iterdir()
+    assert file.is_relative_to(folder)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, file.parent)] == [0o700] * 2
+
+
+def test_dispose_removes_the_database(make_engine: MakeEngine) -> None:
+    """The next connection begins with an empty one, whose writers are in one queue again."""
+    engine = make_engine()
+    file = file_of(engine)
+    with engine.connect() as kept:
+        kept.exec_driver_sql("SELECT n FROM t")
+        engine.execution_options(isolation_level="SERIALIZABLE").dispose()
+    assert not file.parent.exists()
     with engine.connect() as connection, pytest.raises(OperationalError, match="no such table"):
-        rows(connection)
+        connection.exec_driver_sql("SELECT n FROM t")
+    assert file_of(engine) != file
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE other (id INTEGER)")
+        with pytest.raises(OperationalError, match="was held by the thread 'MainThread'"):
+            in_thread(lambda: set_n(engine, 2))
 
 
-def test_a_child_does_not_wait_for_a_thread_of_its_parent(engine: Engine) -> None:
-    """What a thread had begun, which is not in the child, is rolled back there."""
-    begun, end = threading.Event(), threading.Event()
+def test_a_connection_that_survives_dispose_stores_nothing(make_engine: MakeEngine) -> None:
+    """Its database is gone, and the commit says so."""
+    engine = make_engine()
+    with engine.connect() as kept:
+        kept.exec_driver_sql("UPDATE t SET n = 1")
+        engine.dispose()
+        with pytest.raises((OperationalError, TransactionLost), match="'sqlite://' was deleted"):
+            kept.commit()
 
-    def hold() -> None:
-        with engine.connect() as connection:
-            set_n(connection, 1)
-            begun.set()
-            end.wait(20)
 
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert begun.wait(10)
+def test_an_engine_that_is_dropped_takes_its_file_along(make_engine: MakeEngine) -> None:
+    """A suite that creates an app for each test does not fill the memory."""
+    engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+    file = file_of(engine)
+    assert file.exists()
+    leaks.forget()  # it keeps each engine that has connected
+    del engine
+    gc.collect()
+    assert not file.parent.exists()
+
+
+PROGRAM = """
+import atexit, os, signal, sys
+from sqlalchemy import text
+from flask_uow._config import reading
+from flask_uow._engine import build
+
+engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+with engine.begin() as connection:
+    print(connection.exec_driver_sql("PRAGMA database_list").one()[2], flush=True)
+    connection.execute(text("CREATE TABLE t (id INTEGER)"))
+
+@atexit.register
+def look():
+    with engine.connect() as connection:
+        print(connection.execute(text("SELECT count(*) FROM t")).scalar(), flush=True)
+
+if sys.argv[1] == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def run_program(how: str) -> tuple[Path, list[str], int]:
+    command = [sys.executable, "-c", PROGRAM, how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    path, *lines = done.stdout.splitlines()
+    return Path(path), lines, done.returncode
+
+
+def test_the_folder_is_removed_at_exit() -> None:
+    """After the functions that the app runs then, which may use the database."""
+    file, lines, code = run_program("exit")
+    assert (lines, code) == (["0"], 0)
+    assert not file.parent.parent.exists()
+
+
+def test_the_folder_of_a_killed_process_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next process that has a database in memory; that of a living one stays."""
+    file, _, code = run_program("kill")
+    assert code == -signal.SIGKILL
+    assert file.exists()
+    other, _, _ = run_program("kill")
+    assert not file.parent.parent.exists()
+    monkeypatch.setattr(temporary, "_folders", {})
+    living = temporary._folder_of_process()
+    temporary._folders.clear()
+    temporary._folder_of_process().remove()
+    assert not other.parent.parent.exists()
+    assert living.path.exists()
+    living.remove()
+
+
+def test_what_is_not_ours_is_not_swept(folders: Path, make_engine: MakeEngine) -> None:
+    """A folder without a lock, another user's, a link, a file."""
+    (folders / "flask_uow-new").mkdir()
+    (folders / "flask_uow-file").touch()
+    (folders / "elsewhere").mkdir()
+    (folders / "elsewhere" / "lock").touch()
+    (folders / "flask_uow-link").symlink_to(folders / "elsewhere")
+    before = set(folders.iterdir())
+    if os.geteuid() == 0:
+        (folders / "flask_uow-others").mkdir()
+        (folders / "flask_uow-others" / "lock").touch()
+        os.chown(folders / "flask_uow-others", 12345, 12345)
+        before.add(folders / "flask_uow-others")
+    make_engine()
+    assert before < set(folders.iterdir())
+
+
+# Forks ----------------------------------------------------------------------------------------
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Run *work* in a forked child, and assert that it returns."""
     if (child := os.fork()) == 0:
         code = 1
-        with suppress(BaseException):
-            write(engine, 2)
-            code = int(stored(engine) != [2, 2])
-        os._exit(code)
-    status = os.waitpid(child, 0)[1]
-    end.set()
-    thread.join(20)
-    assert status == 0
-    assert stored(engine) == [0, 0]
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_child_uses_the_database_of_its_parent(make_engine: MakeEngine) -> None:
+    """It does not remove it, by ``dispose()`` or when it ends."""
+    engine = make_engine()
+
+    def child() -> None:
+        set_n(engine, 1)
+        engine.dispose()
+        assert n(engine) == 1
+        temporary._remove_at_exit()
+
+    in_child(child)
+    assert n(engine) == 1
+
+
+def test_a_child_has_a_folder_for_its_own_engines(make_engine: MakeEngine) -> None:
+    """Which it removes at exit."""
+    parents = file_of(make_engine())
+
+    def child() -> None:
+        file = file_of(make_engine())
+        assert file.parent.parent != parents.parent.parent
+        temporary._remove_at_exit()
+        assert not file.parent.parent.exists()
+
+    in_child(child)
+    assert parents.exists()
+
+
+# Where there is no room -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("why", ["missing", "small"])
+def test_without_shared_memory_the_temporary_folder_is_used(
+    why: str, folders: Path, monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
+) -> None:
+    """As on macOS, and in a container with 64 MB of it."""
+    if why == "missing":
+        monkeypatch.setattr(temporary, "_SHARED_MEMORY", "/nowhere")
+    else:
+        found = shutil.disk_usage(folders)._replace(free=64 * 2**20)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: found)
+    file = file_of(make_engine())
+    assert file.is_relative_to(tempfile.gettempdir())
+    assert not list(folders.iterdir()) or why == "missing"
+    temporary._folders[os.getpid()].remove()
+
+
+def test_no_folder_at_all_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the reason and two ways out."""
+    monkeypatch.setattr(temporary, "_SHARED_MEMORY", "/nowhere")
+    monkeypatch.setattr(temporary, "_folders", {})
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+    with pytest.raises(ConfigError, match=r"'sqlite://'.*No such file.*Set TMPDIR.*app\.db"):
+        engine.connect()
+
+
+@pytest.mark.parametrize("lock", ["no flock", "refused"])
+def test_without_locks_nothing_is_swept(
+    lock: str, folders: Path, monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
+) -> None:
+    """A folder on a system without ``flock``, or on a file system without locks."""
+    (folders / "flask_uow-old").mkdir()
+    (folders / "flask_uow-old" / "lock").touch()
+
+    class Refusing:
+        LOCK_EX = LOCK_NB = LOCK_UN = 0
+
+        @staticmethod
+        def flock(*_: object) -> None:
+            raise OSError
+
+    monkeypatch.setattr(temporary, "fcntl", None if lock == "no flock" else Refusing)
+    engine = make_engine()
+    folder = file_of(engine).parent.parent
+    assert n(engine) == 0
+    assert (folders / "flask_uow-old").exists()
+    temporary._folders[os.getpid()].remove()
+    assert not folder.exists()
+
+
+def test_two_threads_create_one_folder(folders: Path, make_engine: MakeEngine) -> None:
+    """The first of them; the folders of the others are removed."""
+    barrier, created = threading.Barrier(8), temporary._Folder.__init__
+
+    def create(folder: temporary._Folder) -> None:
+        barrier.wait(10)
+        created(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(temporary._Folder, "__init__", create)
+        found = in_threads(temporary._folder_of_process, times=8)
+    assert len(set(map(id, found))) == 1
+    assert list(folders.iterdir()) == [found[0].path]
+    found[0].remove()
+
+
+def test_null_pool_has_one_database_for_each_connection(make_engine: MakeEngine) -> None:
+    """As SQLAlchemy has it."""
+    with pytest.raises(OperationalError, match="no such table"):
+        n(make_engine(poolclass=NullPool))

@@ -42,6 +42,7 @@ KNOWN = {
 """The faults of one server and its clients that there has to be an answer for."""
 
 SQLITE, QUEUE = "core/test_sqlite.py", "core/test_queue.py"
+MEMORY = "core/test_sqlite_memory.py"
 POOL, DRIVERS, LIVENESS = "core/test_pool.py", "core/test_drivers.py", "core/test_liveness.py"
 
 BELOW = [
@@ -63,7 +64,7 @@ BELOW = [
         "No update is lost, and none fails",
         [
             f"{SQLITE}::test_no_update_is_lost_among_threads",
-            f"{SQLITE}::test_memory_no_update_is_lost",
+            f"{MEMORY}::test_no_update_is_lost_in_an_app",
         ],
     ),
     (
@@ -132,10 +133,10 @@ BELOW = [
     (
         "S9",
         "Threads share a database in memory",
-        "One connection, whose writers wait for each other; readers see what is committed",
+        "A temporary file: its writers wait for each other, and readers see what is committed",
         [
-            f"{SQLITE}::test_memory_nobody_ends_the_transaction_of_another_thread",
-            f"{SQLITE}::test_memory_readers_see_what_is_committed",
+            f"{MEMORY}::test_writers_wait_for_each_other",
+            f"{MEMORY}::test_readers_do_not_wait_for_a_writer",
         ],
     ),
     (

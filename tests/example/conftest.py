@@ -29,8 +29,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestDat
     if request.param == "sqlite-file":
         yield databases.sqlite_file(tmp_path)
     elif request.param == "sqlite-memory":
-        with databases.sqlite_memory() as found:
-            yield found
+        yield databases.sqlite_memory()
     else:
         url = request.getfixturevalue(f"{request.param}_url")
         databases.wipe(url, ledger_db.metadata)

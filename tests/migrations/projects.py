@@ -111,7 +111,7 @@ class Project:
 
     def flask(self, *args: str, models: Models = people, app: Flask | None = None) -> Result:
         """Run ``flask ARGS`` with a new app, or with *app*, which is in this process."""
-        if app is None and _IN_PROCESSES and "mode=memory" not in self.url:
+        if app is None and _IN_PROCESSES and self.url != "sqlite://":
             return cast(Result, self.command(*args, models=models))
         app = app or self.app(models)
         try:

@@ -247,6 +247,8 @@ def test_constraint_that_fails_at_commit_is_answered_by_the_error_handler(
             engine = db.engine
             engine.dispose()
         event.listen(engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA foreign_keys = ON"))
+        with app.app_context():
+            db.create_all()  # in memory the database has ended with dispose()
 
     @app.post("/")
     def create() -> tuple[str, int]:

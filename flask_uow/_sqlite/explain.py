@@ -1,0 +1,198 @@
+"""The sentences that extend SQLite's terse messages with the cause and the remedy.
+
+Nothing here knows Flask or sessions.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from sqlalchemy.engine import ExceptionContext
+
+from .write_queue import QueueTimeout
+
+# SQLite's own words; they are the same in every language.
+LOCKED = "database is locked"
+READ_ONLY = "attempt to write a readonly database"
+MISSING = "unable to open database file"
+FULL = "database or disk is full"
+
+_BUSY = ("SQLITE_BUSY", 5)
+_BUSY_SNAPSHOT = ("SQLITE_BUSY_SNAPSHOT", 517)
+
+_OUT_OF_DATE = (
+    "this transaction began by reading, and what it has read is out of date: another transaction"
+    " has written since, or is writing now. Nothing of it is stored. Call 'rollback()' and do the"
+    " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
+    " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
+    " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
+)
+
+
+class Database(Protocol):
+    """The database that a sentence is about.
+
+    :ivar name: its path, or its URL if it is in memory.
+    :ivar path: of its file; empty before the first connection, and without a file.
+    :ivar asked_for: the path to which a connection was asked for last.
+    :ivar read_only: its URL says that it is only read.
+    :ivar timeout: how long a connection waits for a lock, in seconds.
+    :ivar queue: None if its writers do not wait in a queue.
+    """
+
+    path: str
+    asked_for: str
+    read_only: bool
+    timeout: float
+    queue: Any
+
+    @property
+    def name(self) -> str: ...
+
+
+def locked(text: str, *, out_of_date: bool = False) -> sqlite3.OperationalError:
+    """Return SQLite's own error for a lock that is not free, with more words."""
+    error: Any = sqlite3.OperationalError(f"{LOCKED}: {text}")
+    # Tables of errors look for these first. (Python 3.10 sets none.)
+    error.sqlite_errorname, error.sqlite_errorcode = _BUSY_SNAPSHOT if out_of_date else _BUSY
+    return cast(sqlite3.OperationalError, error)
+
+
+def out_of_date() -> sqlite3.OperationalError:
+    """Return the error for a transaction that has read, and writes too late."""
+    return locked(_OUT_OF_DATE, out_of_date=True)
+
+
+def not_its_turn(error: QueueTimeout, name: str, timeout: float) -> sqlite3.OperationalError:
+    """Return the error for a writer that has waited in the queue for too long."""
+    if error.by_own_flow:
+        return locked(
+            f"this thread has the write lock of {name!r} already, for another unit of work that"
+            " has written and is still open, so it would wait for itself. Commit that one first,"
+            " or do all the writing in it"
+        )
+    return locked(
+        f"the write lock of {name!r} was held {error}, and did not become free within {timeout:g} s"
+        " (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its first statement to its"
+        " commit: do slow work (mail, HTTP) before or after"
+    )
+
+
+def extend(context: ExceptionContext, database: Database) -> None:
+    """Extend the message of an error of SQLite, if there is more to say."""
+    error, wrapped = context.original_exception, context.sqlalchemy_exception
+    explain = _EXPLANATIONS.get(str(error))
+    why = explain(context, database) if explain is not None else None
+    if why is None:
+        return
+    text = f"{error}: {why}."
+    # The same exceptions, in other words: other code may have noted them.
+    if wrapped is not None and wrapped.args:
+        wrapped.args = (str(wrapped.args[0]).replace(str(error), text), *wrapped.args[1:])
+    error.args = (text,)
+
+
+def _explain_lock(context: ExceptionContext, database: Database) -> str:
+    connection, name = _driver_connection(context), database.name
+    if getattr(connection, "writing", False) and getattr(connection, "has_read", False):
+        return _OUT_OF_DATE
+    limit = f"within {database.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
+    if context.statement is None and connection is not None:
+        return (
+            f"the COMMIT waited for the transactions that read from {name!r}, and they did not end"
+            f" {limit}. In WAL mode (UOW_SQLITE_JOURNAL_MODE = 'wal') it would not wait"
+        )
+    if database.queue is None:
+        return (
+            f"another transaction holds the lock of {name!r} and did not end {limit}. There is no"
+            " queue (UOW_SQLITE_QUEUE), so it may be another request of this app. A unit that"
+            " writes keeps the lock from its first statement to its commit"
+        )
+    return (
+        f"another program holds the lock of {name!r}, one that does not wait in the queue of this"
+        f" app, and it did not let go {limit}. A command line ('sqlite3'), a database browser or a"
+        " backup may have a transaction open"
+    )
+
+
+def _explain_read_only(_context: ExceptionContext, database: Database) -> str:
+    name, folder = database.name, str(Path(database.path).parent)
+    if database.read_only:
+        return f"the URL says that {name!r} is only read ('mode=ro')"
+    if not os.path.exists(database.path):  # noqa: PTH110
+        return f"the file {name!r} was deleted or moved away"
+    if not os.access(database.path, os.W_OK):
+        return f"this process may not write to {name!r}"
+    if not os.access(folder, os.W_OK):
+        return f"this process may not create files in {folder!r}, where SQLite keeps its journal"
+    return f"the file {name!r} was replaced, or its journal cannot be written"
+
+
+def _explain_missing(_context: ExceptionContext, database: Database) -> str:
+    path = Path(database.path or database.asked_for)
+    if path.is_dir():
+        return f"{str(path)!r} is a folder, and the database is a file"
+    return (
+        f"{database.name!r}, or one of the files that SQLite keeps beside it ('-wal', '-shm',"
+        " '-journal'), cannot be opened by this process, which must be allowed to create files"
+        f" in {str(path.parent)!r}"
+    )
+
+
+def _explain_full(context: ExceptionContext, database: Database) -> str:
+    folder = str(Path(database.path).parent)
+    try:
+        free = f"{shutil.disk_usage(folder).free} bytes are free in {folder!r}"
+    except OSError:
+        free = f"it is not known how much is free in {folder!r}"
+    if getattr(_driver_connection(context), "in_transaction", False):
+        then = "The statement is undone, and the transaction is still open"
+    else:
+        then = "SQLite has rolled the whole transaction back"
+    return (
+        f"there is no room for {database.name!r} to grow: {free} ('PRAGMA max_page_count' may set a"
+        f" limit as well). {then}"
+    )
+
+
+_EXPLANATIONS: dict[str, Callable[[ExceptionContext, Database], str]] = {
+    LOCKED: _explain_lock,
+    READ_ONLY: _explain_read_only,
+    MISSING: _explain_missing,
+    FULL: _explain_full,
+}
+
+
+def _driver_connection(context: ExceptionContext) -> Any:
+    if context.connection is None or context.connection.invalidated:
+        return None
+    return context.connection.connection.dbapi_connection
+
+
+def missing_file(path: str, *, name: str, was_in_use: bool) -> sqlite3.OperationalError | None:
+    """Return the error for a file that is not there; None if SQLite may create it.
+
+    :param was_in_use: this engine has used it before.
+    """
+    folder, log = Path(path).parent, Path(f"{path}-wal")
+    if not folder.is_dir():
+        why = f"the folder {str(folder)!r} of the database does not exist. Create it"
+    elif was_in_use:
+        why = (
+            f"the database {name!r} was deleted or moved away while it was in use. Put it"
+            " back, or start with an empty one: restart the app, or 'db.engine.dispose()'"
+        )
+    elif log.exists() and log.stat().st_size:
+        why = (
+            f"the database {path!r} is missing, but its log {str(log)!r} is there. SQLite"
+            " would delete it, with the commits that are in it alone. Put the database back"
+            " where it was, or move the log away to start with an empty one"
+        )
+    else:
+        return None
+    return sqlite3.OperationalError(f"{MISSING}: {why}.")

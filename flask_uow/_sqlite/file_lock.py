@@ -1,0 +1,223 @@
+"""A fair lock between processes: ``flock`` on a small file beside the database.
+
+The kernel frees the lock when its holder is killed. ``flock`` cannot wait for a limited time, so
+the waiting processes try again and again. A page of the file that all of them map into memory says
+since when the first of them has waited, and only that one tries. The page is a hint: if it is lost
+or wrong, the order suffers, never the lock.
+
+Nothing here knows SQLAlchemy or SQLite.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import stat
+import time
+import weakref
+from array import array
+from typing import Any
+
+try:
+    import fcntl as _fcntl
+except ImportError:  # pragma: no cover  # Windows
+    _fcntl = None  # type: ignore[assignment]
+fcntl: Any = _fcntl
+
+logger = logging.getLogger(__name__)
+
+# Seconds. The first process tries at short intervals, which grow to a tenth of the time for which
+# it has been the first: a long transaction is not hurried by thousands of tries.
+_SHORTEST_PAUSE = 0.0002
+_LONGEST_PAUSE = 0.005
+_PAUSE_OF_OTHERS = 0.002
+# Nanoseconds. A first process that has not tried for this long was killed or gave up.
+_SILENCE = 10_000_000
+
+_OPENING_PERIOD = 10.0  # seconds between two attempts to open the file
+
+_HEAD = b"flask_uow queue\n"
+_PID, _SINCE, _FIRST, _SEEN = range(4)
+_SIZE = len(_HEAD) + 4 * 8
+
+
+class FileLock:
+    """A file and its lock, for one process.
+
+    The page, in nanoseconds of the clock that all processes share:
+
+    ======  ====================================================
+    PID     the process that has, or had, the lock last
+    SINCE   when it got the lock
+    FIRST   when the process that waits longest began to wait
+    SEEN    when that process tried last
+    ======  ====================================================
+
+    :param path: created with the rights of *database*.
+    """
+
+    def __init__(self, path: str, database: str | None) -> None:
+        self._path = path
+        self._database = database
+        self.process = os.getpid()
+        self._descriptor: int | None = None
+        self._is_open = False
+        self._next_opening = 0.0
+        self._page: Any = array("q", [0, 0, 0, 0])  # until the file is open: of this process alone
+        _locks[self] = None
+
+    def acquire(self, started: float, timeout: float) -> bool:
+        """Wait for the lock; tell whether it was acquired in time.
+
+        :param started: when the wait began: other threads of this process came first, perhaps.
+        """
+        if not self._is_open:
+            self._open()
+        if self._descriptor is None:
+            return True
+        page, now = self._page, time.monotonic_ns()
+        # If another process waits, a try at once would jump the queue: the other is between two.
+        if now - page[_SEEN] < _SILENCE or not self._try():
+            now = self._wait(page, int(started * 1e9), started + timeout)
+        if now:
+            page[_PID], page[_SINCE] = self.process, now
+        return bool(now)
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            # Not by closing: a forked child may have the file open too, and would keep the lock.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def describe_holder(self) -> str:
+        process, since = self._page[_PID], self._page[_SINCE] / 1e9
+        if not process:
+            return "by another process"
+        if process == self.process:
+            return f"by this process, through another engine, {duration_since(since)}"
+        return f"by the process {process} {duration_since(since)}"
+
+    def _wait(self, page: Any, mine: int, deadline: float) -> int:
+        """Return when the lock was acquired; 0 if it was not."""
+        first_since = 0
+        while True:
+            now = time.monotonic_ns()
+            if page[_FIRST] > mine or now - page[_SEEN] > _SILENCE:
+                page[_FIRST] = mine
+            if page[_FIRST] == mine:
+                first_since = first_since or now
+                page[_SEEN] = now
+                if self._try():
+                    page[_SEEN] = 0
+                    return now
+                pause = _SHORTEST_PAUSE + (now - first_since) / 1e10
+            else:
+                # The processes between the first and this one come before it, at about the pace at
+                # which they began to wait.
+                first_since, pause = 0, max((mine - page[_FIRST]) / 4e9, _PAUSE_OF_OTHERS)
+            left = deadline - now / 1e9
+            if left <= 0:
+                return 0
+            time.sleep(min(pause, _LONGEST_PAUSE, left))
+
+    def _try(self) -> bool:
+        if self._descriptor is None:
+            return True
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            self.close()
+        return True
+
+    def _open(self) -> None:
+        """Open the file; if that is impossible, SQLite's own lock keeps the processes apart."""
+        if time.monotonic() < self._next_opening:
+            return
+        try:
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                self._descriptor = self._open_or_create()
+            if self._descriptor is None:
+                self._descriptor = self._open_or_create()
+        except OSError as error:
+            if not self._next_opening:
+                logger.warning(
+                    "The file of the write queue cannot be opened (%s), so the processes of this"
+                    " app are not served in order. It is tried again from time to time.",
+                    error,
+                )
+            self._next_opening = time.monotonic() + _OPENING_PERIOD
+            return
+        self._is_open = True
+        with contextlib.suppress(OSError, ValueError):
+            self._map_page()
+
+    def _open_or_create(self) -> int:
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            return os.open(self._path, flags)
+        except PermissionError:
+            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            descriptor = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            with contextlib.suppress(OSError):
+                self._adopt_rights(descriptor)
+            return descriptor
+
+    def _adopt_rights(self, descriptor: int) -> None:
+        """Give the file the rights of the database, as SQLite does with its own files.
+
+        Otherwise a command that root runs would leave a file that the web server cannot open.
+        """
+        if self._database is not None:
+            status = os.stat(self._database)  # noqa: PTH116
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o666)
+            if os.geteuid() == 0:
+                os.fchown(descriptor, status.st_uid, status.st_gid)
+
+    def _map_page(self) -> None:
+        # Opened once more: mmap keeps a copy of the descriptor, which a child would inherit, and
+        # a lock lives as long as any copy of the descriptor with which it was taken.
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.fstat(descriptor).st_size == 0:
+                # Two processes may write this, or one twice: it is the same.
+                os.pwrite(descriptor, _HEAD.ljust(_SIZE, b"\0"), 0)
+            # A file of this name that another program created is not written to.
+            is_ours = os.pread(descriptor, len(_HEAD), 0) == _HEAD
+            if is_ours and os.fstat(descriptor).st_size >= _SIZE:
+                page = memoryview(mmap.mmap(descriptor, _SIZE))
+                self._page = page[len(_HEAD) :].cast("q")
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+# Not a WeakSet: its keyrefs() are safe while other threads open files.
+_locks: weakref.WeakKeyDictionary[FileLock, None] = weakref.WeakKeyDictionary()
+
+
+def close_inherited() -> None:
+    """Close the files that the parent of this process has opened.
+
+    A lock that the parent holds would be held here as well, and outlive the parent.
+    """
+    for reference in _locks.keyrefs():
+        lock = reference()
+        if lock is not None and lock.process != os.getpid():
+            lock.close()
+
+
+def duration_since(since: float) -> str:
+    """Say how long ago *since* was, a time of ``time.monotonic()``."""
+    return f"for {max(time.monotonic() - since, 0):.1f} s"
