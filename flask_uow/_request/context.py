@@ -18,7 +18,7 @@ from sqlalchemy.util import ScopedRegistry
 from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, source_location
 from .._unit.session import S, UnitSession
-from .._unit.state import Phase
+from .._unit.state import STREAMING, Phase
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
 from .app_state import EXTENSION, AppState, Variant
@@ -202,7 +202,8 @@ class UnitRegistry(ScopedRegistry[S]):
         """Record that an exception left the view: for the unit, or for one opened later."""
         context.__dict__[self._failed] = True
         unit = self.on(context)
-        if unit is not None:
+        # Two errors come here again: that of the unit's own commit, and one without a handler.
+        if unit is not None and not unit.is_undone:
             unit.fail(error)
 
     def retry(self, context: Any, *, rollback_only: bool) -> None:
@@ -217,7 +218,7 @@ class UnitRegistry(ScopedRegistry[S]):
         unit: UnitOfWork = context.__dict__[self.key]
         context.__dict__.pop(self._failed, None)  # it may be pushed again
         warn = error is None or (is_exit(error) and _request_of(context) is None)
-        if unit.phase is Phase.STREAMING:
+        if unit.phase is STREAMING:
             unit.release(error, warn=warn)
         else:
             self.forget(context)
@@ -227,7 +228,8 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def forget(self, context: Any) -> UnitOfWork | None:
         """Take the unit off *context*, so that the next use opens a new one."""
-        return cast("UnitOfWork | None", context.__dict__.pop(self.key, None))
+        unit: UnitOfWork | None = context.__dict__.pop(self.key, None)
+        return unit
 
     def has(self) -> bool:
         return self.peek() is not None
@@ -275,13 +277,12 @@ class UnitRegistry(ScopedRegistry[S]):
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else of_request(context.app, request)
         rule = options.commit or settings.commit
-        explicit_commit, will_write = "allow", False
+        explicit_commit = None
         if request is not None:
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # It may be pushed again, for a streamed body or by a test client, and does not
                 # say then which app context it lives in.
                 setattr(context, _HOME, home)
-            will_write = request.method not in _SAFE
             if settings.explicit_commit and rule != "explicit" and is_running(context):
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
@@ -289,13 +290,15 @@ class UnitRegistry(ScopedRegistry[S]):
             session,
             rule,
             home,
-            will_write=will_write,
-            explicit_commit=explicit_commit,
-            place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
+            will_write=request is not None and request.method not in _SAFE,
             failed=getattr(context, self._failed, False),
+            place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
         )
+        if explicit_commit is not None:
+            unit.set_explicit_commit(explicit_commit)
         if options is not NO_OPTIONS:
             state.fit(unit, options)
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
-        return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))
+        kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)
+        return kept

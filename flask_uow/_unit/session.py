@@ -387,7 +387,7 @@ class UnitSession(Session):
         return declared + strangers
 
     def _conclude(self) -> None:
-        cast(SessionTransaction, self.get_transaction()).close()
+        self.get_transaction().close()  # type: ignore[union-attr]  # there is one
 
     # Events -----------------------------------------------------------------------------------
 
