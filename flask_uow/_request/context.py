@@ -8,10 +8,8 @@ contexts can share it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, cast
 
-import flask.globals
 from flask import Flask
 from sqlalchemy.util import ScopedRegistry
 
@@ -22,72 +20,23 @@ from .._unit.state import STREAMING, Phase
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
 from .app_state import EXTENSION, AppState, Variant
+from .flask_private import (
+    HOME,
+    RUNNING,
+    SEPARATE_REQUEST_CONTEXT,
+    current_app_context,
+    current_context,
+    is_pushed,
+)
 from .view_options import of_request
-
-_cv_app: Any = flask.globals._cv_app
-# Flask before 3.2 keeps the request in a context of its own, beside the app context.
-_cv_request: Any = getattr(flask.globals, "_cv_request", None)
-
-SEPARATE_REQUEST_CONTEXT = _cv_request is not None
-
-current_app_context: Callable[[None], Any] = _cv_app.get
-"""``current_app_context(None)``: the active one, or None; from Flask 3.2 on, maybe a request's."""
-current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
-"""``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
-
-_HOME = "_flask_uow_home"
-RUNNING = "_flask_uow_running"
-"""Set on a context whose request is being dispatched: the app context that it began in."""
 
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
-if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
 
-    def current_context() -> Any:
-        """The innermost Flask context, or None."""
-        return _cv_app.get(None)
-
-    def _request_of(context: Any) -> Any:
-        return context.request if context.has_request else None
-
-else:
-
-    def current_context() -> Any:
-        """The innermost Flask context, or None."""
-        request = _cv_request.get(None)
-        app_context = _cv_app.get(None)
-        if request is None:
-            return app_context
-        pushed = request._cv_tokens
-        if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
-            return request
-        return _innermost(request, app_context)
-
-    def _request_of(context: Any) -> Any:
-        return getattr(context, "request", None)
-
-
-def _innermost(request: Any, app_context: Any) -> Any:
-    """Return *app_context* if it was pushed inside *request*, else *request*.
-
-    A request remembers the app context that it pushed. A request that found one of its app (a
-    test's) remembers none: its app context is the one in which it is dispatched, or, if it is
-    never dispatched, the one in which it is first seen. The result is kept on the request.
-    """
-    pushed = request._cv_tokens
-    home = pushed[-1][1] if pushed else None
-    if home is None:
-        home = request.__dict__.get(_HOME) or request.__dict__.get(RUNNING)
-        if home is None or not _is_pushed(home):
-            home = app_context if app_context.app is request.app else None
-            request.__dict__[_HOME] = home
-    return request if home is app_context else app_context
-
-
-def _is_pushed(context: Any) -> bool:
-    """Whether *context* is active. A copy of the context variables keeps one that has ended."""
-    return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
+def _request_of(context: Any) -> Any:
+    # From Flask 3.2 on, each context has the attribute, and it raises where there is no request.
+    return getattr(context, "request", None) if getattr(context, "has_request", True) else None
 
 
 def is_running(context: Any) -> bool:
@@ -267,7 +216,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Any, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
-        if not _is_pushed(context):
+        if not is_pushed(context):
             raise OutsideContext(
                 "The Flask context that this thread works in has ended: the request was answered"
                 " and its unit of work is closed. Give a thread that lives longer a context of"
@@ -282,7 +231,7 @@ class UnitRegistry(ScopedRegistry[S]):
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # It may be pushed again, for a streamed body or by a test client, and does not
                 # say then which app context it lives in.
-                setattr(context, _HOME, home)
+                setattr(context, HOME, home)
             if settings.explicit_commit and rule != "explicit" and is_running(context):
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)

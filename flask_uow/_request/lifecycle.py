@@ -43,10 +43,10 @@ from werkzeug.exceptions import HTTPException
 from .._unit.unit import UnitOfWork
 from . import view_retry
 from .app_state import EXTENSION, AppState
-from .context import (
+from .context import UnitRegistry
+from .flask_private import (
     RUNNING,
     SEPARATE_REQUEST_CONTEXT,
-    UnitRegistry,
     current_app_context,
     current_request_context,
 )

@@ -21,7 +21,7 @@ from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from .._engine import fork, lost_transactions
 from .._engine.checkouts import caller_location
-from .._transaction import routing
+from .._transaction import routing, sqlalchemy_private
 from .._transaction.record import TransactionRecord, attach
 from ..errors import (
     CommitRefused,
@@ -280,7 +280,7 @@ class UnitSession(Session):
         committed directly. An ordinary commit runs where the difference could be noticed: with
         a listener, an open savepoint, or where :meth:`_is_plain` is false.
         """
-        heard = self.dispatch.before_commit or self.dispatch.after_commit
+        heard = sqlalchemy_private.before_commit(self) or sqlalchemy_private.after_commit(self)
         if self._is_plain() and not heard:
             self._flush_all()
             # Again: the flush may be what asks for the engine, or for a savepoint.
@@ -303,7 +303,7 @@ class UnitSession(Session):
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
         if self.in_transaction():
-            self.dispatch.after_commit(self)
+            sqlalchemy_private.after_commit(self)(self)
             self._conclude()
 
     def _is_plain(self) -> bool:
@@ -316,13 +316,13 @@ class UnitSession(Session):
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
-        self.dispatch.before_commit(self)
+        sqlalchemy_private.before_commit(self)(self)
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
         self._flush_all()
         self._commit_connections()
         # In the order of SQLAlchemy's own commit: listeners of the end ask for the outcome.
-        self.dispatch.after_commit(self)
+        sqlalchemy_private.after_commit(self)(self)
         if self.expire_on_commit:
             self.expire_all()
         self._conclude()

@@ -42,6 +42,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
 from .._engine import lost_transactions
+from .._transaction import sqlalchemy_private
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback
 from .commit_hooks import CommitHooks, Hook
@@ -365,9 +366,7 @@ def is_exit(error: BaseException | None) -> bool:
 
 def has_begun_by_hand(session: UnitSession) -> bool:
     """Whether it is in ``with session.begin():`` or ``begin_nested()``, which end themselves."""
-    # The name is SQLAlchemy's own; without it a savepoint is missing, and its error is less clear.
-    by_with = getattr(session, "_trans_context_manager", None) is not None
-    return by_with or session.in_nested_transaction()
+    return sqlalchemy_private.is_begun_by_with(session) or session.in_nested_transaction()
 
 
 def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) -> None:
