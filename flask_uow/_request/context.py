@@ -27,16 +27,12 @@ from .flask_private import (
     current_app_context,
     current_context,
     is_pushed,
+    request_of,
 )
 from .view_options import of_request
 
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
-
-
-def _request_of(context: Any) -> Any:
-    # From Flask 3.2 on, each context has the attribute, and it raises where there is no request.
-    return getattr(context, "request", None) if getattr(context, "has_request", True) else None
 
 
 def is_running(context: Any) -> bool:
@@ -89,7 +85,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def describe(self, context: Any) -> str:
         """Describe *context* for messages: the request, its endpoint, where its unit was opened."""
-        request, unit = _request_of(context), self.on(context)
+        request, unit = request_of(context), self.on(context)
         if request is None:
             text = f"an app context of {context.app.name!r}"
         else:
@@ -164,13 +160,14 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
-        unit: UnitOfWork = context.__dict__[self.key]
-        context.__dict__.pop(self._failed, None)  # it may be pushed again
-        warn = error is None or (is_exit(error) and _request_of(context) is None)
+        kept = context.__dict__
+        unit: UnitOfWork = kept[self.key]
+        kept.pop(self._failed, None)  # it may be pushed again
+        warn = error is None or (is_exit(error) and request_of(context) is None)
         if unit.phase is STREAMING:
             unit.release(error, warn=warn)
         else:
-            self.forget(context)
+            del kept[self.key]
             unit.end(error, warn=warn)
             if unit.hooks is not None and (late := self.forget(context)) is not None:
                 late.end()  # a hook of the rollback has opened it
@@ -222,7 +219,7 @@ class UnitRegistry(ScopedRegistry[S]):
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
-        request, home = _request_of(context), current_app_context(None)
+        request, home = request_of(context), current_app_context(None)
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else of_request(context.app, request)
         rule = options.commit or settings.commit

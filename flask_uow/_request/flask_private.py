@@ -28,7 +28,15 @@ RUNNING = "_flask_uow_running"
 """Set on a context whose request is being dispatched: the app context that it began in."""
 
 if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
-    current_context: Callable[[], Any] = lambda: current_app_context(None)  # noqa: E731
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        return current_app_context(None)
+
+    def request_of(context: Any) -> Any:
+        """The request of *context*, or None."""
+        return context.request if context.has_request else None
+
 else:
 
     def current_context() -> Any:
@@ -41,6 +49,10 @@ else:
         if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
             return request
         return _innermost(request, app_context)
+
+    def request_of(context: Any) -> Any:
+        """The request of *context*, or None."""
+        return getattr(context, "request", None)
 
 
 def _innermost(request: Any, app_context: Any) -> Any:
