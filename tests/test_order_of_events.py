@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_uow import Database
-from flask_uow._request.context import SEPARATE_REQUEST_CONTEXT
+from flask_uow._request.flask_private import SEPARATE_REQUEST_CONTEXT
 from tests.conftest import MakeApp
 from tests.support.models import Base, Post, User
 from tests.support.recording import record

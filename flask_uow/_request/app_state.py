@@ -95,7 +95,7 @@ class AppState:
         :raises ConfigError: as :attr:`engines`.
         """
         fork.notice()
-        factory = self.sessionmaker
+        factory = self._sessionmaker or self.sessionmaker
         return factory.class_(**factory.kw)
 
     def fit(self, unit: UnitOfWork, options: UnitOptions) -> None:

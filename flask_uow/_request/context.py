@@ -8,86 +8,31 @@ contexts can share it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any, cast
 
-import flask.globals
 from flask import Flask
 from sqlalchemy.util import ScopedRegistry
 
 from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, source_location
 from .._unit.session import S, UnitSession
-from .._unit.state import Phase
+from .._unit.state import STREAMING, Phase
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
 from .app_state import EXTENSION, AppState, Variant
+from .flask_private import (
+    HOME,
+    RUNNING,
+    SEPARATE_REQUEST_CONTEXT,
+    current_app_context,
+    current_context,
+    is_pushed,
+    request_of,
+)
 from .view_options import of_request
-
-_cv_app: Any = flask.globals._cv_app
-# Flask before 3.2 keeps the request in a context of its own, beside the app context.
-_cv_request: Any = getattr(flask.globals, "_cv_request", None)
-
-SEPARATE_REQUEST_CONTEXT = _cv_request is not None
-
-current_app_context: Callable[[None], Any] = _cv_app.get
-"""``current_app_context(None)``: the active one, or None; from Flask 3.2 on, maybe a request's."""
-current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
-"""``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
-
-_HOME = "_flask_uow_home"
-RUNNING = "_flask_uow_running"
-"""Set on a context whose request is being dispatched: the app context that it began in."""
 
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
-
-if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
-
-    def current_context() -> Any:
-        """The innermost Flask context, or None."""
-        return _cv_app.get(None)
-
-    def _request_of(context: Any) -> Any:
-        return context.request if context.has_request else None
-
-else:
-
-    def current_context() -> Any:
-        """The innermost Flask context, or None."""
-        request = _cv_request.get(None)
-        app_context = _cv_app.get(None)
-        if request is None:
-            return app_context
-        pushed = request._cv_tokens
-        if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
-            return request
-        return _innermost(request, app_context)
-
-    def _request_of(context: Any) -> Any:
-        return getattr(context, "request", None)
-
-
-def _innermost(request: Any, app_context: Any) -> Any:
-    """Return *app_context* if it was pushed inside *request*, else *request*.
-
-    A request remembers the app context that it pushed. A request that found one of its app (a
-    test's) remembers none: its app context is the one in which it is dispatched, or, if it is
-    never dispatched, the one in which it is first seen. The result is kept on the request.
-    """
-    pushed = request._cv_tokens
-    home = pushed[-1][1] if pushed else None
-    if home is None:
-        home = request.__dict__.get(_HOME) or request.__dict__.get(RUNNING)
-        if home is None or not _is_pushed(home):
-            home = app_context if app_context.app is request.app else None
-            request.__dict__[_HOME] = home
-    return request if home is app_context else app_context
-
-
-def _is_pushed(context: Any) -> bool:
-    """Whether *context* is active. A copy of the context variables keeps one that has ended."""
-    return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
 
 
 def is_running(context: Any) -> bool:
@@ -140,7 +85,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def describe(self, context: Any) -> str:
         """Describe *context* for messages: the request, its endpoint, where its unit was opened."""
-        request, unit = _request_of(context), self.on(context)
+        request, unit = request_of(context), self.on(context)
         if request is None:
             text = f"an app context of {context.app.name!r}"
         else:
@@ -202,7 +147,8 @@ class UnitRegistry(ScopedRegistry[S]):
         """Record that an exception left the view: for the unit, or for one opened later."""
         context.__dict__[self._failed] = True
         unit = self.on(context)
-        if unit is not None:
+        # Two errors come here again: that of the unit's own commit, and one without a handler.
+        if unit is not None and not unit.is_undone:
             unit.fail(error)
 
     def retry(self, context: Any, *, rollback_only: bool) -> None:
@@ -214,20 +160,22 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
-        unit: UnitOfWork = context.__dict__[self.key]
-        context.__dict__.pop(self._failed, None)  # it may be pushed again
-        warn = error is None or (is_exit(error) and _request_of(context) is None)
-        if unit.phase is Phase.STREAMING:
+        kept = context.__dict__
+        unit: UnitOfWork = kept[self.key]
+        kept.pop(self._failed, None)  # it may be pushed again
+        warn = error is None or (is_exit(error) and request_of(context) is None)
+        if unit.phase is STREAMING:
             unit.release(error, warn=warn)
         else:
-            self.forget(context)
+            del kept[self.key]
             unit.end(error, warn=warn)
             if unit.hooks is not None and (late := self.forget(context)) is not None:
                 late.end()  # a hook of the rollback has opened it
 
     def forget(self, context: Any) -> UnitOfWork | None:
         """Take the unit off *context*, so that the next use opens a new one."""
-        return cast("UnitOfWork | None", context.__dict__.pop(self.key, None))
+        unit: UnitOfWork | None = context.__dict__.pop(self.key, None)
+        return unit
 
     def has(self) -> bool:
         return self.peek() is not None
@@ -265,23 +213,22 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Any, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
-        if not _is_pushed(context):
+        if not is_pushed(context):
             raise OutsideContext(
                 "The Flask context that this thread works in has ended: the request was answered"
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
-        request, home = _request_of(context), current_app_context(None)
+        request, home = request_of(context), current_app_context(None)
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else of_request(context.app, request)
         rule = options.commit or settings.commit
-        explicit_commit, will_write = "allow", False
+        explicit_commit = None
         if request is not None:
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # It may be pushed again, for a streamed body or by a test client, and does not
                 # say then which app context it lives in.
-                setattr(context, _HOME, home)
-            will_write = request.method not in _SAFE
+                setattr(context, HOME, home)
             if settings.explicit_commit and rule != "explicit" and is_running(context):
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
@@ -289,13 +236,15 @@ class UnitRegistry(ScopedRegistry[S]):
             session,
             rule,
             home,
-            will_write=will_write,
-            explicit_commit=explicit_commit,
-            place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
+            will_write=request is not None and request.method not in _SAFE,
             failed=getattr(context, self._failed, False),
+            place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
         )
+        if explicit_commit is not None:
+            unit.set_explicit_commit(explicit_commit)
         if options is not NO_OPTIONS:
             state.fit(unit, options)
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
-        return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))
+        kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)
+        return kept

@@ -43,10 +43,10 @@ from werkzeug.exceptions import HTTPException
 from .._unit.unit import UnitOfWork
 from . import view_retry
 from .app_state import EXTENSION, AppState
-from .context import (
+from .context import UnitRegistry
+from .flask_private import (
     RUNNING,
     SEPARATE_REQUEST_CONTEXT,
-    UnitRegistry,
     current_app_context,
     current_request_context,
 )
@@ -161,8 +161,10 @@ def _finish_around(original: Method, units: UnitRegistry[Any], app: Flask) -> Me
         # By getattr: a context builds its __dict__ when it is asked for it.
         unit = getattr(context, key, None)
         if unit is not None:
-            *before, response = (*args, *kwargs.values())
-            args, kwargs = (*before, _finish(app, unit, response, before)), {}
+            if kwargs:
+                args, kwargs = (*args, *kwargs.values()), {}
+            *before, response = args
+            args = (*before, _finish(app, unit, response, before))
         response = original(*args, **kwargs)
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:

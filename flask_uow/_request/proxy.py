@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
 
 from .._unit.session import S, UnitSession
-from .context import UnitRegistry, current_app_context, current_request_context
+from .context import UnitRegistry
+from .flask_private import current_app_context, current_request_context
 
 
 class SessionProxy(scoped_session[S]):

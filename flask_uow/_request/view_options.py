@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any, Literal, TypeVar, Union, cast
+from typing import Any, Literal, TypeVar, Union
 
 from flask import Flask, Request, Response
 
@@ -56,16 +56,14 @@ def of_request(app: Flask, request: Request) -> UnitOptions:
     """
     view = app.view_functions.get(request.endpoint or "")
     view_class = getattr(view, "view_class", None)
-    if view_class is not None:
-        for place in (*_methods(view_class, request.method), view_class):
-            if hasattr(place, _MARK):
-                return cast(UnitOptions, getattr(place, _MARK))
-    options = getattr(view, _MARK, None)
-    if options is None:
-        options = NO_OPTIONS
-        if _is_used and isinstance(view, FunctionType) and view not in _known:
-            _refuse_lost(app, view, request.endpoint)
-    return cast(UnitOptions, options)
+    places = () if view_class is None else (*_methods(view_class, request.method), view_class)
+    for place in (*places, view):
+        options: UnitOptions | None = getattr(place, _MARK, None)
+        if options is not None:
+            return options
+    if _is_used and isinstance(view, FunctionType) and view not in _known:
+        _refuse_lost(app, view, request.endpoint)
+    return NO_OPTIONS
 
 
 def _methods(view_class: type[Any], http_method: str) -> list[Any]:

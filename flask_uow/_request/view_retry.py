@@ -18,7 +18,9 @@ from flask import Flask
 
 from .._config.options import UnitOptions
 from .._unit import retries as _retry
-from .context import UnitRegistry, current_app_context, current_request_context
+from . import flask_private
+from .context import UnitRegistry
+from .flask_private import current_app_context, current_request_context
 from .view_options import F, of_request
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,7 @@ class ViewRetry:
         self._g = dict(vars(current_app_context(None).g))
         self._cookie = _copy_of(context.session)
         self._flashes = context.flashes
-        self._after = len(context._after_request_functions)
+        self._after = len(flask_private.after_this_request_functions(context))
 
     def is_wanted(self, error: BaseException) -> bool:
         """Whether the view has to run again. Called before anything is rolled back."""
@@ -68,7 +70,7 @@ class ViewRetry:
             return True
         if "form" in seen and request.mimetype in _FORMS:
             return not any(file.stream.closed for file in _files(seen))
-        return seen.get("_cached_data") is not None
+        return flask_private.has_cached_body(request)
 
     def again(self, app: Flask, arguments: tuple[Any, ...]) -> Any:
         """Run the view; its return value.
@@ -90,14 +92,13 @@ class ViewRetry:
         g.clear()
         g.update(self._g)
         _set_back(context.session, self._cookie)
-        del context._after_request_functions[self._after :]
+        del flask_private.after_this_request_functions(context)[self._after :]
         context.flashes = self._flashes
         self._rewind(context.request)
 
     def _rewind(self, request: Any) -> None:
-        seen = vars(request)
-        seen.pop("_cached_json", None)  # the view may have changed it
-        for file in _files(seen):
+        flask_private.forget_json(request)
+        for file in _files(vars(request)):
             file.stream.seek(0)
 
 

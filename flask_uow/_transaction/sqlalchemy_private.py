@@ -7,7 +7,7 @@ defines; the functions below read or call the others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
@@ -25,25 +25,20 @@ OVERRIDDEN = {
 """The class and the names of it that a subclass in this package replaces."""
 
 
-class _Listeners(Protocol):
-    def __call__(self, session: Session) -> object: ...
-
-    def __bool__(self) -> bool: ...
-
-
-def before_commit(session: Session) -> _Listeners:
-    """Return the listeners for "before_commit" of *session*: to be called, or asked whether any.
-
-    A commit that leaves out SQLAlchemy's own has to send the event itself.
-    """
-    listeners: _Listeners = session.dispatch.before_commit
-    return listeners
+def send_before_commit(session: Session) -> None:
+    """Call the listeners for "before_commit": for a commit that leaves out SQLAlchemy's own."""
+    session.dispatch.before_commit(session)
 
 
-def after_commit(session: Session) -> _Listeners:
-    """Return the listeners for "after_commit" of *session*; see :func:`before_commit`."""
-    listeners: _Listeners = session.dispatch.after_commit
-    return listeners
+def send_after_commit(session: Session) -> None:
+    """Call the listeners for "after_commit"; see :func:`send_before_commit`."""
+    session.dispatch.after_commit(session)
+
+
+def is_commit_heard(session: Session) -> bool:
+    """Tell whether there are listeners for "before_commit" or "after_commit" of *session*."""
+    listeners = session.dispatch
+    return bool(listeners.before_commit or listeners.after_commit)
 
 
 def is_begun_by_with(session: Session) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import event
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
 
+from .._transaction import sqlalchemy_private
 from ..errors import HookRefused, shown
 
 logger = logging.getLogger(__name__)
@@ -133,17 +134,17 @@ def checked(
         getattr(function, "__call__", None)  # noqa: B004
     ):
         raise HookRefused(
-            f"'db.{name}' was given the coroutine function {_name(function)!r}, and nobody would"
-            " await it. Pass an ordinary function, which may start a task or put a job into a"
+            f"'db.{name}' was given the coroutine function {_name(function)!r}, which would never"
+            " be awaited. Pass an ordinary function, which may start a task or put a job into a"
             " queue."
         )
     for argument in (*args, *kwargs.values()):
-        if isinstance(getattr(argument, "_sa_instance_state", None), InstanceState):
+        if isinstance(sqlalchemy_private.state_of(argument), InstanceState):
             raise HookRefused(
                 f"'db.{name}({_name(function)}, ...)' was given an object of the model"
                 f" {type(argument).__name__!r}. When the function runs, the transaction is over,"
                 " and the object may be out of date or have no session. Pass its primary key, and"
-                " load it anew."
+                " load it again."
             )
     return Hook(on_commit, function, args, kwargs)
 

@@ -21,7 +21,7 @@ from sqlalchemy.orm.unitofwork import UOWTransaction
 
 from .._engine import fork, lost_transactions
 from .._engine.checkouts import caller_location
-from .._transaction import routing
+from .._transaction import routing, sqlalchemy_private
 from .._transaction.record import TransactionRecord, attach
 from ..errors import (
     CommitRefused,
@@ -280,8 +280,7 @@ class UnitSession(Session):
         committed directly. An ordinary commit runs where the difference could be noticed: with
         a listener, an open savepoint, or where :meth:`_is_plain` is false.
         """
-        heard = self.dispatch.before_commit or self.dispatch.after_commit
-        if self._is_plain() and not heard:
+        if self._is_plain() and not sqlalchemy_private.is_commit_heard(self):
             self._flush_all()
             # Again: the flush may be what asks for the engine, or for a savepoint.
             if self._is_plain() and not self.in_nested_transaction():
@@ -303,7 +302,7 @@ class UnitSession(Session):
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
         if self.in_transaction():
-            self.dispatch.after_commit(self)
+            sqlalchemy_private.send_after_commit(self)
             self._conclude()
 
     def _is_plain(self) -> bool:
@@ -316,13 +315,13 @@ class UnitSession(Session):
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
-        self.dispatch.before_commit(self)
+        sqlalchemy_private.send_before_commit(self)
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
         self._flush_all()
         self._commit_connections()
         # In the order of SQLAlchemy's own commit: listeners of the end ask for the outcome.
-        self.dispatch.after_commit(self)
+        sqlalchemy_private.send_after_commit(self)
         if self.expire_on_commit:
             self.expire_all()
         self._conclude()
@@ -387,7 +386,7 @@ class UnitSession(Session):
         return declared + strangers
 
     def _conclude(self) -> None:
-        cast(SessionTransaction, self.get_transaction()).close()
+        self.get_transaction().close()  # type: ignore[union-attr]  # there is one
 
     # Events -----------------------------------------------------------------------------------
 

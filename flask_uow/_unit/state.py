@@ -24,8 +24,9 @@ class Phase(Enum):
     ENDED = "the session refuses to be used, and its connection is back in the pool"
 
 
-# Python 3.10 finds a member of an enum by a function call.
-ENDED = Phase.ENDED
+# Python 3.10 finds a member of an enum by a function call, which is slow.
+RUNNING, RESPONDED = Phase.RUNNING, Phase.RESPONDED
+STREAMING, ENDED = Phase.STREAMING, Phase.ENDED
 
 
 class Block:
@@ -70,7 +71,7 @@ class UnitState:
     :ivar commits: grows with each COMMIT; None until :meth:`UnitOfWork.count_commits` is called.
     """
 
-    phase = Phase.RUNNING
+    phase = RUNNING
     failed = False
     rollback_only = False
     blocks: Sequence[Block] = ()

@@ -42,12 +42,13 @@ from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
 from .._engine import lost_transactions
+from .._transaction import sqlalchemy_private
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback
 from .commit_hooks import CommitHooks, Hook
 from .pending import pending
 from .session import UnitSession
-from .state import ENDED, Block, Phase, UnitState
+from .state import ENDED, RESPONDED, STREAMING, Block, UnitState
 
 logger = logging.getLogger(__name__)
 
@@ -86,17 +87,15 @@ class UnitOfWork(UnitState):
         home: object = None,
         *,
         will_write: bool = False,
-        explicit_commit: str = "allow",
-        place: tuple[Any, int | None] = (None, None),
         failed: bool = False,
+        place: tuple[Any, int | None] = (None, None),
     ) -> None:
         self.session = session
         self.rule = rule
         self.home = home
         self.will_write = will_write
-        self.explicit_commit = explicit_commit
-        self.place = place
         self.failed = failed
+        self.place = place
         session.join(self)
 
     @property
@@ -148,6 +147,12 @@ class UnitOfWork(UnitState):
         elif self.hooks:
             self.hooks.settle(committed=False)
 
+    @property
+    def is_undone(self) -> bool:
+        """Whether nothing has happened since :meth:`fail`."""
+        since = self.session.in_transaction() or self.hooks or self.blocks or self.rollback_only
+        return self.failed and not since
+
     def retry(self, *, rollback_only: bool) -> None:
         """Forget the failure: the view runs again, with the mark that was there before it."""
         self.failed, self.rollback_only = False, rollback_only
@@ -155,7 +160,7 @@ class UnitOfWork(UnitState):
     def respond(self, *, streaming: bool) -> None:
         """Note that the response is final: nothing commits automatically any more."""
         if self.phase is not ENDED:  # a hook may have removed the session
-            self.phase = Phase.STREAMING if streaming else Phase.RESPONDED
+            self.phase = STREAMING if streaming else RESPONDED
         self.explicit_commit = "allow"
 
     def set_rollback_only(self) -> None:
@@ -228,7 +233,7 @@ class UnitOfWork(UnitState):
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """End the unit: close the session. The parameters are those of :meth:`release`."""
-        if self.rule == "explicit" and self.phase is Phase.RESPONDED:
+        if self.rule == "explicit" and self.phase is RESPONDED:
             warn = False  # the view has committed what it wanted
         # First, so that a thread inside the session cannot begin another transaction meanwhile.
         self.phase = ENDED
@@ -361,9 +366,7 @@ def is_exit(error: BaseException | None) -> bool:
 
 def has_begun_by_hand(session: UnitSession) -> bool:
     """Whether it is in ``with session.begin():`` or ``begin_nested()``, which end themselves."""
-    # The name is SQLAlchemy's own; without it a savepoint is missing, and its error is less clear.
-    by_with = getattr(session, "_trans_context_manager", None) is not None
-    return by_with or session.in_nested_transaction()
+    return sqlalchemy_private.is_begun_by_with(session) or session.in_nested_transaction()
 
 
 def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm.exc import FlushError
 
 from flask_uow import Database, DiscardedWork, Flask
 from flask_uow._engine import lost_transactions
-from flask_uow._request.context import SEPARATE_REQUEST_CONTEXT
+from flask_uow._request.flask_private import SEPARATE_REQUEST_CONTEXT
 from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import StatementEffect
 from flask_uow._unit.session import UnitSession

@@ -34,11 +34,10 @@ def test_what_a_subclass_replaces_is_there() -> None:
 def test_the_listeners_for_a_commit(name: str, engine: Engine) -> None:
     """They can be counted and called."""
     with Session(engine) as session:
-        listeners = getattr(sqlalchemy_private, name)
-        assert not listeners(session)
+        assert not sqlalchemy_private.is_commit_heard(session)
         event.listen(session, name, heard := Mock())
-        assert listeners(session)
-        listeners(session)(session)
+        assert sqlalchemy_private.is_commit_heard(session)
+        getattr(sqlalchemy_private, f"send_{name}")(session)
         heard.assert_called_once_with(session)
 
 

@@ -1,0 +1,94 @@
+"""The private names of Flask and Werkzeug that this package uses: all of them are here.
+
+None of them has a public counterpart. A test asserts that each exists in the oldest and the newest
+version. Flask before 3.2 keeps the request in a context of its own, beside the app context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flask.globals
+
+_cv_app: Any = flask.globals._cv_app
+_cv_request: Any = getattr(flask.globals, "_cv_request", None)
+
+SEPARATE_REQUEST_CONTEXT = _cv_request is not None
+
+current_app_context: Callable[[None], Any] = _cv_app.get
+"""``current_app_context(None)``: the active one, or None; from Flask 3.2 on, maybe a request's."""
+current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
+"""``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
+
+# Two attributes that this package sets on contexts.
+HOME = "_flask_uow_home"
+"""The app context in which a request was seen first, if the request remembers none."""
+RUNNING = "_flask_uow_running"
+"""Set on a context whose request is being dispatched: the app context that it began in."""
+
+if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        return current_app_context(None)
+
+    def request_of(context: Any) -> Any:
+        """The request of *context*, or None."""
+        return context.request if context.has_request else None
+
+else:
+
+    def current_context() -> Any:
+        """The innermost Flask context, or None."""
+        request = current_request_context(None)
+        app_context = current_app_context(None)
+        if request is None:
+            return app_context
+        pushed = request._cv_tokens
+        if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
+            return request
+        return _innermost(request, app_context)
+
+    def request_of(context: Any) -> Any:
+        """The request of *context*, or None."""
+        return getattr(context, "request", None)
+
+
+def _innermost(request: Any, app_context: Any) -> Any:
+    """Return *app_context* if it was pushed inside *request*, else *request*.
+
+    A request remembers the app context that it pushed. A request that found one of its app (a
+    test's) remembers none: its app context is the one in which it is dispatched, or, if it is
+    never dispatched, the one in which it is first seen. The result is kept on the request.
+    """
+    pushed = request._cv_tokens
+    home = pushed[-1][1] if pushed else None
+    if home is None:
+        home = request.__dict__.get(HOME) or request.__dict__.get(RUNNING)
+        if home is None or not is_pushed(home):
+            home = app_context if app_context.app is request.app else None
+            request.__dict__[HOME] = home
+    return request if home is app_context else app_context
+
+
+def is_pushed(context: Any) -> bool:
+    """Whether *context* is active. A copy of the context variables keeps one that has ended."""
+    # The second name is that of Flask 3.2.
+    return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
+
+
+def after_this_request_functions(context: Any) -> list[Any]:
+    """Return the list to which ``after_this_request`` adds."""
+    functions: list[Any] = context._after_request_functions
+    return functions
+
+
+def has_cached_body(request: Any) -> bool:
+    """Whether the body of *request* was read as a whole, and kept."""
+    return vars(request).get("_cached_data") is not None
+
+
+def forget_json(request: Any) -> None:
+    """Let ``request.json`` be parsed again from the body: the view may have changed it."""
+    vars(request).pop("_cached_json", None)
