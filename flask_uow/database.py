@@ -29,7 +29,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 class Database:
-    """Gives every request one unit of work.
+    """Give every request one unit of work.
 
     ::
 
@@ -41,16 +41,16 @@ class Database:
             db.init_app(app)
             return app
 
-    One object serves any number of apps: what belongs to an app is kept on the app, what belongs
-    to a context on the context.
+    One object serves any number of apps: the engines are kept on the app, the unit of work on the
+    context.
 
-    :param parts: any of: declarative bases, registries, and the app itself, for a program that
-        has just one. The first base, or a new one if there is none, is ``db.Model``.
-    :param metadata: one or several, for tables that no class stands for and for imperative
-        mappings.
+    :param parts: declarative bases, registries, and apps. The first base is ``db.Model``; without
+        one, a new base is created.
+    :param metadata: one or several, for tables without a class and for imperative mappings.
     :param session_options: for the ``Session``, such as ``{"autoflush": False}``; ``"class_"``
         may name a subclass of it.
-    :raises SetupError: a part is none of these.
+    :raises SetupError: a part is not a base, a registry or an app.
+    :raises ConfigError: as :meth:`init_app`.
     """
 
     def __init__(
@@ -65,24 +65,26 @@ class Database:
         if not bases:
             bases.append(_new_base(self._metadatas))
         self._registries = [_registry_of(base) for base in bases]
-        for one in self._registries:
-            routing.stamp(one.mappers)  # classes that were mapped before
+        for registry_ in self._registries:
+            routing.stamp(registry_.mappers)  # for classes that are mapped already
         self.Model: Any = bases[0]
         options = dict(session_options or {})
         options["class_"] = unit_session_class(options.get("class_", Session))
         self._session_options = options
         self._units: UnitRegistry[Session] = UnitRegistry()
         self.session: SessionProxy[Session] = SessionProxy(self._units)
-        """The session of the current unit of work (P2): opened at its first use, committed or
-        rolled back when the request is answered, closed when the context ends."""
+        """The session of the current unit of work (P2).
+
+        Opened at its first use, committed or rolled back before the response is sent, closed when
+        the context ends."""
         for app in apps:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Prepare *app*. Connects to nothing; engines are made at their first use.
+        """Prepare *app*. No connection is made; each engine is created at its first use.
 
-        :raises SetupError: *app* is no Flask app, or has a ``Database`` already.
-        :raises ConfigError: ``UOW_COMMIT`` is set and is no rule.
+        :raises SetupError: *app* is not a Flask app, or has a ``Database`` already.
+        :raises ConfigError: the value of ``UOW_COMMIT`` is not a commit rule.
         """
         if not isinstance(app, Flask):
             raise SetupError(
@@ -102,7 +104,7 @@ class Database:
             self._units,
             self._session_options,
         )
-        app.extensions.setdefault("sqlalchemy", self)  # where other extensions look
+        app.extensions.setdefault("sqlalchemy", self)  # other extensions look here
         lifecycle.install(app, self._units)
         app.shell_context_processor(self._shell_names)
         migrations.install(app, self)
@@ -112,7 +114,9 @@ class Database:
         """The default engine of the current app.
 
         :raises OutsideContext: no Flask context is active.
-        :raises UnknownEngine: the app has only named engines.
+        :raises UnknownEngine: the app has no default engine.
+        :raises ConfigError: a setting of the app cannot be used.
+        :raises SetupError: the app is not registered with this ``Database``.
         """
         return self.engines[None]
 
@@ -121,21 +125,25 @@ class Database:
         """The engines of the current app, by name; ``None`` and ``"default"`` are the same.
 
         :raises OutsideContext: no Flask context is active.
+        :raises ConfigError: a setting of the app cannot be used.
+        :raises SetupError: the app is not registered with this ``Database``.
         """
         return Engines(self._units.state().engines)
 
     def get_engine(self, name: str | None = None) -> Engine:
-        """``engines[name]``, under the name that migration environments call.
+        """Return ``engines[name]``; migration environments use this method.
 
-        :raises UnknownEngine: no engine has that name.
+        :raises UnknownEngine: no engine has this name.
         """
         return self.engines[name]
 
     @property
     def sessionmaker(self) -> sessionmaker[Session]:
-        """Makes sessions that belong to no unit: the caller commits and closes them.
+        """Creates sessions outside of any unit: the caller commits and closes these sessions.
 
         :raises OutsideContext: no Flask context is active.
+        :raises ConfigError: a setting of the app cannot be used.
+        :raises SetupError: the app is not registered with this ``Database``.
         """
         return cast("sessionmaker[Session]", self._units.state().sessionmaker)
 
@@ -145,7 +153,7 @@ class Database:
         return [mapper for registry in self._registries for mapper in registry.mappers]
 
     def current_unit(self) -> UnitOfWork | None:
-        """The unit of work of the current context, if it was opened."""
+        """Return the unit of work of the current context; None if it has not been opened."""
         return self._units.peek()
 
     @property
@@ -154,23 +162,24 @@ class Database:
 
     @property
     def metadata(self) -> MetaData:
-        """The metadata of the first base, or the first one that was given."""
+        """The first given ``MetaData``; without one, that of the first base."""
         return self.metadatas[0]
 
     @property
     def metadatas(self) -> list[MetaData]:
-        """All metadata: given ones, those of the bases, and those their models brought along."""
+        """The given ``MetaData`` objects, then those of the bases and of their tables."""
         found = list(self._metadatas)
-        for one in self._registries:
-            found.append(one.metadata)
-            found += [getattr(m.local_table, "metadata", one.metadata) for m in one.mappers]
+        for registry_ in self._registries:
+            own = registry_.metadata
+            found.append(own)
+            found += [getattr(m.local_table, "metadata", own) for m in registry_.mappers]
         return list(dict.fromkeys(found))
 
     def create_all(self) -> None:
         """Create the tables that do not exist yet, each on its own engine.
 
-        :raises UnknownEngine: a table belongs to an engine that is not configured; no table was
-            created.
+        :raises UnknownEngine: a table names an engine that is not configured; no table is created.
+        :raises OutsideContext: no Flask context is active.
         """
         for metadata, engine, tables in self._tables_by_engine():
             metadata.create_all(engine, tables=tables)
@@ -178,13 +187,14 @@ class Database:
     def drop_all(self) -> None:
         """Drop all tables, each on its own engine.
 
-        :raises UnknownEngine: as :meth:`create_all`.
+        :raises UnknownEngine: a table names an engine that is not configured; no table is dropped.
+        :raises OutsideContext: no Flask context is active.
         """
         for metadata, engine, tables in reversed(self._tables_by_engine()):
             metadata.drop_all(engine, tables=tables)
 
     def _shell_names(self) -> dict[str, Any]:
-        """What ``flask shell`` offers."""
+        """Return the names that ``flask shell`` defines."""
         models = {mapper.class_.__name__: mapper.class_ for mapper in self.mappers}
         return {**models, "db": self}
 
@@ -206,29 +216,29 @@ class Database:
         read_only: bool = False,
         retries: int = 0,
     ) -> Callable[[F], F]:
-        """Say how the unit of one view runs.
+        """Set the options of the unit of one view.
 
         ::
 
             @app.post("/webhook")
-            @db.unit(commit="always")     # store it, whatever is answered
+            @db.unit(commit="always")     # store it, whatever the status
             def webhook(): ...
 
-        It is known before the view starts, because the route is: a ``before_request`` function
-        that loads the user reads at the same isolation level.
+        The options hold from the start of the request: a ``before_request`` function that loads the
+        user reads at the same isolation level as the view.
 
         :param commit: the rule for this view, instead of ``UOW_COMMIT``: ``"on_success"``,
-            ``"always"``, ``"explicit"`` or a function that gets the response and returns
-            whether to commit.
-        :param isolation_level: such as ``"SERIALIZABLE"``; which ones there are depends on the
-            database, and one that it does not know is a ``ConfigError`` at the first use.
-        :param read_only: what writes is refused (``ReadOnly``), also for a ``POST``.
+            ``"always"``, ``"explicit"`` or a function that receives the response and
+            returns whether to commit.
+        :param isolation_level: such as ``"SERIALIZABLE"``. The database decides which levels exist;
+            at the first use, an unknown level is a ``ConfigError``.
+        :param read_only: statements that write are refused (``ReadOnly``), also in a ``POST``.
         :param retries: how often the view is run again after a conflict with another transaction
-            (serialization failure, deadlock, lock timeout), after a short pause, with ``g`` and
-            the cookie session as they were before it. Only where nothing happened that cannot be
-            undone: a commit, a write before the view, a body that can be read once. 0, because
-            code that is run twice has to be written for it.
-        :raises ConfigError: a value is none of these, or the parentheses are missing.
+            (serialization failure, deadlock, lock timeout). Each attempt begins after a short
+            pause, with ``g`` and the cookie session as they were before the view. A view is not run
+            again if part of its work cannot be undone: a commit, a write before the view, or a body
+            that can be read only once. The default is 0, because a view must be written for this.
+        :raises ConfigError: an option has a wrong value, or the parentheses are missing.
         """
         if view is not None:
             raise ConfigError(
@@ -270,20 +280,22 @@ class Database:
     ) -> Any:
         """All or nothing: ``with db.atomic() as session:``, ``@db.atomic``, ``@db.atomic(...)``.
 
-        Inside a request, or another block, a part of what is running: undone by a savepoint if an
-        exception leaves it, committed with the rest. Elsewhere (command, worker, script) the
-        outermost block is the whole unit, and commits at its end; objects stay readable. To leave
-        a block undone and go on behind it, ``raise Rollback``.
+        Inside a request or another block, the block is a savepoint: an exception that leaves it
+        undoes only the block, and its work is committed with the rest. Elsewhere (command, worker,
+        script) the outermost block is the whole unit and commits at its end; loaded objects stay
+        readable. ``raise Rollback`` undoes a block, and the code after it continues.
 
-        ``commit()``, ``rollback()`` and ``close()`` are refused inside.
+        ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 
-        :param durable: refuse to be a part of anything, so that the end of the block is a COMMIT.
+        :param durable: refuse to be a savepoint, so that the block ends with a COMMIT.
         :param isolation_level: of the transaction, such as ``"SERIALIZABLE"``.
-        :param read_only: what writes is refused.
-        :param retries: how often the function is run again after a conflict with another
-            transaction, in a new one, after a pause (``UOW_RETRY_PAUSE``). Not for ``with``.
-        :raises BlockRefused: one of the options was given to a block that is not the outermost, or
-            uncommitted work comes before the outermost; nothing was done.
+        :param read_only: statements that write are refused.
+        :param retries: how often the decorated function is run again after a conflict with another
+            transaction, each time in a new transaction and after a pause (``UOW_RETRY_PAUSE``).
+            Not possible with ``with``, which cannot run its lines twice.
+        :raises BlockRefused: an option was given to a block that is not the outermost, or there is
+            uncommitted work before the outermost block; nothing was done.
+        :raises ConfigError: an option has a wrong value, or *function* is not a function.
         :raises OutsideContext: no Flask context is active.
         """
         block = Atomic(
@@ -296,48 +308,49 @@ class Database:
         return block if function is None else block(function)
 
     def independent(self) -> Independent:
-        """A session of its own, committed at the end of the block whatever becomes of the request.
+        """Open a session that is committed at the end of the block, even if the unit is not.
 
         ::
 
             with db.independent() as session:
                 session.add(FailedLogin(name=name))
 
-        ``db.session`` stays what it is. On SQLite, which has one writer at a time, the block is
-        refused at once if the unit around it has written already: write in it first. Elsewhere it
-        would wait for ever for a row that the unit has locked: write other rows.
+        ``db.session`` is not changed. On SQLite, which has one writer at a time, the block is
+        refused if the unit has written before it: write inside the block first. On other
+        databases, a block that writes a row that the unit has locked would wait for ever: write
+        other rows.
 
         :raises OutsideContext: no Flask context is active.
         """
         return Independent(self._units)
 
     def explicit_commit(self, mode: str) -> ExplicitCommit:
-        """Say what ``db.session.commit()`` does inside a ``with`` block, for code of others.
+        """Set the effect of ``db.session.commit()`` in a ``with`` block, for code of others.
 
-        :param mode: ``"allow"``: it commits; ``"flush"``: it only flushes, and the request, or the
-            block, stays all or nothing; ``"forbid"``: it is refused. See ``UOW_EXPLICIT_COMMIT``.
-        :raises ConfigError: *mode* is none of these.
+        :param mode: ``"allow"``: it commits; ``"flush"``: it only flushes, and the unit stays all
+            or nothing; ``"forbid"``: it is refused. See ``UOW_EXPLICIT_COMMIT``.
+        :raises ConfigError: *mode* is another value.
         """
         return ExplicitCommit(self._units, mode)
 
     def on_commit(self, function: C, /, *args: Any, **kwargs: Any) -> C:
-        """Call ``function(*args, **kwargs)`` when the work so far is stored (P10).
+        """Call ``function(*args, **kwargs)`` after the work so far has been committed (P10).
 
-        After the COMMIT and before the answer leaves, in the order in which they were added. What
-        is rolled back, by itself or with a block, drops its hooks. One that fails is logged; the
-        rest run, and the answer stands. Where nothing is running that could be committed, it is
-        called at once. May be used as a decorator.
+        Hooks run after the COMMIT and before the response is sent, in the order in which they were
+        added. A rollback of the unit or of a block drops the hooks that were added in it. The error
+        of a hook is logged; the other hooks run, and the response is sent. If no unit is open, the
+        function is called at once. Can be used as a decorator.
 
-        :raises HookRefused: it is a coroutine function, or an argument is an ORM object.
+        :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
         return self._add_hook(True, function, args, kwargs)
 
     def on_rollback(self, function: C, /, *args: Any, **kwargs: Any) -> C:
-        """As :meth:`on_commit`, but when the work so far was undone, by itself or with its block.
+        """Call ``function(*args, **kwargs)`` after the work so far, or its block, was rolled back.
 
-        Where nothing is running it is not called at all.
+        Otherwise as :meth:`on_commit`; but if no unit is open, the function is never called.
 
-        :raises HookRefused: as :meth:`on_commit`.
+        :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
         return self._add_hook(False, function, args, kwargs)
 
@@ -351,21 +364,17 @@ class Database:
         return function
 
     def set_rollback_only(self) -> None:
-        """Let the current unit be rolled back at its end, whatever the response says (P4).
+        """Roll back the current unit at its end, whatever the status of the response (P4).
 
-        For an answer that reports an error with status 200, for instance. ``commit()`` is
-        refused from here on. If an exception leaves the view afterwards, the mark goes with the
-        work that is rolled back, and what the error handler writes is stored.
+        For a response that reports an error with status 200, for instance. From then on,
+        ``commit()`` is refused. If an exception leaves the view later, the work is rolled back and
+        the mark is removed, so the writes of an error handler are committed.
 
-        Inside ``db.atomic()`` it is only that block, the innermost, which is undone at its end.
+        Inside ``db.atomic()``, only the innermost block is marked and undone at its end.
 
         :raises OutsideContext: no Flask context is active.
         """
-        unit = self._units.unit()
-        if unit.blocks:
-            unit.blocks[-1].rollback_only = True
-        else:
-            unit.session.rollback_only = True
+        self._units.unit().set_rollback_only()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.Model!r}>"

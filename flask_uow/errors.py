@@ -3,33 +3,33 @@
 ::
 
     Exception
-     └─ UowError                          everything below, to catch in one place
-         ├─ SetupError (RuntimeError)     an object was put together in the wrong way
+     └─ UowError                          the base of all errors below
+         ├─ SetupError (RuntimeError)     an app or an extension was set up wrongly
          ├─ ConfigError (ValueError)      a value of ``app.config`` or of an option is wrong
-         │   └─ UnknownEngine             a name of an engine that nobody configured
+         │   └─ UnknownEngine             an engine of this name is not configured
          ├─ OutsideContext (RuntimeError) ``db`` was used where no Flask context is active
          ├─ UnitEnded (RuntimeError)      a session was used after its unit of work ended
-         │   └─ ForkedUnit                 it belongs to the parent of this process
+         │   └─ ForkedUnit                a forked child used a unit of its parent
          ├─ ConcurrentUse (RuntimeError)  two threads used one unit of work at once
          ├─ RollbackOnly (RuntimeError)   ``commit()`` after ``set_rollback_only()``
-         ├─ BlockRefused (RuntimeError)   a block, or what is done inside it, cannot be
-         ├─ CommitRefused (RuntimeError)  ``commit()`` or ``rollback()`` where others decide
-         ├─ HookRefused (ValueError)      ``on_commit()`` was given what it cannot run later
-         ├─ ReadOnly (RuntimeError)       something was written in a unit that only reads
-         ├─ Rollback (RuntimeError)       raise it to leave ``db.atomic()`` undone
-         ├─ PartialCommit (RuntimeError)  several engines, and not all of them committed
-         ├─ TransactionLost (RuntimeError) the database threw the work away, with an earlier error
-         ├─ PoolExhausted (RuntimeError)  every connection of the pool is held by somebody else
-         └─ MigrationError (RuntimeError) a command of ``flask db`` cannot do what it was told
+         ├─ BlockRefused (RuntimeError)   a block cannot begin here, or not with these options
+         ├─ CommitRefused (RuntimeError)  ``commit()`` or ``rollback()`` where a block decides
+         ├─ HookRefused (ValueError)      ``on_commit()`` was given what cannot be called later
+         ├─ ReadOnly (RuntimeError)       a statement writes in a unit that only reads
+         ├─ Rollback (RuntimeError)       raise it to undo a ``db.atomic()`` block
+         ├─ PartialCommit (RuntimeError)  some engines have committed, and a later one failed
+         ├─ TransactionLost (RuntimeError) an earlier error has rolled back the whole transaction
+         ├─ PoolExhausted (RuntimeError)  every connection of the pool is checked out
+         └─ MigrationError (RuntimeError) a command of ``flask db`` cannot do its work
              ├─ MigrationFailed           a revision raised an error while it ran
-             ├─ MigrationLocked           somebody else is migrating the same database
-             ├─ MigrationsPending         the database is behind the folder of migrations
-             └─ DatabaseUnreachable       no connection, so nothing is known and nothing done
+             ├─ MigrationLocked           another process is migrating the same database
+             ├─ MigrationsPending         the database does not have all revisions
+             └─ DatabaseUnreachable       no connection to a database could be made
 
     UserWarning
      └─ UowWarning
-         ├─ DiscardedWork                 a context ended with work that nobody committed
-         └─ ConfigNotice                  a setting that does nothing, a driver that does not suit
+         ├─ DiscardedWork                 a context ended with uncommitted work
+         └─ ConfigNotice                  a setting has no effect, or a driver is unsuitable
 
 Each class also inherits the built-in that a caller would guess, so ``except RuntimeError``
 keeps working. Every message says what happened, why it is refused and what to write instead;
@@ -75,7 +75,7 @@ class UowError(Exception):
 
 
 class SetupError(UowError, RuntimeError):
-    """A ``Database``, an app or an extension was put together in a way that cannot work."""
+    """A ``Database``, an app or an extension was set up in a way that cannot work."""
 
 
 class ConfigError(UowError, ValueError):
@@ -83,15 +83,15 @@ class ConfigError(UowError, ValueError):
 
 
 class UnknownEngine(ConfigError):
-    """An engine was asked for by a name that is not configured."""
+    """An engine of the requested name is not configured."""
 
 
 class OutsideContext(UowError, RuntimeError):
-    """``db`` needs a Flask context and none is active, or the active one has ended."""
+    """``db`` needs a Flask context, and none is active or the active one has ended."""
 
 
 class UnitEnded(UowError, RuntimeError):
-    """A session was used after the unit of work that it belonged to had ended."""
+    """A session was used after its unit of work had ended."""
 
 
 class ForkedUnit(UnitEnded):
@@ -99,7 +99,7 @@ class ForkedUnit(UnitEnded):
 
 
 class ConcurrentUse(UowError, RuntimeError):
-    """A second thread used a unit of work while the first was inside the database with it."""
+    """Two threads used one unit of work at the same time."""
 
 
 class RollbackOnly(UowError, RuntimeError):
@@ -111,45 +111,46 @@ class BlockRefused(UowError, RuntimeError):
 
 
 class CommitRefused(UowError, RuntimeError):
-    """``commit()``, ``rollback()`` or ``close()`` was called where somebody else decides.
+    """``commit()``, ``rollback()`` or ``close()`` was called where it is not allowed.
 
-    Inside ``db.atomic()``, or in a request with ``UOW_EXPLICIT_COMMIT = "forbid"``.
+    Inside ``db.atomic()`` the block decides, and in a request with
+    ``UOW_EXPLICIT_COMMIT = "forbid"`` the commit rule.
     """
 
 
 class HookRefused(UowError, ValueError):
-    """``db.on_commit()`` or ``db.on_rollback()`` was given what cannot run after the fact."""
+    """``db.on_commit()`` or ``db.on_rollback()`` was given what cannot be called later."""
 
 
 class ReadOnly(UowError, RuntimeError):
-    """A unit of work with ``read_only=True`` was asked to write."""
+    """A statement writes in a unit of work with ``read_only=True``."""
 
 
 class Rollback(UowError, RuntimeError):
-    """Raise it inside ``with db.atomic():`` to undo the block and go on behind it.
+    """Raise it inside ``with db.atomic():`` to undo the block and continue after it.
 
-    :param block: which one, if not the innermost: what ``db.atomic()`` returned.
+    :param block: the block to undo, as ``db.atomic()`` returned it; None for the innermost.
     """
 
     def __init__(self, block: object = None) -> None:
         self.block = block
         super().__init__(
-            "'Rollback' was raised outside of the block that it was meant to undo. It is caught by"
-            " the innermost 'with db.atomic():' around it, or by the one that it was given"
+            "'Rollback' was raised outside of the block that it was meant to undo. The innermost"
+            " 'with db.atomic():' around it catches it, or the block that it names"
             " ('raise Rollback(block)'). Elsewhere, call 'db.session.rollback()', or"
             " 'db.set_rollback_only()' for the whole request."
         )
 
 
 class PartialCommit(UowError, RuntimeError):
-    """A unit spanned several engines, and one of the later commits failed.
+    """A unit used several engines; the first commits succeeded, and a later one failed.
 
-    What the earlier engines committed stays. The error of the engine that failed is the
-    ``__cause__``.
+    The work of the engines that have committed stays stored. The error of the engine that failed
+    is the ``__cause__``.
 
     :ivar committed: names of the engines that did commit, in order.
     :ivar failed: name of the engine whose commit failed.
-    :ivar rolled_back: names of the engines that were not reached and were rolled back.
+    :ivar rolled_back: names of the engines that had not committed yet and were rolled back.
     """
 
     def __init__(self, committed: list[str], failed: str, rolled_back: list[str]) -> None:
@@ -158,45 +159,47 @@ class PartialCommit(UowError, RuntimeError):
         self.rolled_back = rolled_back
         super().__init__(
             f"The engine {failed!r} failed to commit after {_names(committed)} had committed"
-            f"{f' ({_names(rolled_back)} rolled back)' if rolled_back else ''}. Databases that"
-            " commit one after the other cannot undo each other: repair the difference, or keep"
-            " rows that must agree in one database."
+            f"{f' ({_names(rolled_back)} rolled back)' if rolled_back else ''}. A commit of one"
+            " database cannot be undone when another one fails. Correct the rows that differ, and"
+            " keep rows that must agree in one database."
         )
 
 
 class TransactionLost(UowError, InvalidRequestError, RuntimeError):
-    """A statement or a commit came after an error that had cost the whole transaction (P3).
+    """A statement or a commit follows an error that has rolled back the whole transaction (P3).
 
-    The error is the ``__cause__``. A SQLAlchemy error too, so that what catches those finds it.
+    That error is the ``__cause__``. The class is also a SQLAlchemy error, so that
+    ``except SQLAlchemyError`` catches it.
     """
 
     def __init__(self, error: BaseException | None) -> None:
         name = (
-            "that only the driver has seen, or a rollback of the connection itself"
+            "only the driver has seen it, or the connection itself was rolled back"
             if error is None
             else type(error).__name__
         )
         text = "" if error is None else f": {str(error).strip()}"
         super().__init__(
-            "The transaction of this work no longer exists: the database threw it away with an"
-            f" earlier error, which the code went on from ({name}{text})."
-            " A commit would store nothing, or only what came after it, so nothing is stored."
-            " Let that error leave the view, or call 'rollback()' and do the whole work again;"
-            " a statement that may fail belongs into 'with db.session.begin_nested():' (not"
-            " enough after a deadlock, which undoes everything)."
+            "The transaction no longer exists: the database rolled it back after an earlier error"
+            f" that the code swallowed ({name}{text})."
+            " A commit would store nothing, or only what came after that error, so it is refused."
+            " Let the error leave the view, or call 'rollback()' and do the whole work again. Put"
+            " a statement that may fail inside 'with db.session.begin_nested():'; this does not"
+            " help against a deadlock, which undoes everything."
         )
         self.__cause__ = error
 
 
 class PoolExhausted(UowError, PoolTimeout, RuntimeError):
-    """All connections of a pool were held by others for longer than ``pool_timeout`` seconds.
+    """All connections of a pool were checked out for longer than ``pool_timeout`` seconds.
 
-    The message names the holders. A ``sqlalchemy.exc.TimeoutError`` too.
+    The message says by which requests and threads. The class is also a
+    ``sqlalchemy.exc.TimeoutError``.
     """
 
 
 class MigrationError(UowError, RuntimeError):
-    """A command of ``flask db``, or its function, cannot do what it was told."""
+    """A command of ``flask db``, or the function of that name, cannot do its work."""
 
 
 class MigrationFailed(MigrationError):
@@ -213,7 +216,7 @@ class MigrationFailed(MigrationError):
 
 
 class MigrationLocked(MigrationError):
-    """Another process was migrating the same database for longer than one wanted to wait."""
+    """Another process was migrating the same database for longer than the lock timeout."""
 
 
 class MigrationsPending(MigrationError):
@@ -229,15 +232,15 @@ class UowWarning(UserWarning):
 
 
 class DiscardedWork(UowWarning):
-    """A context ended with changes that nobody committed; they were rolled back."""
+    """A context ended with uncommitted changes; they were rolled back."""
 
 
 class ConfigNotice(UowWarning):
-    """A setting has no effect, or a driver does not suit; the text says what to write instead."""
+    """A setting has no effect, or a driver is unsuitable; the text says what to write instead."""
 
 
 def shown(value: object) -> str:
-    """*value* for a message; of a text that may hold a password only the type."""
+    """Return *value* as a message shows it: only its type if it may contain a password."""
     text = repr(value)
     if "@" in text or "://" in text:
         return f"a value of type {type(value).__name__!r}"

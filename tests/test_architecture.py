@@ -87,6 +87,29 @@ def test_the_heart_is_read_in_one_sitting() -> None:
     assert sum(len(path.read_text().splitlines()) for path in heart) <= 1500
 
 
+OWNED_BY_FLASK_OR_THE_APP = {"app", "context", "response", "view"}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if floor_of(path) in {"_unit", "_request"}], ids=name_of
+)
+def test_only_an_object_itself_writes_its_attributes(path: Path) -> None:
+    """The target is ``self``, a class of the same module, or an object that is not ours."""
+    tree = ast.parse(path.read_text())
+    classes = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    written = {ast.unparse(target) for node in ast.walk(tree) for target in written_by(node)}
+    assert written <= {"self"} | classes | OWNED_BY_FLASK_OR_THE_APP
+
+
+def written_by(node: ast.AST) -> list[ast.expr]:
+    """The object of which *node* sets or deletes an attribute, if it does."""
+    if isinstance(node, ast.Attribute) and not isinstance(node.ctx, ast.Load):
+        return [node.value]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in {"setattr", "delattr"}:
+        return [node.args[0]]
+    return []
+
+
 def test_public_names() -> None:
     """What ``flask_uow`` offers, and nothing else without an underscore."""
     modules = {"database", "errors", "migrations"}

@@ -1,4 +1,4 @@
-"""How one unit runs: the values of ``@db.unit(...)``, ``db.atomic(...)`` and ``UOW_COMMIT``."""
+"""Options of one unit of work: ``@db.unit(...)``, ``db.atomic(...)`` and ``UOW_COMMIT``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal, Union, cast
 from ..errors import ConfigError, shown
 
 CommitRule = Union[Literal["on_success", "always", "explicit"], Callable[[Any], bool]]
-"""When a request commits by itself:
+"""When a request commits automatically:
 
-- ``"on_success"``: when its response is below 400, else it is rolled back.
-- ``"always"``: whatever the status, unless an exception left the view.
+- ``"on_success"``: if the status of its response is below 400; else it is rolled back.
+- ``"always"``: with any status, unless an exception leaves the view.
 - ``"explicit"``: never; the view calls ``db.session.commit()``.
-- a callable: it gets the response and returns whether to commit.
+- a function: it receives the response and returns whether to commit.
 """
 
 _RULES = ("on_success", "always", "explicit")
@@ -23,12 +23,12 @@ _RULES = ("on_success", "always", "explicit")
 
 @dataclass(frozen=True)
 class UnitOptions:
-    """What a view asks for its own unit; None leaves the app's setting.
+    """The options of a view for its unit; None means the setting of the app.
 
     :ivar commit: see :data:`CommitRule`.
-    :ivar isolation_level: of its transactions, as SQLAlchemy writes it: ``"SERIALIZABLE"``.
-    :ivar read_only: what writes is refused.
-    :ivar retries: how often it is run again after a conflict.
+    :ivar isolation_level: of its transactions, as SQLAlchemy spells it: ``"SERIALIZABLE"``.
+    :ivar read_only: statements that write are refused.
+    :ivar retries: how often the view is run again after a conflict.
     """
 
     commit: CommitRule | None = None
@@ -38,34 +38,36 @@ class UnitOptions:
 
     @property
     def of_transaction(self) -> bool:
-        """Is anything wanted of the transaction itself, so of the engine that begins it?"""
+        """Whether an option has to be set when the engine begins the transaction."""
         return self.isolation_level is not None or self.read_only
 
 
 NO_OPTIONS = UnitOptions()
-"""What a view without ``@db.unit`` wants."""
+"""The options of a view without ``@db.unit``."""
 
 
 def commit_rule(value: object, where: str) -> CommitRule:
     """Check a commit rule.
 
-    :param where: how the user wrote it, for the message.
-    :raises ConfigError: it is no rule; the message names the nearest one.
+    :param where: the place of the value in the code or in ``app.config``, for the message.
+    :raises ConfigError: *value* is not a commit rule; the message suggests the nearest one.
     """
     if callable(value) or value in _RULES:
         return cast(CommitRule, value)
     near = difflib.get_close_matches(str(value).lower().replace("-", "_"), _RULES, n=1)
     raise ConfigError(
-        f"{where} is {shown(value)}, which is no rule for when to commit."
+        f"{where} is {shown(value)}, which is not a commit rule."
         f"{f' Did you mean {near[0]!r}?' if near else ''}"
-        f" It can be {', '.join(map(repr, _RULES))} or a function that gets the response and"
-        " returns True to commit."
+        f" It must be {', '.join(map(repr, _RULES))} or a function that receives the response"
+        " and returns True to commit."
     )
 
 
 def retries_option(retries: object, where: str) -> int:
-    """
-    :raises ConfigError: *retries* is no sensible number of repetitions.
+    """Check a number of retries.
+
+    :param where: the place of the value in the code, for the message.
+    :raises ConfigError: *retries* is not a whole number from 0 to 100.
     """
     if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 100:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""``app.config`` to frozen settings: every key, every check, every message about them."""
+"""Read ``app.config`` into frozen settings: every key, its check and the message about it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -25,11 +25,14 @@ from .settings import (
     SqliteProfile,
 )
 
+Config: TypeAlias = Mapping[str, object]
+"""``app.config``, or a dict in it: every value may be of a wrong type."""
+
 _URI = "SQLALCHEMY_DATABASE_URI"
 _POOL_KEYS = {
     f"UOW_{field.name.upper()}": field.name
     for field in fields(PoolSettings)
-    if field.name != "stacks"  # whether the app is in debug mode
+    if field.name != "stacks"  # set by DEBUG
 }
 _SQLITE_KEYS = {f"UOW_SQLITE_{field.name.upper()}": field.name for field in fields(SqliteProfile)}
 _KNOWN = {
@@ -46,7 +49,7 @@ _KNOWN = {
     "UOW_CLI_GROUP",
     "UOW_MIGRATIONS",
     "UOW_CHECK_MIGRATIONS",
-    # Switches of Flask-SQLAlchemy whose default is what happens here anyway.
+    # Keys of Flask-SQLAlchemy that are accepted, because flask_uow acts as their defaults say.
     "SQLALCHEMY_TRACK_MODIFICATIONS",
     "SQLALCHEMY_RECORD_QUERIES",
 }
@@ -64,7 +67,7 @@ _SUCCESSORS = {
 }
 
 
-def read(config: Mapping[str, Any]) -> Settings:
+def read(config: Config) -> Settings:
     """Read and check the settings of one app.
 
     :raises ConfigError: the message names the key as it is written in ``app.config``.
@@ -80,35 +83,39 @@ def read(config: Mapping[str, Any]) -> Settings:
     )
 
 
-def read_commit_rule(config: Mapping[str, Any]) -> CommitRule:
-    """
-    :raises ConfigError: ``UOW_COMMIT`` is no rule.
+def read_commit_rule(config: Config) -> CommitRule:
+    """Read ``UOW_COMMIT``.
+
+    :raises ConfigError: its value is not a commit rule.
     """
     return commit_rule(config.get("UOW_COMMIT", "on_success"), "UOW_COMMIT")
 
 
-def read_migration_names(config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """The name of the group of commands, empty for none; and what pending revisions lead to.
+def read_migration_names(config: Config) -> tuple[str, str | None]:
+    """Read the name of the command group, ``""`` for none, and the effect of pending revisions.
 
-    :raises ConfigError: one of them is neither.
+    :raises ConfigError: ``UOW_CLI_GROUP`` is not a name, or ``UOW_CHECK_MIGRATIONS`` none of its
+        values.
     """
     group = config.get("UOW_CLI_GROUP", "db") or ""
     if not isinstance(group, str):
         raise ConfigError(f"UOW_CLI_GROUP is {shown(group)}, and it must be a name, such as 'db'.")
     check = config.get("UOW_CHECK_MIGRATIONS", "warn")
-    if check not in {"warn", "error", False, None}:
+    if check not in ("warn", "error", False, None):  # a tuple: the value may be unhashable
         raise ConfigError(
             f"UOW_CHECK_MIGRATIONS is {shown(check)}, and it must be 'warn', 'error' or False:"
-            " what the first request does in debug mode if the database is behind."
+            " what the first request does in debug mode if revisions are pending."
         )
-    return group, check or None
+    return group, str(check) if check else None
 
 
-def read_migrations(config: Mapping[str, Any]) -> MigrationSettings:
+def read_migrations(config: Config) -> MigrationSettings:
+    """Read ``UOW_MIGRATIONS``, whose options are checked where Alembic is imported.
+
+    :raises ConfigError: the value is neither a folder nor a dict, or its ``directory`` or
+        ``engines`` cannot be used.
     """
-    :raises ConfigError: ``UOW_MIGRATIONS`` is neither a folder nor a dict.
-    """
-    given: Any = config.get("UOW_MIGRATIONS") or {}
+    given = config.get("UOW_MIGRATIONS") or {}
     if isinstance(given, (str, Path)):
         given = {"directory": given}
     if not isinstance(given, Mapping):
@@ -132,7 +139,7 @@ def read_migrations(config: Mapping[str, Any]) -> MigrationSettings:
     )
 
 
-def _read_migrated(given: Any) -> tuple[str, ...] | None:
+def _read_migrated(given: object) -> tuple[str, ...] | None:
     if given is None:
         return None
     names = list(given) if isinstance(given, (list, tuple)) else [0]
@@ -144,16 +151,16 @@ def _read_migrated(given: Any) -> tuple[str, ...] | None:
     found = tuple(str(name or DEFAULT) for name in names)
     if len(set(found)) < len(found):
         raise ConfigError(
-            f"UOW_MIGRATIONS['engines'] is {shown(given)}, and it names an engine twice."
+            f"UOW_MIGRATIONS['engines'] is {shown(given)}, and it must name each engine only once."
         )
     return found
 
 
-def refuse_unknown_options(options: Mapping[str, Any], known: Iterable[str]) -> None:
-    """
-    :param options: of ``UOW_MIGRATIONS``.
+def refuse_unknown_options(options: Config, known: Iterable[str]) -> None:
+    """Refuse options of ``UOW_MIGRATIONS`` that Alembic does not have.
+
     :param known: the options of Alembic's ``context.configure()``.
-    :raises ConfigError: one of *options* is none of them.
+    :raises ConfigError: an option is not among *known*.
     """
     names = {"directory", "engines", *known}
     for key in options:
@@ -161,28 +168,33 @@ def refuse_unknown_options(options: Mapping[str, Any], known: Iterable[str]) -> 
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
-                f"UOW_MIGRATIONS has a key {key!r}, which is no option of Alembic's"
-                f" 'context.configure()'; our own are 'directory' and 'engines'.{hint}"
+                f"UOW_MIGRATIONS has a key {key!r}, which is not an option of"
+                " Alembic's 'context.configure()'; the others are 'directory' and 'engines'."
+                f"{hint}"
             )
 
 
-def _read_explicit_commit(config: Mapping[str, Any]) -> dict[str, str]:
+def _read_explicit_commit(config: Config) -> dict[str, str]:
     given = config.get("UOW_EXPLICIT_COMMIT", "allow")
-    modes = dict(given) if isinstance(given, Mapping) else {"": given}
-    for name, mode in modes.items():
-        where = f"UOW_EXPLICIT_COMMIT[{name!r}]" if name else "UOW_EXPLICIT_COMMIT"
-        modes[name] = explicit_commit(mode, where)
+    modes = {
+        name: explicit_commit(
+            mode, f"UOW_EXPLICIT_COMMIT[{name!r}]" if name else "UOW_EXPLICIT_COMMIT"
+        )
+        for name, mode in (given if isinstance(given, Mapping) else {"": given}).items()
+    }
     return modes if set(modes.values()) - {"allow"} else {}
 
 
 def explicit_commit(mode: object, where: str) -> str:
-    """
-    :raises ConfigError: *mode* is none.
+    """Check a value of ``UOW_EXPLICIT_COMMIT``.
+
+    :param where: the place of the value in the code or in ``app.config``, for the message.
+    :raises ConfigError: *mode* is not one of ``"allow"``, ``"flush"`` and ``"forbid"``.
     """
     if mode not in _MODES:
         raise ConfigError(
             f"{where} is {shown(mode)}, and it must be {', '.join(map(repr, _MODES[:-1]))} or"
-            f" {_MODES[-1]!r}: what 'db.session.commit()' does in the middle of a request."
+            f" {_MODES[-1]!r}: what 'db.session.commit()' does during a request."
         )
     return str(mode)
 
@@ -190,7 +202,7 @@ def explicit_commit(mode: object, where: str) -> str:
 _MODES = ("allow", "flush", "forbid")
 
 
-def _read_retry_pause(config: Mapping[str, Any]) -> float:
+def _read_retry_pause(config: Config) -> float:
     value = config.get("UOW_RETRY_PAUSE", RETRY_PAUSE)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
         raise ConfigError(
@@ -199,7 +211,7 @@ def _read_retry_pause(config: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _read_pool(config: Mapping[str, Any]) -> PoolSettings:
+def _read_pool(config: Config) -> PoolSettings:
     given = _given(config, _POOL_KEYS)
     for name, value in given.items():
         key = _key(name)
@@ -216,8 +228,8 @@ def _read_pool(config: Mapping[str, Any]) -> PoolSettings:
     return PoolSettings(stacks=bool(config.get("DEBUG")), **given)
 
 
-def _given(config: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """What *config* says of *keys*, by the names of the fields that they stand for."""
+def _given(config: Config, keys: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values in *config*, by the names of the fields for *keys*."""
     return {name: config[key] for key, name in keys.items() if key in config}
 
 
@@ -225,7 +237,7 @@ def _key(name: str) -> str:
     return f"UOW_{name.upper()}"
 
 
-def _read_engines(config: Mapping[str, Any]) -> list[EngineSettings]:
+def _read_engines(config: Config) -> list[EngineSettings]:
     common = dict(_mapping(config, "SQLALCHEMY_ENGINE_OPTIONS"))
     if config.get("SQLALCHEMY_ECHO"):
         common.setdefault("echo", config["SQLALCHEMY_ECHO"])
@@ -247,8 +259,8 @@ def _read_engines(config: Mapping[str, Any]) -> list[EngineSettings]:
     return list(found.values())
 
 
-def _declared(config: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
-    """Every configured engine as (name, value, config key): the default, then in given order."""
+def _declared(config: Config) -> list[tuple[str, object, str]]:
+    """Return (name, value, config key) for each engine: the default first, then in given order."""
     declared = []
     if config.get(_URI) is not None:
         declared.append((DEFAULT, config[_URI], _URI))
@@ -258,7 +270,7 @@ def _declared(config: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
     return declared
 
 
-def _engine(name: str, value: Any, common: Mapping[str, Any], where: str) -> EngineSettings:
+def _engine(name: str, value: object, common: Config, where: str) -> EngineSettings:
     options = dict(common)
     if isinstance(value, Mapping):
         own = dict(value)
@@ -272,13 +284,15 @@ def _engine(name: str, value: Any, common: Mapping[str, Any], where: str) -> Eng
     return EngineSettings(name=name, url=_url(value, where), options=options, where=where)
 
 
-def _url(value: Any, where: str) -> URL:
+def _url(value: object, where: str) -> URL:
     if isinstance(value, str) and value.startswith("postgres://"):
-        value = value.replace("postgres://", "postgresql://", 1)  # the form of several hosters
+        value = value.replace(
+            "postgres://", "postgresql://", 1
+        )  # as several hosting services write it
     try:
-        return URL.create(**value) if isinstance(value, Mapping) else make_url(value)
+        return URL.create(**value) if isinstance(value, Mapping) else make_url(cast("URL", value))
     except (ArgumentError, TypeError, ValueError) as error:
-        # Not chained: the text of the cause may hold the password.
+        # Not chained: the text of the cause may contain the password.
         raise ConfigError(
             f"{where} cannot be read as a database URL: {_masked(value)}. It has the form"
             " 'dialect+driver://user:password@host:port/database', with special characters of"
@@ -287,8 +301,8 @@ def _url(value: Any, where: str) -> URL:
         ) from None
 
 
-def _masked(value: Any) -> str:
-    """A URL that could not be parsed, as far as it is certain to hold no password."""
+def _masked(value: object) -> str:
+    """Return the part of an invalid URL that certainly contains no password."""
     if not isinstance(value, str):
         return f"a value of type {type(value).__name__!r}"
     scheme, separator, _ = value.partition(":/")
@@ -297,7 +311,7 @@ def _masked(value: Any) -> str:
     return "a text that does not start with 'dialect://'"
 
 
-def _mapping(config: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
+def _mapping(config: Config, key: str) -> Mapping[Any, Any]:
     value = config.get(key) or {}
     if not isinstance(value, Mapping):
         example = (
@@ -310,7 +324,7 @@ def _mapping(config: Mapping[str, Any], key: str) -> Mapping[Any, Any]:
     return value
 
 
-def _notice_unknown_keys(config: Mapping[str, Any]) -> None:
+def _notice_unknown_keys(config: Config) -> None:
     for key in config:
         if key in _KNOWN or not str(key).startswith(("SQLALCHEMY_", "UOW_")):
             continue

@@ -1,4 +1,4 @@
-"""What ``app.config`` says, as frozen dataclasses; :mod:`.reading` makes them."""
+"""The settings of an app, as frozen dataclasses that :mod:`.reading` creates."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..errors import ConfigError, shown
 from .options import CommitRule
 
 RETRY_PAUSE = 0.05
-"""Seconds before the second attempt, at most. The others pause twice as long as the one before."""
-
+"""The longest pause before the second attempt, in seconds. Each later pause is twice as long."""
 
 _LONGEST_TIMEOUT = 2_000_000  # SQLite counts milliseconds, in 31 bits
 
 
 def refuse_timeout(name: str, value: object) -> None:
-    """
-    :raises ConfigError: *value* is no number of seconds that SQLite can wait for.
+    """Check the timeout *name*.
+
+    :raises ConfigError: *value* is not a number of seconds that SQLite can wait.
     """
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not (is_number and 0 <= cast(float, value) <= _LONGEST_TIMEOUT):  # false for nan as well
@@ -30,28 +30,29 @@ def refuse_timeout(name: str, value: object) -> None:
         )
 
 
-def _choice(key: str, value: Any, choices: tuple[str, ...]) -> str:
+def _choice(key: str, value: object, choices: tuple[str, ...]) -> str:
     if isinstance(value, str) and value.lower() in choices:
         return value.lower()
     why = ""
     if key.endswith("JOURNAL_MODE") and str(value).lower() in {"off", "memory"}:
-        why = " Without a journal on disk, what is rolled back or interrupted cannot be undone."
+        why = " Without a journal on disk, an interrupted transaction cannot be undone."
     names = ", ".join(map(repr, choices[:-1]))
     raise ConfigError(f"{key} is {shown(value)}, and it must be {names} or {choices[-1]!r}.{why}")
 
 
 @dataclass(frozen=True)
 class PoolSettings:
-    """What the pools of an app do beyond SQLAlchemy's. All durations are seconds.
+    """Settings for the pools of an app. All durations are seconds.
 
-    :ivar liveness: look for connections that died in the pool. The user's own
-        ``pool_pre_ping=True`` takes its place.
-    :ivar ping_idle: ask the server, after so long in the pool.
-    :ivar recycle: the lifetime of a connection, where ``pool_recycle`` is not given; None for
-        no end.
-    :ivar network_timeout: when an unreachable server becomes an error; None leaves that to the
-        driver and the kernel, which may take hours.
-    :ivar hold_warning: warn of a connection that is held for so long; None for never.
+    :ivar liveness: at checkout, look whether the connection died in the pool. The option
+        ``pool_pre_ping=True`` of an engine replaces this.
+    :ivar ping_idle: after this time in the pool a connection is tested by a ping.
+    :ivar recycle: the longest life of a connection if the engine has no ``pool_recycle``; None for
+        no limit.
+    :ivar network_timeout: after this time an unreachable server is an error; None leaves the
+        timeout to the driver and the kernel, which may wait for hours.
+    :ivar hold_warning: log a warning for a connection that is checked out for this long; None for
+        never.
     :ivar stacks: remember the stack of each checkout.
     """
 
@@ -72,19 +73,20 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class SqliteProfile:
-    """How SQLite is used. The defaults are for a web application on one machine.
+    """Settings for SQLite. The defaults suit a web application on one machine.
 
-    :ivar journal_mode: ``wal``: readers and the writer do not wait for each other. The others
-        (``delete``, ``truncate``, ``persist``) work on network file systems as well.
-    :ivar synchronous: ``normal``: with WAL the last commits may be lost if the power fails, never
-        if a process does; ``full`` waits for the disk at each commit.
-    :ivar foreign_keys: check them. SQLite by itself does not.
-    :ivar busy_timeout: seconds to wait for a writer. ``timeout`` in ``connect_args`` or in the URL
-        takes its place.
-    :ivar begin: ``auto``: IMMEDIATE for what is going to write; ``immediate`` for everything;
-        ``deferred`` for nothing, so that whoever reads before writing may be refused.
-    :ivar queue: let writers wait for each other first come, first served.
-    :raises ConfigError: a value is none of these.
+    :ivar journal_mode: with ``wal`` readers and the writer do not wait for each other; ``delete``,
+        ``truncate`` and ``persist`` also work on network file systems.
+    :ivar synchronous: with ``normal`` and WAL, the latest commits can disappear in a power failure,
+        but not when a process is killed; ``full`` waits for the disk at each commit.
+    :ivar foreign_keys: check foreign keys, which SQLite does not do by default.
+    :ivar busy_timeout: seconds to wait for a writer. A ``timeout`` in ``connect_args`` or in the
+        URL replaces it.
+    :ivar begin: when a transaction begins with ``BEGIN IMMEDIATE``: ``auto`` for a unit that is
+        expected to write, ``immediate`` always, ``deferred`` never. A deferred transaction that
+        reads and then writes may be refused.
+    :ivar queue: writers get the write lock in the order in which they asked for it.
+    :raises ConfigError: a setting has a value that is not allowed.
     """
 
     journal_mode: str = "wal"
@@ -108,9 +110,9 @@ class SqliteProfile:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """One engine: its name, its URL, its options for ``create_engine()``.
+    """The name and the URL of one engine, and its options for ``create_engine()``.
 
-    :ivar where: the config key that it comes from, for messages.
+    :ivar where: the config key of the engine, for messages.
     """
 
     name: str
@@ -121,11 +123,11 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that an app's config says about its databases.
+    """All settings of an app for its databases.
 
-    :ivar explicit_commit: what ``commit()`` does in a request, by the name of a blueprint; ``""``
-        for all others. Empty if it commits.
-    :ivar retry_pause: seconds before the first repetition, at most.
+    :ivar explicit_commit: the effect of ``commit()`` in a request, by the name of the blueprint;
+        ``""`` is for all other views. Empty if ``commit()`` is allowed everywhere.
+    :ivar retry_pause: the longest pause before the second attempt, in seconds.
     """
 
     commit: CommitRule
@@ -136,8 +138,9 @@ class Settings:
     retry_pause: float = RETRY_PAUSE
 
     def explicit_commit_in(self, blueprints: Iterable[str]) -> str:
-        """
-        :param blueprints: of a request, the innermost first.
+        """Return the effect of ``commit()`` in a request.
+
+        :param blueprints: the names of the request's blueprints, the innermost first.
         """
         names = (*blueprints, "")
         return next((self.explicit_commit[n] for n in names if n in self.explicit_commit), "allow")
@@ -145,11 +148,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class MigrationSettings:
-    """Where the migrations are and how they are run.
+    """The settings for migrations.
 
-    :ivar group: the name of the commands, for messages.
-    :ivar engines: names of those that are migrated, in order; None for all.
-    :ivar options: for Alembic's ``context.configure()``.
+    :ivar group: the name of the command group, for messages.
+    :ivar engines: the names of the engines to migrate, in order; None for all.
+    :ivar options: options of Alembic's ``context.configure()``.
     """
 
     directory: str = "migrations"

@@ -16,6 +16,7 @@ from .._config.settings import Settings
 from .._engine import build, fork
 from .._engine.checkouts import CheckoutContext
 from .._unit.session import UnitSession
+from .._unit.unit import Terms, UnitOfWork
 
 EXTENSION = "uow"
 
@@ -27,7 +28,6 @@ class AppState:
 
     :ivar owner: the registry of the ``Database`` that initialised the app.
     :ivar on_open: called whenever a unit of this app is opened.
-    :ivar error_hook: the wrapper of ``app.handle_user_exception`` that was put there last.
     """
 
     def __init__(
@@ -38,7 +38,6 @@ class AppState:
     ) -> None:
         self.owner = owner
         self.on_open: Callable[[], None] = lambda: None
-        self.error_hook: Callable[..., Any] | None = None
         self._app = app
         self._session_options = session_options
         self._lock = threading.Lock()
@@ -46,6 +45,11 @@ class AppState:
         self._engines: dict[str, Engine] | None = None
         self._sessionmaker: sessionmaker[UnitSession] | None = None
         self._variants: dict[tuple[str | None, bool], Variant] = {}
+
+    def call_on_open(self, function: Callable[[], None]) -> None:
+        """Call *function* now, and whenever a unit of this app is opened."""
+        self.on_open = function
+        function()
 
     @property
     def settings(self) -> Settings:
@@ -94,18 +98,16 @@ class AppState:
         factory = self.sessionmaker
         return factory.class_(**factory.kw)
 
-    def fit(self, session: UnitSession, options: UnitOptions) -> None:
-        """Let the transactions of *session* be as *options* want them.
+    def fit(self, unit: UnitOfWork, options: UnitOptions) -> None:
+        """Let the transactions of *unit* be as *options* want them.
 
         :raises ConfigError: the isolation level is not known.
         """
         if options.of_transaction:
-            session.use(*self.variant(options))
-        if options.read_only:
-            session.read_only_from_now_on()
-            session.will_write = False
+            writes = unit.will_write and not options.read_only
+            unit.set_terms(Terms(*self.variant(options), options.read_only, writes))
         if options.retries:
-            session.count_commits()
+            unit.count_commits()
 
     def variant(self, options: UnitOptions) -> Variant:
         """The engines for transactions as *options* want them, and what is kept for sessions.

@@ -18,6 +18,7 @@ from sqlalchemy.util import ScopedRegistry
 from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, source_location
 from .._unit.session import S, UnitSession
+from .._unit.state import Phase
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
 from .app_state import EXTENSION, AppState, Variant
@@ -204,19 +205,19 @@ class UnitRegistry(ScopedRegistry[S]):
         if unit is not None:
             unit.fail(error)
 
-    def clear_failure(self, context: Any) -> None:
+    def retry(self, context: Any, *, rollback_only: bool) -> None:
         """Undo :meth:`fail`: the view is run again."""
         context.__dict__.pop(self._failed, None)
         unit = self.on(context)
         if unit is not None:
-            unit.failed = False
+            unit.retry(rollback_only=rollback_only)
 
     def end(self, context: Any, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
         unit: UnitOfWork = context.__dict__[self.key]
         context.__dict__.pop(self._failed, None)  # it may be pushed again
         warn = error is None or (is_exit(error) and _request_of(context) is None)
-        if unit.streaming:
+        if unit.phase is Phase.STREAMING:
             unit.release(error, warn=warn)
         else:
             self.forget(context)
@@ -245,7 +246,9 @@ class UnitRegistry(ScopedRegistry[S]):
         unit = self.on(context)
         if unit is None:
             return self.unit() if is_running(context) else None
-        waits = unit.has_work or unit.blocks or (is_running(context) and not unit.finished)
+        waits = (
+            unit.has_work or unit.blocks or (is_running(context) and unit.phase is Phase.RUNNING)
+        )
         return unit if waits else None
 
     def clear(self) -> None:
@@ -272,22 +275,27 @@ class UnitRegistry(ScopedRegistry[S]):
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else of_request(context.app, request)
         rule = options.commit or settings.commit
+        explicit_commit, will_write = "allow", False
         if request is not None:
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # It may be pushed again, for a streamed body or by a test client, and does not
                 # say then which app context it lives in.
                 setattr(context, _HOME, home)
-            session.will_write = request.method not in _SAFE
-            if options is not NO_OPTIONS:
-                state.fit(session, options)
+            will_write = request.method not in _SAFE
             if settings.explicit_commit and rule != "explicit" and is_running(context):
-                session.explicit_commit = settings.explicit_commit_in(request.blueprints)
-        unit = UnitOfWork(session, rule, home)
+                explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
-        if frame is not None:
-            unit.place = frame.f_code, frame.f_lineno
-        if getattr(context, self._failed, False):
-            unit.failed = True
+        unit = UnitOfWork(
+            session,
+            rule,
+            home,
+            will_write=will_write,
+            explicit_commit=explicit_commit,
+            place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
+            failed=getattr(context, self._failed, False),
+        )
+        if options is not NO_OPTIONS:
+            state.fit(unit, options)
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         return cast(UnitOfWork, context.__dict__.setdefault(self.key, unit))

@@ -59,8 +59,7 @@ Method = Callable[..., Any]
 def install(app: Flask, units: UnitRegistry[Any]) -> None:
     """Wrap the methods of *app*."""
     state: AppState = app.extensions[EXTENSION]
-    state.on_open = partial(_stay_first, app, state, units)
-    state.on_open()
+    state.call_on_open(_stay_first(app, units))
     _wrap(app, "full_dispatch_request", _note_dispatch)
     _wrap(app, "process_response", _finish_around, units, app)
     _wrap(app, "do_teardown_appcontext", _end_behind, units, current_app_context)
@@ -77,7 +76,8 @@ def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) 
 def _note_dispatch(original: Method) -> Method:
     @wraps(original)
     def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
-        setattr(current_request_context(None), RUNNING, current_app_context(None))
+        context = current_request_context(None)
+        setattr(context, RUNNING, current_app_context(None))
         return original(*args, **kwargs)
 
     return full_dispatch_request
@@ -86,15 +86,21 @@ def _note_dispatch(original: Method) -> Method:
 # 2 --------------------------------------------------------------------------------------------
 
 
-def _stay_first(app: Flask, state: AppState, units: UnitRegistry[Any]) -> None:
-    """Wrap ``handle_user_exception``, again if another extension has put its own in front.
+def _stay_first(app: Flask, units: UnitRegistry[Any]) -> Callable[[], None]:
+    """Return what wraps ``handle_user_exception``, again if another extension has wrapped it since.
 
     REST frameworks handle some errors themselves and do not pass them on.
     """
-    current: Method = app.handle_user_exception
-    if current is not state.error_hook:
-        state.error_hook = _roll_back_first(current, units, app)
-        app.handle_user_exception = state.error_hook  # type: ignore[method-assign]
+    wrapper: Method | None = None
+
+    def stay_first() -> None:
+        nonlocal wrapper
+        current: Method = app.handle_user_exception
+        if current is not wrapper:
+            wrapper = _roll_back_first(current, units, app)
+            app.handle_user_exception = wrapper  # type: ignore[method-assign]
+
+    return stay_first
 
 
 def _roll_back_first(original: Method, units: UnitRegistry[Any], app: Flask) -> Method:
@@ -213,11 +219,10 @@ def _finish_late(
     except Exception:
         _drop(response)
         raise
-    unit.finished = True
-    unit.session.explicit_commit = "allow"  # nothing else commits from here on
     # A file that is passed through is not closed by way of the response.
-    if response.is_streamed and not response.direct_passthrough:
-        unit.streaming = True
+    streaming = response.is_streamed and not response.direct_passthrough
+    unit.respond(streaming=streaming)
+    if streaming:
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.response = ClosingBody(response.response, partial(_close, units, context))
@@ -228,7 +233,7 @@ def _decide(unit: UnitOfWork, response: Response) -> None:
 
     :raises Exception: the commit failed, or the rule did.
     """
-    if unit.session.rollback_only:
+    if unit.rollback_only:
         unit.rollback()
     elif unit.rule == "explicit":
         pass  # the view has committed what it wanted; the rest is undone when the context ends

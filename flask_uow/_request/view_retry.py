@@ -41,9 +41,9 @@ class ViewRetry:
         unit = units.unit()
         # They would be lost with the attempt and not run again.
         self._possible = not unit.has_work and not unit.hooks
-        self._session = unit.session
-        self._committed = unit.session.count_commits()  # since the unit was opened
-        self._rollback_only = unit.session.rollback_only
+        self._unit = unit
+        self._committed = unit.count_commits()  # since the unit was opened
+        self._rollback_only = unit.rollback_only
         self._g = dict(vars(current_app_context(None).g))
         self._cookie = _copy_of(context.session)
         self._flashes = context.flashes
@@ -56,9 +56,8 @@ class ViewRetry:
         if self.attempt > self._retries:
             _retry.note(error, self.attempt)
             return False
-        unit = self._units.on(self._context)
-        # In another session, after 'db.session.remove()', a commit may have gone unnoticed.
-        same = unit is not None and unit.session is self._session
+        # In another unit, after 'db.session.remove()', a commit may have gone unnoticed.
+        same = self._units.on(self._context) is self._unit
         return self._possible and same and not self._committed and self._can_read()
 
     def _can_read(self) -> bool:
@@ -81,8 +80,7 @@ class ViewRetry:
         pause = _retry.pause_before(self.attempt, state.settings.retry_pause)
         logger.info("A conflict: %s is run again, in %.3f s.", self._context.request, pause)
         time.sleep(pause)
-        self._units.clear_failure(self._context)
-        self._session.rollback_only = self._rollback_only
+        self._units.retry(self._context, rollback_only=self._rollback_only)
         self._restore()
         return app.dispatch_request(*arguments)
 

@@ -36,13 +36,13 @@ class TransactionRecord:
     effect = StatementEffect.READ
     floor = StatementEffect.READ
     error: BaseException | None = None
-    will_write = False
-    read_only = False
     _failed: RootTransaction | None = None
     _is_lost = False
     savepoints: WeakKeyDictionary[object, tuple[StatementEffect, int]] | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, will_write: bool = False, read_only: bool = False) -> None:
+        self.will_write = will_write
+        self.read_only = read_only
         self.flushed: list[tuple[str, str]] = []
 
     def note_error(self, error: BaseException, transaction: RootTransaction, *, lost: bool) -> None:

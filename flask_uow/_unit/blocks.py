@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import wraps
 from types import TracebackType
 from typing import Any, Protocol, TypeVar, cast
@@ -26,7 +26,8 @@ from ..errors import BlockRefused, ConfigError, Rollback, RollbackOnly, shown
 from . import retries as _retry
 from .pending import pending
 from .session import UnitSession
-from .unit import Block, UnitOfWork, has_begun_by_hand
+from .state import Block
+from .unit import Terms, UnitOfWork, has_begun_by_hand
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +57,57 @@ class UnitSource(Protocol):
         ...
 
 
-class Atomic:
+class AtomicBlock:
+    """A ``with`` block that is all or nothing.
+
+    :param options: how its transaction runs.
+    :param outermost_only: the names of what only a whole transaction can have.
+    """
+
+    def __init__(
+        self, units: UnitSource, options: UnitOptions, outermost_only: Sequence[str]
+    ) -> None:
+        self._units = units
+        self._options = options
+        self._outermost_only = outermost_only
+        self._entered: tuple[UnitOfWork, Block] | None = None
+
+    def __enter__(self) -> Session:
+        if self._entered is not None:
+            raise BlockRefused(
+                "This 'db.atomic()' block is open already. Each 'with' needs a block of its own:"
+                " write 'with db.atomic():' again instead of keeping the object."
+            )
+        unit = self._units.unit()
+        outermost = not (unit.blocks or self._units.is_dispatching())
+        if outermost:
+            _refuse_earlier_work(unit)
+            _prepare(unit, self._units, self._options)
+        elif self._outermost_only:
+            raise BlockRefused(_why_not_nested(self._outermost_only, unit))
+        self._entered = unit, unit.begin_block(outermost=outermost)
+        return unit.session
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool | None:
+        # Not 'bool': type checkers would ask what a function returns after a block that returns.
+        if self._entered is None:
+            raise BlockRefused("This 'db.atomic()' block was left before it was entered.")
+        (unit, block), self._entered = self._entered, None
+        ours = _is_for(self, error)
+        if ours:
+            block.set_rollback_only()
+        unit.end_block(block, None if ours else error)
+        return ours
+
+
+def _is_for(block: object, error: BaseException | None) -> bool:
+    """Whether *error* is the ``Rollback`` that undoes *block*."""
+    return isinstance(error, Rollback) and (error.block is None or error.block is block)
+
+
+class Atomic(AtomicBlock):
     """What ``db.atomic()`` returns: a context manager, or a decorator. See ``Database.atomic``."""
 
     def __init__(
@@ -68,18 +119,15 @@ class Atomic:
         read_only: bool = False,
         retries: int = 0,
     ) -> None:
-        self._units = units
         self._retries = retries_option(retries, "'retries' of 'db.atomic(...)'")
-        self._options = UnitOptions(isolation_level=isolation_level, read_only=read_only)
         wanted = {
             "durable": durable,
             "isolation_level": isolation_level is not None,
             "read_only": read_only,
             "retries": bool(retries),
         }
-        # What only a whole transaction can have.
-        self._outermost_only = [name for name, is_wanted in wanted.items() if is_wanted]
-        self._entered: tuple[UnitOfWork, Block] | None = None
+        options = UnitOptions(isolation_level=isolation_level, read_only=read_only)
+        super().__init__(units, options, [name for name, is_wanted in wanted.items() if is_wanted])
 
     def __enter__(self) -> Session:
         if self._retries:
@@ -88,13 +136,7 @@ class Atomic:
                 " 'with' block once. Put the work into a function, and write"
                 " '@db.atomic(retries=...)' above it."
             )
-        return self._enter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> bool | None:
-        # Not 'bool': type checkers would ask what a function returns after a block that returns.
-        return self._exit(error)
+        return super().__enter__()
 
     def __call__(self, function: F) -> F:
         _refuse_generator(function)
@@ -138,11 +180,9 @@ class Atomic:
 
         return atomic
 
-    def _another(self) -> Atomic:
+    def _another(self) -> AtomicBlock:
         """A block of the same kind for one call; calls may be nested, or run in many threads."""
-        block = Atomic(self._units)
-        block._options, block._outermost_only = self._options, self._outermost_only
-        return block
+        return AtomicBlock(self._units, self._options, self._outermost_only)
 
     def _is_repeated(self, error: Exception, attempt: int, before: int) -> bool:
         if not self._retries or not _retry.is_worthwhile(error) or self._commits() != before:
@@ -154,40 +194,10 @@ class Atomic:
 
     def _commits(self) -> int:
         """How often this unit has committed, in any way; retries ask for it."""
-        return len(self._units.unit().session.count_commits()) if self._retries else 0
+        return len(self._units.unit().count_commits()) if self._retries else 0
 
     def _pause(self, attempt: int) -> float:
         return _retry.pause_before(attempt + 1, self._units.retry_pause)
-
-    def _enter(self) -> Session:
-        if self._entered is not None:
-            raise BlockRefused(
-                "This 'db.atomic()' block is open already. Each 'with' needs a block of its own:"
-                " write 'with db.atomic():' anew instead of keeping the object."
-            )
-        unit = self._units.unit()
-        outermost = not (unit.blocks or self._units.is_dispatching())
-        if outermost:
-            _refuse_earlier_work(unit)
-            _prepare(unit.session, self._units, self._options)
-        elif self._outermost_only:
-            raise BlockRefused(_why_not_nested(self._outermost_only, unit))
-        self._entered = unit, unit.begin_block(outermost=outermost)
-        return unit.session
-
-    def _exit(self, error: BaseException | None) -> bool:
-        if self._entered is None:
-            raise BlockRefused("This 'db.atomic()' block was left before it was entered.")
-        (unit, block), self._entered = self._entered, None
-        ours = isinstance(error, Rollback) and (error.block is None or error.block is self)
-        if ours:
-            block.rollback_only = True
-        try:
-            unit.end_block(block, None if ours else error)
-        finally:
-            if block.outermost:
-                unit.session.restore()
-        return ours
 
 
 def _refuse_generator(function: Callable[..., Any]) -> None:
@@ -226,7 +236,7 @@ def _completed(result: Any, function: Callable[..., Any]) -> Any:
     return result
 
 
-def _why_not_nested(names: list[str], unit: UnitOfWork) -> str:
+def _why_not_nested(names: Sequence[str], unit: UnitOfWork) -> str:
     what = " and ".join(f"'{name}'" for name in names)
     around = "another 'db.atomic()' block" if unit.blocks else "a request, whose unit is running"
     for_view = " and ".join(f"'{name}'" for name in names if name != "durable")
@@ -243,7 +253,7 @@ def _why_not_nested(names: list[str], unit: UnitOfWork) -> str:
 
 def _refuse_earlier_work(unit: UnitOfWork) -> None:
     session = unit.session
-    if session.rollback_only:
+    if unit.rollback_only:
         raise RollbackOnly(
             "'db.atomic()' is refused: 'db.set_rollback_only()' was called for this unit of work,"
             " so nothing of it will be stored. Nothing was done. To undo one block, call it inside."
@@ -266,12 +276,13 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
         )
 
 
-def _prepare(session: UnitSession, units: UnitSource, options: UnitOptions) -> None:
-    """Let the next transaction of *session* be as *options* want it, and no other."""
+def _prepare(unit: UnitOfWork, units: UnitSource, options: UnitOptions) -> None:
+    """Let the next transaction of *unit* be as *options* want it, and no other."""
+    session = unit.session
     if session.in_transaction() and session.record.effect is StatementEffect.READ:
         # Begin a new transaction: objects read before may be out of date and are read again.
         session.rollback_now()
-    before = session.engines, session._routes, session.will_write
+    engines, routes, read_only, _ = unit.terms
     if options.of_transaction:
         if session.in_transaction():
             raise BlockRefused(
@@ -279,18 +290,9 @@ def _prepare(session: UnitSession, units: UnitSource, options: UnitOptions) -> N
                 " this context has begun already, with a statement that may have written. Nothing"
                 " was done. Commit first, with 'db.session.commit()'."
             )
-        session.use(*units.engines_for(options))
-    if options.read_only:
-        session.read_only_from_now_on()
-    session.will_write = not options.read_only
-
-    def restore() -> None:
-        engines, routes, session.will_write = before
-        session.use(engines, routes)
-        if options.read_only:
-            session.read_and_write()
-
-    session.restore_by(restore)
+        engines, routes = units.engines_for(options)
+    read_only = read_only or options.read_only
+    unit.set_terms_once(Terms(engines, routes, read_only, will_write=not read_only))
 
 
 class Independent:
@@ -304,24 +306,22 @@ class Independent:
         if self._unit is not None:
             raise BlockRefused(
                 "This 'db.independent()' block is open already. Write 'with db.independent() as"
-                " session:' anew instead of keeping the object."
+                " session:' again instead of keeping the object."
             )
         session = self._units.new_session()
-        session.will_write = True
-        self._unit = UnitOfWork(session, "explicit")
+        self._unit = UnitOfWork(session, "explicit", will_write=True)
         return session
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> bool | None:
         unit, self._unit = cast(UnitOfWork, self._unit), None
-        ours = isinstance(error, Rollback) and (error.block is None or error.block is self)
         try:
             if error is None:
                 unit.commit()
         finally:
             unit.end(error, warn=False)
-        return ours
+        return _is_for(self, error)
 
 
 class ExplicitCommit:
@@ -330,13 +330,12 @@ class ExplicitCommit:
     def __init__(self, units: UnitSource, mode: str) -> None:
         self._units = units
         self._mode = reading.explicit_commit(mode, "The mode of 'db.explicit_commit(...)'")
-        self._before: list[tuple[UnitSession, str]] = []
+        self._before: list[tuple[UnitOfWork, str]] = []
 
     def __enter__(self) -> None:
-        session = self._units.unit().session
-        self._before.append((session, session.explicit_commit))
-        session.explicit_commit = self._mode
+        unit = self._units.unit()
+        self._before.append((unit, unit.set_explicit_commit(self._mode)))
 
     def __exit__(self, *_: object) -> None:
-        session, mode = self._before.pop()
-        session.explicit_commit = mode
+        unit, mode = self._before.pop()
+        unit.set_explicit_commit(mode)

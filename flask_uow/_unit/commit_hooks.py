@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy import event
@@ -37,15 +38,14 @@ class Hook(NamedTuple):
 
 
 class CommitHooks:
-    """The hooks of one session.
+    """The hooks of one unit.
 
-    :ivar floor: the number of hooks that were added before the block and survive its rollback.
+    :param before_settling: called when a transaction of *session* has ended, before its hooks run.
     """
 
-    floor = 0
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    def __init__(self, session: Session, before_settling: Callable[[], None]) -> None:
+        self._before_settling = before_settling
+        self._floor = 0  # the number of hooks that survive a rollback
         self._waiting: list[Hook] = []
         # The number of hooks at each savepoint; one without an entry was set before the first.
         self._marks: dict[SessionTransaction, int] = {}
@@ -63,7 +63,16 @@ class CommitHooks:
 
     def settle(self, *, committed: bool) -> None:
         """Run the hooks for this outcome and drop the other ones."""
-        run(self._take(0 if committed else self.floor, committed=committed))
+        run(self._take(0 if committed else self._floor, committed=committed))
+
+    @contextmanager
+    def keeping(self, number: int) -> Iterator[None]:
+        """Let the first *number* hooks survive a rollback: they are older than the block."""
+        self._floor = number
+        try:
+            yield
+        finally:
+            self._floor = 0
 
     def _take(self, start: int, *, committed: bool) -> list[Hook]:
         taken, self._waiting[start:] = self._waiting[start:], []
@@ -84,10 +93,10 @@ class CommitHooks:
         kept = self._kept is transaction
         self._kept = None if kept else self._kept
         if transaction.parent is None:
-            self._session.restore()  # the work of a hook no longer belongs to the block
+            self._before_settling()
             self.settle(committed=kept)
         elif transaction.nested:
-            mark = self._marks.pop(transaction, self.floor)
+            mark = self._marks.pop(transaction, self._floor)
             if not kept:
                 run(self._take(mark, committed=False))
 

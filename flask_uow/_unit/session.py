@@ -10,7 +10,7 @@ Nothing here knows Flask.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
@@ -33,9 +33,9 @@ from ..errors import (
     UnknownEngine,
     shown,
 )
-from .commit_hooks import CommitHooks
 from .exclusive import concurrent_use, exclusive
 from .pending import refuse_flush
+from .state import ENDED, EndedUnit, UnitState
 
 S = TypeVar("S", bound=Session)
 _IN_BLOCK = (
@@ -51,42 +51,30 @@ _FORBIDDEN = (
 )
 
 
+_ENDED_UNIT = EndedUnit()
+
+
 class UnitSession(Session):
     """The ``Session`` that ``db.session`` stands for.
 
+    :ivar unit: the unit of work that it belongs to, which says what it may do.
     :ivar engines: the engines of the app by name, in the order of their configuration.
+    :ivar routes: the engine of each mapper that was asked for, shared by the sessions of an app.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: the transactions begun on them; the app may have ended them since.
     :ivar record: what the running transaction has done; a new one for each transaction.
-    :ivar owner_thread: the thread that is inside the database with this session just now.
-    :ivar rollback_only: ``commit()`` is refused.
-    :ivar lock: locked while that thread is inside.
-    :ivar read_only: writes are refused.
-    :ivar will_write: its transactions are expected to write.
-    :ivar blocks: how many blocks (``db.atomic()``) are open, whose end decides.
-    :ivar explicit_commit: what ``commit()`` does: it commits (``"allow"``), only flushes
-        (``"flush"``), or is refused (``"forbid"``).
-    :ivar committed: counts COMMITs, once :meth:`count_commits` was called.
-    :ivar hooks: what waits for the outcome; None until there is something.
-    :ivar plain_commit: no code of the app takes part in the commit of connections.
-    :ivar ended: the unit of work is over, and any further use is refused.
+    :ivar lock: locked while a thread is inside the database with this session.
+    :ivar owner_thread: that thread.
     :ivar generation: the fork generation of its process; see ``_engine.fork``.
+    :ivar plain_commit: no code of the app takes part in the commit of connections.
     """
 
-    # Of the class until a session says otherwise; the first three are not written to.
+    # Of the class until a session says otherwise; these objects are not written to.
+    unit = UnitState()
     connections: Mapping[Engine, Connection] = MappingProxyType({})
     begun: Sequence[RootTransaction | None] = ()
     record = TransactionRecord()
     owner_thread: int | None = None
-    rollback_only = False
-    will_write = False
-    read_only = False
-    blocks = 0
-    explicit_commit = "allow"
-    hooks: CommitHooks | None = None
-    committed: list[bool] | None = None
-    _restore: Callable[[], None] | None = None
-    ended = False
     plain_commit = True
 
     def __init__(
@@ -98,41 +86,21 @@ class UnitSession(Session):
     ) -> None:
         super().__init__(**options)
         self.engines = engines
-        self._routes = {} if routes is None else routes
+        self.routes = {} if routes is None else routes
         self.generation = fork.generation
         self.lock = threading.Lock()
 
-    def count_commits(self) -> list[bool]:
-        """Count each COMMIT on its connections from now on, also one that the app sends itself."""
-        if self.committed is None:
-            self.committed = []
-            for connection in self.connections.values():
-                lost_transactions.count_commits_on(connection, self.committed)
-        return self.committed
-
-    def restore_by(self, restore: Callable[[], None]) -> None:
-        """Call *restore* when the next transaction has ended, or :meth:`restore` is called."""
-        self._restore = restore
-
-    def restore(self) -> None:
-        """Restore the state from before a block."""
-        restore, self._restore = self._restore, None
-        if restore is not None:
-            restore()
+    def join(self, unit: UnitState) -> None:
+        """Belong to *unit* from now on."""
+        self.unit = unit
 
     def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
         """Use these engines from the next transaction on."""
-        self.engines, self._routes = engines, routes
+        self.engines, self.routes = engines, routes
 
-    def read_only_from_now_on(self) -> None:
-        """Refuse what writes."""
-        self.read_only = True
-        event.listen(self, "before_flush", refuse_flush)
-
-    def read_and_write(self) -> None:
-        """Undo :meth:`read_only_from_now_on`."""
-        self.read_only = False
-        event.remove(self, "before_flush", refuse_flush)
+    def refuse_flushes(self, refuse: bool) -> None:
+        """Refuse pending changes, or no longer."""
+        (event.listen if refuse else event.remove)(self, "before_flush", refuse_flush)
 
     @property
     def is_inherited(self) -> bool:
@@ -158,7 +126,7 @@ class UnitSession(Session):
             # A connection may be in a transaction that is not ours to commit.
             self.plain_commit = self.plain_commit and not isinstance(given, Connection)
             return given
-        engine = self._routes.get(mapper)
+        engine = self.routes.get(mapper)
         if engine is not None:
             return engine
         name: str | None = None
@@ -174,7 +142,7 @@ class UnitSession(Session):
             sentence = routing.unknown(name or routing.DEFAULT, self.engines, user)
             raise UnknownEngine(sentence) from None
         if mapper is not None:
-            self._routes[mapper] = engine
+            self.routes[mapper] = engine
         return engine
 
     @exclusive
@@ -194,26 +162,28 @@ class UnitSession(Session):
         :raises CommitRefused: a block is open, or ``UOW_EXPLICIT_COMMIT`` forbids it.
         :raises PartialCommit: one engine failed to commit after another one had committed.
         """
-        if self.explicit_commit == "flush":
+        unit = self.unit
+        if unit.explicit_commit == "flush":
             self.flush()
-        else:
-            if self.blocks:
-                raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
-            if self.explicit_commit == "forbid":
-                raise CommitRefused(_FORBIDDEN.format("commit", caller_location(2)))
-            self._settle_idle(committed=True)
-            self.commit_now()
+            return
+        if unit.blocks:
+            raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
+        if unit.explicit_commit == "forbid":
+            raise CommitRefused(_FORBIDDEN.format("commit", caller_location(2)))
+        self.settle_idle(committed=True)
+        self.commit_now()
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         """Begin. The end of ``with session.begin():`` is a commit; with "flush" it is a savepoint.
 
         :raises CommitRefused: as :meth:`commit`.
         """
-        if nested or self.explicit_commit == "flush":
+        unit = self.unit
+        if nested or unit.explicit_commit == "flush":
             return super().begin(nested=True)
-        if self.blocks:
+        if unit.blocks:
             raise CommitRefused(_IN_BLOCK.format("begin", "It has begun already." + _OF_OTHERS))
-        if self.explicit_commit == "forbid":
+        if unit.explicit_commit == "forbid":
             raise CommitRefused(_FORBIDDEN.format("begin", caller_location(2)))
         return super().begin()
 
@@ -222,15 +192,16 @@ class UnitSession(Session):
 
         :raises CommitRefused: inside a block.
         """
-        if self.blocks:
+        if self.unit.blocks:
             raise CommitRefused(_IN_BLOCK.format("rollback", "Raise 'Rollback' to undo the block."))
-        self._settle_idle(committed=False)
+        self.settle_idle(committed=False)
         self.rollback_now()
 
-    def _settle_idle(self, *, committed: bool) -> None:
-        # Without a transaction, no end of one tells the hooks.
-        if self.hooks and not self.in_transaction():
-            self.hooks.settle(committed=committed)
+    def settle_idle(self, *, committed: bool) -> None:
+        """Run the hooks if there is no transaction whose end would run them."""
+        hooks = self.unit.hooks
+        if hooks and not self.in_transaction():
+            hooks.settle(committed=committed)
 
     def close(self) -> None:
         """Close, as SQLAlchemy's session does.
@@ -257,7 +228,7 @@ class UnitSession(Session):
         self.invalidate_now()
 
     def _refuse_in_block(self, method: str) -> None:
-        if self.blocks and not self.ended:
+        if self.unit.blocks and self.unit.phase is not ENDED:
             raise CommitRefused(_IN_BLOCK.format(method, _LET_IT_END))
 
     def invalidate_now(self) -> None:
@@ -275,9 +246,17 @@ class UnitSession(Session):
         super().close()
 
     @exclusive
+    def end(self) -> None:
+        """Close for good: the unit of work is over, and any further use is refused."""
+        try:
+            super().close()
+        finally:
+            self.unit = _ENDED_UNIT
+
+    @exclusive
     def commit_now(self) -> None:
         """Commit without asking blocks or ``UOW_EXPLICIT_COMMIT``: for the unit itself."""
-        if self.rollback_only:
+        if self.unit.rollback_only:
             raise RollbackOnly(
                 "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"
                 " so nothing of it will be stored. Decide before the first commit, or leave the"
@@ -410,6 +389,56 @@ class UnitSession(Session):
     def _conclude(self) -> None:
         cast(SessionTransaction, self.get_transaction()).close()
 
+    # Events -----------------------------------------------------------------------------------
+
+    def _note_transaction(self, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self.record.set_savepoint(transaction)
+        if transaction.parent is not None:
+            return
+        unit = self.unit
+        if unit.phase is ENDED:
+            transaction.close()
+            raise UnitEnded(
+                "This session's unit of work has ended together with its Flask context: it was"
+                " committed or rolled back, and its connection belongs to others now. Did an object"
+                " or a thread keep 'db.session()' beyond the request? Use 'db.session' anew each"
+                " time, inside a context of its own."
+            )
+        self.record = TransactionRecord(will_write=unit.will_write, read_only=unit.read_only)
+        self.connections = {}
+        self.begun = ()
+
+    def _note_connection(self, transaction: SessionTransaction, connection: Connection) -> None:
+        if not transaction.nested:
+            self.connections = {**self.connections, connection.engine: connection}
+            self.begun = [*self.begun, connection.get_transaction()]
+            attach(connection, self.record)
+            if self.unit.commits is not None:
+                lost_transactions.count_commits_on(connection, self.unit.commits)
+            # An engine that the app has made itself.
+            if lost_transactions.WATCHED not in vars(connection.dialect):
+                lost_transactions.watch_transactions(connection.engine)
+
+    def _note_flush(self, context: UOWTransaction) -> None:
+        # Cheaper than 'session.new', 'dirty' and 'deleted', which build a set each.
+        written = [
+            (state.class_.__name__, "deleted" if deleted else "changed" if state.key else "new")
+            for state, (deleted, only_looked_at) in context.states.items()
+            if not only_looked_at
+        ]
+        self.record.flushed.extend(written)
+
+    def _note_rollback(self, transaction: SessionTransaction) -> None:
+        if self.record.savepoints:
+            self.record.undo_to(transaction)
+
+
+event.listen(UnitSession, "after_transaction_create", UnitSession._note_transaction)
+event.listen(UnitSession, "after_begin", UnitSession._note_connection)
+event.listen(UnitSession, "after_flush", UnitSession._note_flush)
+event.listen(UnitSession, "after_soft_rollback", UnitSession._note_rollback)
+
 
 # What else reaches the database.
 _EXCLUSIVE = {
@@ -441,58 +470,3 @@ def unit_session_class(base: Any) -> type[UnitSession]:
     if base.get_bind is not Session.get_bind or base.commit is not Session.commit:
         own["plain_commit"] = False
     return cast(type[UnitSession], type(base.__name__, (UnitSession, base), own))
-
-
-@event.listens_for(UnitSession, "after_transaction_create")
-def _note_transaction(session: UnitSession, transaction: SessionTransaction) -> None:
-    if transaction.nested:
-        session.record.set_savepoint(transaction)
-    if transaction.parent is not None:
-        return
-    if session.ended:
-        transaction.close()
-        raise UnitEnded(
-            "This session's unit of work has ended together with its Flask context: it was"
-            " committed or rolled back, and its connection belongs to others now. Did an object"
-            " or a thread keep 'db.session()' beyond the request? Use 'db.session' anew each"
-            " time, inside a context of its own."
-        )
-    session.record = TransactionRecord()
-    if session.will_write:
-        session.record.will_write = True
-    if session.read_only:
-        session.record.read_only = True
-    session.connections = {}
-    session.begun = ()
-
-
-@event.listens_for(UnitSession, "after_begin")
-def _note_connection(
-    session: UnitSession, transaction: SessionTransaction, connection: Connection
-) -> None:
-    if not transaction.nested:
-        session.connections = {**session.connections, connection.engine: connection}
-        session.begun = [*session.begun, connection.get_transaction()]
-        attach(connection, session.record)
-        if session.committed is not None:
-            lost_transactions.count_commits_on(connection, session.committed)
-        # An engine that the app has made itself.
-        if lost_transactions.WATCHED not in vars(connection.dialect):
-            lost_transactions.watch_transactions(connection.engine)
-
-
-@event.listens_for(UnitSession, "after_flush")
-def _note_flush(session: UnitSession, context: UOWTransaction) -> None:
-    # Cheaper than 'session.new', 'dirty' and 'deleted', which build a set each.
-    written = [
-        (state.class_.__name__, "deleted" if deleted else "changed" if state.key else "new")
-        for state, (deleted, only_looked_at) in context.states.items()
-        if not only_looked_at
-    ]
-    session.record.flushed += written
-
-
-@event.listens_for(UnitSession, "after_soft_rollback")
-def _note_rollback(session: UnitSession, transaction: SessionTransaction) -> None:
-    if session.record.savepoints:
-        session.record.undo_to(transaction)

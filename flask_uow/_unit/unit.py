@@ -2,18 +2,21 @@
 
 ::
 
-                  commit()                 the work so far is stored; more may follow
-        ┌──────┐  rollback()               the work so far is undone; more may follow
-    ───►│ open │  fail()                   an exception left the view: the work so far is undone
-        └──┬───┘  release()                the context has ended, a streamed body follows
-           │
-           │ end()
-           ▼
-        ┌───────┐
-        │ ended │  the session refuses to be used, its connection is back in the pool
-        └───────┘
+    ┌─────────┐    commit()     the work so far is stored; more may follow
+    │ RUNNING │    rollback()   the work so far is undone; more may follow
+    └────┬────┘    fail()       an exception left the view: the work so far is undone
+         │ respond()            nothing commits automatically any more
+         ▼
+    ┌───────────────────────┐
+    │ RESPONDED │ STREAMING │   release() ends the transaction before a body that is streamed
+    └────┬──────────────────┘
+         │ end()                from each phase
+         ▼
+    ┌───────┐
+    │ ENDED │   the session refuses to be used, and its connection is back in the pool
+    └───────┘
 
-Inside an open unit there may be blocks (``db.atomic()``), one inside the other: ``begin_block()``
+Before its end there may be blocks (``db.atomic()``), one inside the other: ``begin_block()``
 and ``end_block()``. In a unit that does not commit automatically, the outermost block is the whole
 transaction. Every other block is a part of one: a savepoint, if the transaction has done something
 before it.
@@ -29,72 +32,72 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
+from .._engine import lost_transactions
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback
 from .commit_hooks import CommitHooks, Hook
 from .pending import pending
 from .session import UnitSession
+from .state import ENDED, Block, Phase, UnitState
 
 logger = logging.getLogger(__name__)
 
 
-class Block:
-    """A part of a unit that is stored as a whole or not at all.
+class Terms(NamedTuple):
+    """How the transactions of a unit run: what a view or a block has asked for.
 
-    :ivar savepoint: what it can be rolled back to; None if nothing was there before it.
-    :ivar outermost: it is the whole transaction, and commits.
-    :ivar rollback_only: it is undone at its end, without an error.
-    :ivar hooks_before: how many hooks were waiting when it began.
+    :ivar engines: the engines by name; their variants for an isolation level, for instance.
+    :ivar routes: see :class:`UnitSession`.
+    :ivar read_only: writes are refused.
+    :ivar will_write: they are expected to write.
     """
 
-    __slots__ = ("hooks_before", "outermost", "rollback_only", "savepoint")
-
-    def __init__(
-        self, savepoint: SessionTransaction | None, *, outermost: bool, hooks_before: int
-    ) -> None:
-        self.savepoint = savepoint
-        self.outermost = outermost
-        self.hooks_before = hooks_before
-        self.rollback_only = False
+    engines: Mapping[str, Engine]
+    routes: dict[Any, Engine]
+    read_only: bool
+    will_write: bool
 
 
-class UnitOfWork:
+class UnitOfWork(UnitState):
     """One session and the state of its work.
 
     :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
         its first statement.
-    :ivar rule: when a finished request commits automatically; set when the unit opens.
+    :ivar rule: when a request commits automatically; set when the unit opens.
     :ivar home: the context in which the unit was opened; opaque here.
     :ivar place: the code and the line of the app that opened it.
-    :ivar failed: an exception has left the view, perhaps before the unit was opened;
-        later writes are those of the error handler.
-    :ivar finished: the response is final; nothing commits this unit any more.
-    :ivar streaming: the body of the response is still to be sent when the context ends.
-    :ivar blocks: the open ones, the outermost first.
     """
 
-    place: tuple[Any, int | None] = (None, None)
-    failed = False
-    finished = False
-    streaming = False
-    blocks: Sequence[Block] = ()
+    _terms_before: Terms | None = None
 
-    def __init__(self, session: UnitSession, rule: CommitRule, home: object = None) -> None:
+    def __init__(
+        self,
+        session: UnitSession,
+        rule: CommitRule,
+        home: object = None,
+        *,
+        will_write: bool = False,
+        explicit_commit: str = "allow",
+        place: tuple[Any, int | None] = (None, None),
+        failed: bool = False,
+    ) -> None:
         self.session = session
         self.rule = rule
         self.home = home
-
-    @property
-    def hooks(self) -> CommitHooks | None:
-        """The hooks that wait for the outcome; None until the first is added."""
-        return self.session.hooks
+        self.will_write = will_write
+        self.explicit_commit = explicit_commit
+        self.place = place
+        self.failed = failed
+        session.join(self)
 
     @property
     def has_work(self) -> bool:
@@ -116,15 +119,14 @@ class UnitOfWork:
             raise BlockRefused(_OVERLAP)
         if self.session.in_transaction():
             self.session.commit_keeping_objects()  # which runs the hooks
-        elif self.hooks:
-            self.hooks.settle(committed=True)
+        else:
+            self.session.settle_idle(committed=True)
 
     def rollback(self) -> None:
         """Undo the work since the last commit."""
         if self.session.is_inherited:  # a forked child: the parent continues to use it
             return
-        if self.hooks and not self.session.in_transaction():
-            self.hooks.settle(committed=False)
+        self.session.settle_idle(committed=False)
         try:
             self.session.rollback_now()
         except Exception:
@@ -139,12 +141,69 @@ class UnitOfWork:
         A unit that has only read is left alone: the error page still has its loaded user.
         """
         self.failed = True
-        self.blocks, self.session.blocks = (), 0  # if one was never left
-        self.session.rollback_only = False  # the mark was about the work that is undone here
+        self.blocks = ()  # if one was never left
+        self.rollback_only = False  # the mark was about the work that is undone here
         if self.has_work or self.session.record.error or isinstance(error, SQLAlchemyError):
             self.rollback()
         elif self.hooks:
             self.hooks.settle(committed=False)
+
+    def retry(self, *, rollback_only: bool) -> None:
+        """Forget the failure: the view runs again, with the mark that was there before it."""
+        self.failed, self.rollback_only = False, rollback_only
+
+    def respond(self, *, streaming: bool) -> None:
+        """Note that the response is final: nothing commits automatically any more."""
+        if self.phase is not ENDED:  # a hook may have removed the session
+            self.phase = Phase.STREAMING if streaming else Phase.RESPONDED
+        self.explicit_commit = "allow"
+
+    def set_rollback_only(self) -> None:
+        """Let the innermost block, or the whole unit, be rolled back at its end."""
+        if self.blocks:
+            self.blocks[-1].set_rollback_only()
+        else:
+            self.rollback_only = True
+
+    def set_explicit_commit(self, mode: str) -> str:
+        """Let ``commit()`` of the session do *mode*; return what it did before."""
+        before, self.explicit_commit = self.explicit_commit, mode
+        return before
+
+    def count_commits(self) -> list[bool]:
+        """Count each COMMIT on its connections from now on, also one that the app sends itself."""
+        if self.commits is None:
+            self.commits = []
+            for connection in self.session.connections.values():
+                lost_transactions.count_commits_on(connection, self.commits)
+        return self.commits
+
+    # Terms ------------------------------------------------------------------------------------
+
+    @property
+    def terms(self) -> Terms:
+        """How the next transaction will run."""
+        session = self.session
+        return Terms(session.engines, session.routes, self.read_only, self.will_write)
+
+    def set_terms(self, terms: Terms) -> None:
+        """Let all transactions from the next one on run like *terms*."""
+        self.session.use(terms.engines, terms.routes)
+        if terms.read_only is not self.read_only:
+            self.session.refuse_flushes(terms.read_only)
+        self.read_only, self.will_write = terms.read_only, terms.will_write
+
+    def set_terms_once(self, terms: Terms) -> None:
+        """Let the next transaction run like *terms*, until its end or that of its block."""
+        self._terms_before = self.terms
+        self.set_terms(terms)
+
+    def _restore_terms(self) -> None:
+        before, self._terms_before = self._terms_before, None
+        if before is not None:
+            self.set_terms(before)
+
+    # The end ----------------------------------------------------------------------------------
 
     def release(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """Roll back uncommitted work and check the connection in; the session stays usable.
@@ -169,15 +228,17 @@ class UnitOfWork:
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """End the unit: close the session. The parameters are those of :meth:`release`."""
+        if self.rule == "explicit" and self.phase is Phase.RESPONDED:
+            warn = False  # the view has committed what it wanted
         # First, so that a thread inside the session cannot begin another transaction meanwhile.
-        self.session.ended = True
+        self.phase = ENDED
         if self.session.is_inherited:
             return
         try:
             self.release(error, warn=warn)
         finally:
             try:
-                self.session.close_now()
+                self.session.end()
             except Exception:
                 logger.exception("A session failed to close; its connection is dropped.")
                 self.invalidate()
@@ -213,7 +274,6 @@ class UnitOfWork:
         waiting = 0 if self.hooks is None else len(self.hooks)
         block = Block(savepoint, outermost=outermost, hooks_before=waiting)
         self.blocks = [*self.blocks, block]
-        session.blocks += 1
         return block
 
     def end_block(self, block: Block, error: BaseException | None) -> None:
@@ -222,13 +282,19 @@ class UnitOfWork:
         :raises Exception: the flush, the COMMIT or the rollback to the savepoint failed. If there
             was an *error*, that one is more important, and the other is logged.
         """
+        try:
+            self._end_block(block, error)
+        finally:
+            if block.outermost:
+                self._restore_terms()
+
+    def _end_block(self, block: Block, error: BaseException | None) -> None:
         if block not in self.blocks:
             if error is None:
                 raise BlockRefused(_OVERLAP)
             return  # undone together with the surrounding block
         is_last = self.blocks[-1] is block
         self.blocks = self.blocks[: self.blocks.index(block)]
-        self.session.blocks = len(self.blocks)
         if error is None and not is_last:
             error = BlockRefused(_OVERLAP)
             self._undo(block, error)
@@ -254,28 +320,22 @@ class UnitOfWork:
         if block.savepoint is not None:
             _roll_back_to(block.savepoint, error)
             return
-        if self.hooks is not None:
-            self.hooks.floor = block.hooks_before
-        try:
+        with self.hooks.keeping(block.hooks_before) if self.hooks else nullcontext():
             if block.outermost:
                 self.release(error, warn=is_exit(error))
             else:
                 self.rollback()
-        finally:
-            if self.hooks is not None:
-                self.hooks.floor = 0
 
     def add_hook(self, hook: Hook) -> None:
         """Let *hook* wait for the outcome."""
-        session = self.session
-        if session.hooks is None:
-            session.hooks = CommitHooks(session)
-        session.hooks.add(hook)
+        if self.hooks is None:
+            # The work of a hook no longer belongs to a block.
+            self.hooks = CommitHooks(self.session, before_settling=self._restore_terms)
+        self.hooks.add(hook)
 
     def _unsaved(self) -> Counter[tuple[str, str]]:
         """What is lost if the transaction is rolled back now."""
-        asked_for = self.rule == "explicit" and self.finished and not self.streaming
-        if self.session.rollback_only or asked_for:
+        if self.rollback_only:
             return Counter()
         record = self.session.record
         unsaved = Counter([*record.flushed, *pending(self.session)])

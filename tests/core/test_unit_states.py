@@ -1,4 +1,4 @@
-"""The state machine of ``_unit.py`` as one table, with no Flask and no database.
+"""The state machine of ``UnitOfWork`` as one table, with no Flask and no database.
 
 A driver that only writes down what it is asked to do stands for the database. Each row of the
 table puts a unit into a state, makes one call, and says what that call sends, which hooks it runs,
@@ -30,128 +30,138 @@ from flask_uow._unit.unit import UnitOfWork
 # is for rollback only.
 #
 # Calls: "]" ends the innermost block, "]error" because of an exception, "]kill" because of one that
-# is no Exception. Behind a semicolon: what the driver fails at ("back" is ROLLBACK TO SAVEPOINT).
+# is no Exception. After a semicolon: what the driver fails at ("back" is ROLLBACK TO SAVEPOINT).
 #
 # Then: there is "work" that a commit would store; a transaction is "open", without work; it is
-# "lost", and what comes next is refused; the unit has "ended"; or "-", nothing is open.
+# "lost", and what comes next is refused; or "-", nothing is open. The phase is the one after it.
 
 TABLE = """
-state                    | call               | sends                    | hooks    | error  | then
+state                    | call               | sends                    | hooks    | error  | then | phase
 
 The unit itself: what a request, a command and the end of a context do with it.
 
-nothing                  | commit             | -                        | -        | -      | -
-nothing                  | rollback           | -                        | -        | -      | -
-nothing                  | fail               | -                        | -        | -      | -
-nothing                  | release            | -                        | -        | -      | -
-nothing                  | end                | -                        | -        | -      | ended
-read                     | commit             | COMMIT                   | -        | -      | -
-read                     | fail               | -                        | -        | -      | open
-read                     | release            | ROLLBACK                 | -        | -      | -
-added                    | commit             | BEGIN INSERT COMMIT      | -        | -      | -
-added                    | rollback           | -                        | -        | -      | -
-added                    | fail               | -                        | -        | -      | -
-sent                     | commit             | COMMIT                   | +1       | -      | -
-sent                     | rollback           | ROLLBACK                 | -1       | -      | -
-sent                     | fail               | ROLLBACK                 | -1       | -      | -
-sent                     | release            | ROLLBACK                 | -1       | -      | -
-sent                     | release-kill       | DISCARD                  | -1       | -      | -
-sent                     | end                | ROLLBACK                 | -1       | -      | ended
-sent                     | end-kill           | DISCARD                  | -1       | -      | ended
-sent sent                | commit             | COMMIT                   | +1 +2    | -      | -
-sent sent                | rollback           | ROLLBACK                 | -1 -2    | -      | -
-hook                     | commit             | -                        | +1       | -      | -
-hook                     | rollback           | -                        | -1       | -      | -
-hook                     | fail               | -                        | -1       | -      | -
-hook                     | release            | -                        | -1       | -      | -
-sent marked              | commit             | -                        | -        | marked | work
-sent marked              | fail               | ROLLBACK                 | -1       | -      | -
-sent commit              | rollback           | -                        | -        | -      | -
-sent commit sent         | rollback           | ROLLBACK                 | -2       | -      | -
-sent end                 | read               | -                        | -        | ended  | ended
-sent end                 | end                | -                        | -        | -      | ended
+nothing                  | commit             | -                        | -        | -      | -    | running
+nothing                  | rollback           | -                        | -        | -      | -    | running
+nothing                  | fail               | -                        | -        | -      | -    | running
+nothing                  | release            | -                        | -        | -      | -    | running
+nothing                  | end                | -                        | -        | -      | -    | ended
+read                     | commit             | COMMIT                   | -        | -      | -    | running
+read                     | fail               | -                        | -        | -      | open | running
+read                     | release            | ROLLBACK                 | -        | -      | -    | running
+added                    | commit             | BEGIN INSERT COMMIT      | -        | -      | -    | running
+added                    | rollback           | -                        | -        | -      | -    | running
+added                    | fail               | -                        | -        | -      | -    | running
+sent                     | commit             | COMMIT                   | +1       | -      | -    | running
+sent                     | rollback           | ROLLBACK                 | -1       | -      | -    | running
+sent                     | fail               | ROLLBACK                 | -1       | -      | -    | running
+sent                     | release            | ROLLBACK                 | -1       | -      | -    | running
+sent                     | release-kill       | DISCARD                  | -1       | -      | -    | running
+sent                     | end                | ROLLBACK                 | -1       | -      | -    | ended
+sent                     | end-kill           | DISCARD                  | -1       | -      | -    | ended
+sent sent                | commit             | COMMIT                   | +1 +2    | -      | -    | running
+sent sent                | rollback           | ROLLBACK                 | -1 -2    | -      | -    | running
+hook                     | commit             | -                        | +1       | -      | -    | running
+hook                     | rollback           | -                        | -1       | -      | -    | running
+hook                     | fail               | -                        | -1       | -      | -    | running
+hook                     | release            | -                        | -1       | -      | -    | running
+sent marked              | commit             | -                        | -        | marked | work | running
+sent marked              | fail               | ROLLBACK                 | -1       | -      | -    | running
+sent commit              | rollback           | -                        | -        | -      | -    | running
+sent commit sent         | rollback           | ROLLBACK                 | -2       | -      | -    | running
+sent end                 | read               | -                        | -        | ended  | -    | ended
+sent end                 | end                | -                        | -        | -      | -    | ended
+nothing                  | respond            | -                        | -        | -      | -    | responded
+sent                     | respond            | -                        | -        | -      | work | responded
+sent respond             | commit             | COMMIT                   | +1       | -      | -    | responded
+sent respond             | end                | ROLLBACK                 | -1       | -      | -    | ended
+nothing                  | stream             | -                        | -        | -      | -    | streaming
+sent stream              | release            | ROLLBACK                 | -1       | -      | -    | streaming
+sent stream release      | read               | BEGIN SELECT             | -        | -      | open | streaming
+sent stream release      | end                | -                        | -        | -      | -    | ended
+sent end                 | respond            | -                        | -        | -      | -    | ended
+sent end                 | stream             | -                        | -        | -      | -    | ended
 
 Failures of the driver: commit() raises and leaves the decision to its caller; the others log.
 
-added                    | commit; flush      | BEGIN INSERT ROLLBACK    | -        | flush  | work
-sent                     | commit; commit     | COMMIT ROLLBACK          | -        | commit | work
-sent failed-commit       | fail               | -                        | -1       | -      | -
-sent                     | rollback; rollback | ROLLBACK x3 DISCARD      | -1       | -      | -
-sent                     | fail; rollback     | ROLLBACK x3 DISCARD      | -1       | -      | -
-sent                     | end; rollback      | ROLLBACK x3 DISCARD      | -1       | -      | ended
+added                    | commit; flush      | BEGIN INSERT ROLLBACK    | -        | flush  | work | running
+sent                     | commit; commit     | COMMIT ROLLBACK          | -        | commit | work | running
+sent failed-commit       | fail               | -                        | -1       | -      | -    | running
+sent                     | rollback; rollback | ROLLBACK x3 DISCARD      | -1       | -      | -    | running
+sent                     | fail; rollback     | ROLLBACK x3 DISCARD      | -1       | -      | -    | running
+sent                     | end; rollback      | ROLLBACK x3 DISCARD      | -1       | -      | -    | ended
 
 A block that is the whole of its unit: no savepoint, its end decides.
 
-nothing                  | {                  | -                        | -        | -      | -
-{ sent                   | ]                  | COMMIT                   | +1       | -      | -
-{ sent                   | ]error             | ROLLBACK                 | -1       | -      | -
-{ sent                   | ]kill              | DISCARD                  | -1       | -      | -
-{ sent marked            | ]                  | ROLLBACK                 | -1       | -      | -
-{ added                  | ]                  | BEGIN INSERT COMMIT      | -        | -      | -
-{ added                  | ]error             | -                        | -        | -      | -
-{ hook                   | ]                  | -                        | +1       | -      | -
-{ hook                   | ]error             | -                        | -1       | -      | -
-{ read                   | ]                  | COMMIT                   | -        | -      | -
-{ read                   | ]error             | ROLLBACK                 | -        | -      | -
-{ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -
-{ sent                   | ]; commit          | COMMIT ROLLBACK          | -1       | commit | -
-{ sent                   | ]error; rollback   | ROLLBACK x3 DISCARD      | -1       | -      | -
+nothing                  | {                  | -                        | -        | -      | -    | running
+{ sent                   | ]                  | COMMIT                   | +1       | -      | -    | running
+{ sent                   | ]error             | ROLLBACK                 | -1       | -      | -    | running
+{ sent                   | ]kill              | DISCARD                  | -1       | -      | -    | running
+{ sent marked            | ]                  | ROLLBACK                 | -1       | -      | -    | running
+{ added                  | ]                  | BEGIN INSERT COMMIT      | -        | -      | -    | running
+{ added                  | ]error             | -                        | -        | -      | -    | running
+{ hook                   | ]                  | -                        | +1       | -      | -    | running
+{ hook                   | ]error             | -                        | -1       | -      | -    | running
+{ read                   | ]                  | COMMIT                   | -        | -      | -    | running
+{ read                   | ]error             | ROLLBACK                 | -        | -      | -    | running
+{ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -    | running
+{ sent                   | ]; commit          | COMMIT ROLLBACK          | -1       | commit | -    | running
+{ sent                   | ]error; rollback   | ROLLBACK x3 DISCARD      | -1       | -      | -    | running
 
-A block that is the first work of a unit that others commit: no savepoint, no COMMIT.
+A block that is the first work of a unit that commits later: no savepoint, no COMMIT.
 
-nothing                  | [                  | -                        | -        | -      | -
-read                     | [                  | -                        | -        | -      | open
-[ sent                   | ]                  | -                        | -        | -      | work
-[ sent                   | ]error             | ROLLBACK                 | -1       | -      | -
-[ sent marked            | ]                  | ROLLBACK                 | -1       | -      | -
-[ added                  | ]                  | BEGIN INSERT             | -        | -      | work
-[ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -
-[ sent ]                 | commit             | COMMIT                   | +1       | -      | -
-hook [ sent              | ]error             | ROLLBACK                 | -2       | -      | -
+nothing                  | [                  | -                        | -        | -      | -    | running
+read                     | [                  | -                        | -        | -      | open | running
+[ sent                   | ]                  | -                        | -        | -      | work | running
+[ sent                   | ]error             | ROLLBACK                 | -1       | -      | -    | running
+[ sent marked            | ]                  | ROLLBACK                 | -1       | -      | -    | running
+[ added                  | ]                  | BEGIN INSERT             | -        | -      | work | running
+[ added                  | ]; flush           | BEGIN INSERT ROLLBACK    | -        | flush  | -    | running
+[ sent ]                 | commit             | COMMIT                   | +1       | -      | -    | running
+hook [ sent              | ]error             | ROLLBACK                 | -2       | -      | -    | running
 
-A block behind another statement: a savepoint.
+A block after another statement: a savepoint.
 
-read [ sent              | ]error             | BACK-TO                  | -1       | -      | open
-sent                     | [                  | -                        | -        | -      | work
-added                    | [                  | BEGIN INSERT             | -        | -      | work
-sent [                   | ]                  | -                        | -        | -      | work
-sent [ sent              | ]                  | RELEASE                  | -        | -      | work
-sent [ sent              | ]error             | BACK-TO                  | -2       | -      | work
-sent [ sent              | ]kill              | BACK-TO                  | -2       | -      | work
-sent [ sent marked       | ]                  | BACK-TO                  | -2       | -      | work
-sent [ added             | ]                  | SAVEPOINT INSERT RELEASE | -        | -      | work
-sent [ added             | ]; flush           | SAVEPOINT INSERT BACK-TO | -        | flush  | work
-sent [ sent ]            | commit             | COMMIT                   | +1 +2    | -      | -
-sent [ sent ]            | rollback           | ROLLBACK                 | -1 -2    | -      | -
-sent [ sent ]error       | commit             | COMMIT                   | +1       | -      | -
-sent [ sent ]error       | rollback           | ROLLBACK                 | -1       | -      | -
-sent [ sent ] [ sent     | ]error             | BACK-TO                  | -3       | -      | work
-sent [ sent              | ]error; back       | BACK-TO                  | -2       | -      | lost
-sent [ sent ]lost        | commit             | ROLLBACK                 | -        | lost   | work
-sent [ sent ]lost        | sent               | ROLLBACK                 | -        | lost   | work
-sent [ sent ]lost        | fail               | ROLLBACK                 | -1       | -      | -
+read [ sent              | ]error             | BACK-TO                  | -1       | -      | open | running
+sent                     | [                  | -                        | -        | -      | work | running
+added                    | [                  | BEGIN INSERT             | -        | -      | work | running
+sent [                   | ]                  | -                        | -        | -      | work | running
+sent [ sent              | ]                  | RELEASE                  | -        | -      | work | running
+sent [ sent              | ]error             | BACK-TO                  | -2       | -      | work | running
+sent [ sent              | ]kill              | BACK-TO                  | -2       | -      | work | running
+sent [ sent marked       | ]                  | BACK-TO                  | -2       | -      | work | running
+sent [ added             | ]                  | SAVEPOINT INSERT RELEASE | -        | -      | work | running
+sent [ added             | ]; flush           | SAVEPOINT INSERT BACK-TO | -        | flush  | work | running
+sent [ sent ]            | commit             | COMMIT                   | +1 +2    | -      | -    | running
+sent [ sent ]            | rollback           | ROLLBACK                 | -1 -2    | -      | -    | running
+sent [ sent ]error       | commit             | COMMIT                   | +1       | -      | -    | running
+sent [ sent ]error       | rollback           | ROLLBACK                 | -1       | -      | -    | running
+sent [ sent ] [ sent     | ]error             | BACK-TO                  | -3       | -      | work | running
+sent [ sent              | ]error; back       | BACK-TO                  | -2       | -      | lost | running
+sent [ sent ]lost        | commit             | ROLLBACK                 | -        | lost   | work | running
+sent [ sent ]lost        | sent               | ROLLBACK                 | -        | lost   | work | running
+sent [ sent ]lost        | fail               | ROLLBACK                 | -1       | -      | -    | running
 
 Blocks in blocks: each undoes its own, the outermost ends it all.
 
-{ sent                   | [                  | -                        | -        | -      | work
-{                        | [                  | -                        | -        | -      | -
-{ [ sent                 | ]                  | -                        | -        | -      | work
-{ [ sent                 | ]error             | ROLLBACK                 | -1       | -      | -
-{ [ sent ]               | ]                  | COMMIT                   | +1       | -      | -
-{ sent [ sent ]          | ]                  | COMMIT                   | +1 +2    | -      | -
-{ sent [ sent ]          | ]error             | ROLLBACK                 | -1 -2    | -      | -
-{ sent [ sent ]error     | ]                  | COMMIT                   | +1       | -      | -
-{ sent [ sent [ sent     | ]error             | BACK-TO                  | -3       | -      | work
-{ sent [ sent [ sent ]   | ]error             | BACK-TO                  | -2 -3    | -      | work
-{ sent [ sent [ sent ] ] | ]                  | COMMIT                   | +1 +2 +3 | -      | -
-{ sent [ added           | ]; flush           | SAVEPOINT INSERT BACK-TO | -        | flush  | work
-{ sent [ marked ]        | ]                  | COMMIT                   | +1       | -      | -
-"""
+{ sent                   | [                  | -                        | -        | -      | work | running
+{                        | [                  | -                        | -        | -      | -    | running
+{ [ sent                 | ]                  | -                        | -        | -      | work | running
+{ [ sent                 | ]error             | ROLLBACK                 | -1       | -      | -    | running
+{ [ sent ]               | ]                  | COMMIT                   | +1       | -      | -    | running
+{ sent [ sent ]          | ]                  | COMMIT                   | +1 +2    | -      | -    | running
+{ sent [ sent ]          | ]error             | ROLLBACK                 | -1 -2    | -      | -    | running
+{ sent [ sent ]error     | ]                  | COMMIT                   | +1       | -      | -    | running
+{ sent [ sent [ sent     | ]error             | BACK-TO                  | -3       | -      | work | running
+{ sent [ sent [ sent ]   | ]error             | BACK-TO                  | -2 -3    | -      | work | running
+{ sent [ sent [ sent ] ] | ]                  | COMMIT                   | +1 +2 +3 | -      | -    | running
+{ sent [ added           | ]; flush           | SAVEPOINT INSERT BACK-TO | -        | flush  | work | running
+{ sent [ marked ]        | ]                  | COMMIT                   | +1       | -      | -    | running
+"""  # noqa: E501
 
 ROWS = [
     [cell.strip() for cell in line.split("|")]
     for line in TABLE.splitlines()
-    if line.count("|") == 5 and not line.startswith("state")
+    if line.count("|") == 6 and not line.startswith("state")
 ]
 
 
@@ -295,10 +305,7 @@ class Machine:
         self.unit.add_hook(Hook(False, self.ran.append, (f"-{number}",), {}))
 
     def mark(self) -> None:
-        if self.unit.blocks:
-            self.unit.blocks[-1].rollback_only = True
-        else:
-            self.unit.session.rollback_only = True
+        self.unit.set_rollback_only()
 
     def leave(self, error: BaseException | None = None) -> None:
         self.unit.end_block(self.unit.blocks[-1], error)
@@ -316,8 +323,6 @@ class Machine:
 
     @property
     def then(self) -> str:
-        if self.unit.session.ended:
-            return "ended"
         if self.unit.session.record.lost:
             return "lost"
         if self.unit.has_work:
@@ -339,6 +344,8 @@ MEANINGS: Mapping[str, Callable[[Machine], object]] = {
     "fail": lambda machine: machine.unit.fail(LookupError()),
     "release": lambda machine: machine.unit.release(warn=False),
     "release-kill": lambda machine: machine.unit.release(KeyboardInterrupt(), warn=False),
+    "respond": lambda machine: machine.unit.respond(streaming=False),
+    "stream": lambda machine: machine.unit.respond(streaming=True),
     "end": lambda machine: machine.unit.end(warn=False),
     "end-kill": lambda machine: machine.unit.end(KeyboardInterrupt(), warn=False),
     "{": lambda machine: machine.unit.begin_block(outermost=True),
@@ -355,11 +362,11 @@ def in_short(words: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("state", "call", "sends", "hooks", "error", "then"),
+    ("state", "call", "sends", "hooks", "error", "then", "phase"),
     [pytest.param(*row, id=f"{row[0]} -> {row[1]}") for row in ROWS],
 )
 def test_what_each_call_does_in_each_state(
-    state: str, call: str, sends: str, hooks: str, error: str, then: str
+    state: str, call: str, sends: str, hooks: str, error: str, then: str, phase: str
 ) -> None:
     """One row of the table."""
     machine = Machine()
@@ -370,10 +377,11 @@ def test_what_each_call_does_in_each_state(
     machine.fail_at(FAILURES.get(failure, ""))
     with pytest.raises(ERRORS[error]) if error != "-" else contextlib.nullcontext():
         machine.do(call)
-    found = in_short(machine.driver.sent), " ".join(machine.ran) or "-", machine.then
+    seen = in_short(machine.driver.sent), " ".join(machine.ran) or "-"
+    state_after = machine.then, machine.unit.phase.name.lower()
     machine.fail_at("")
     machine.unit.end(warn=False)
-    assert found == (sends, hooks, then)
+    assert (*seen, *state_after) == (sends, hooks, then, phase)
 
 
 def test_no_row_is_there_twice() -> None:

@@ -287,7 +287,7 @@ def test_settings_with_typing_errors(started: Project) -> None:
         ({"engines": "default"}, "list of names"),
         ({"engines": []}, "list of names"),
         ({"engines": [5]}, "list of names"),
-        ({"engines": ["default", None]}, "twice"),
+        ({"engines": ["default", None]}, "only once"),
         ({"directory": None}, "name of a folder"),
         ({"directory": ""}, "name of a folder"),
     ]
@@ -295,7 +295,7 @@ def test_settings_with_typing_errors(started: Project) -> None:
         with pytest.raises(ConfigError, match=words):
             started.app(UOW_MIGRATIONS=value)
     later: list[tuple[dict[str, Any], str]] = [
-        ({"foo": 1}, "no option of Alembic's"),
+        ({"foo": 1}, "not an option of Alembic's"),
         ({"engine": ["default"]}, "Did you mean 'engines'"),
         ({"include_shemas": True}, "Did you mean 'include_schemas'"),
         ({"version_table_shema": "x"}, "Did you mean 'version_table_schema'"),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
 
 from flask_uow import Flask
 from flask_uow.migrations import Migrations
@@ -115,27 +113,19 @@ SLOW = {
     "postgresql": "SELECT pg_sleep(5)",
     "mariadb": "SELECT count(*) FROM seq_1_to_60000000 WHERE MOD(seq, 7) = 3",
 }
+TIMED_OUT = {"postgresql": "due to statement timeout", "mariadb": "max_statement_time exceeded"}
 
 
 @on("postgresql", "mariadb")
-def test_statement_timeout_ends_a_slow_statement_and_is_named(started: Project) -> None:
+def test_statement_timeout_ends_a_slow_statement(started: Project) -> None:
     """The revision is rolled back."""
     slow = SLOW[started.backend]
     started.write_revision("slow", None, f'op.execute("{slow}")')
     result = started.flask("db", "upgrade", "--statement-timeout", "0.3")
     assert result.exit_code == 1
     assert "The revision slow (slow) failed" in result.output
-    assert "(--statement-timeout is 0.3 s)" in result.output
+    assert TIMED_OUT[started.backend] in result.output
     assert started.revision() is None
-
-
-@on("postgresql")
-def test_timeout_that_is_too_short_for_anything_is_named(started: Project) -> None:
-    """Also where it ends a statement that is in no revision."""
-    started.write_revision("slow", None, f'op.execute("{SLOW[started.backend]}")')
-    result = started.flask("db", "upgrade", "--statement-timeout", "0.0001")
-    assert result.exit_code == 1
-    assert "(--statement-timeout is 0.0001 s)" in result.output
 
 
 # SQLite --------------------------------------------------------------------------------------
@@ -183,7 +173,6 @@ def test_connection_that_a_revision_leaves_open_is_restored_when_it_goes_back(
 
 @anywhere
 def test_lock_timeout_is_for_the_lock_of_a_sqlite_file_too(started: Project) -> None:
-    """And the message says so."""
     started.migrate(people)  # from here on the file is in WAL mode, and can be read
     started.write_revision("one", started.revision(), "pass")
     other = create_engine(started.url)
@@ -194,110 +183,5 @@ def test_lock_timeout_is_for_the_lock_of_a_sqlite_file_too(started: Project) -> 
         seconds = time.monotonic() - begun
     other.dispose()
     assert result.exit_code == 1
-    assert "within 0.3 s (--lock-timeout)" in result.output
-    assert "UOW_SQLITE_BUSY_TIMEOUT" not in result.output
+    assert "database is locked" in result.output
     assert seconds < 3
-
-
-# Second connections --------------------------------------------------------------------------
-
-
-@on("postgresql", "mariadb")
-def test_session_of_the_app_does_not_wait_for_the_revision_for_ever(
-    started: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``db.session`` is a second connection, and old revisions use it."""
-    monkeypatch.setattr(timeouts, "_SECOND", 1.0)
-    started.migrate(people)
-    session = (
-        "from flask import current_app\n"
-        'db = current_app.extensions["uow_migrations"]\n'
-        "db.session.execute(sa.text(\"INSERT INTO people (name) VALUES ('ada')\"))\n"
-        "db.session.commit()\n"
-    )
-    down = started.revision()
-    started.write_revision("alone", down, session)
-    started.do("db", "upgrade")
-    assert started.query("SELECT count(*) FROM people") == [(1,)]
-    # PostgreSQL's DDL keeps its locks to the end of the transaction; MariaDB's commits.
-    locking = {
-        "postgresql": 'op.execute("ALTER TABLE people ADD age integer")\n',
-        "mariadb": "op.get_bind().execute(sa.text(\"UPDATE people SET name = 'x'\"))\n"
-        "op.get_bind().execute(sa.text('SELECT * FROM people FOR UPDATE'))\n",
-    }[started.backend]
-    if started.backend == "postgresql":  # the test shall end, whatever happens
-        session = session.replace(
-            "db.session.execute(",
-            'db.session.execute(sa.text("SET statement_timeout = 8000"))\ndb.session.execute(',
-            1,
-        )
-    started.write_revision("behind", "alone", locking + session)
-    begun = time.monotonic()
-    result = started.flask("db", "upgrade")
-    assert result.exit_code == 1
-    assert time.monotonic() - begun < 20
-    assert "a second connection, as that of 'db.session', waits for what" in result.output
-    assert "'op.get_bind()' or 'Session(op.get_bind())'" in result.output
-    assert started.revision() == "alone"
-
-
-@on("postgresql", "mariadb")
-def test_second_connection_has_a_lock_timeout_and_the_first_has_none(
-    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Who has set a shorter one keeps it; one of the command line is for both."""
-    name = "lock_timeout" if database.name == "postgresql" else "lock_wait_timeout"
-    ask = f"SELECT {SETTINGS[database.name][name]}"
-    engine = create_engine(database.url, poolclass=QueuePool)
-
-    def both() -> list[int]:
-        with engine.connect() as one, engine.connect() as two:
-            return [seconds_of(scalar(connection, ask)) for connection in (one, two)]
-
-    before = both()
-    with prepared(engine):
-        assert both() == [before[0], 10]
-        assert both() == [before[0], 10]
-        monkeypatch.setattr(timeouts, "_SECOND", 1_000_000.0)
-        usual = 1_000_000 if database.name == "postgresql" else before[0]
-        assert both() == [before[0], usual]
-    with prepared(engine, lock=20):
-        assert both() == [20, 20]
-    assert both() == before
-    engine.dispose()
-
-
-def seconds_of(value: Any) -> int:
-    units = {"s": 1, "min": 60, "h": 3600, "d": 86400}
-    digits = str(value).rstrip("mindhs")
-    return int(digits) * units.get(str(value)[len(digits) :], 1)
-
-
-# Errors --------------------------------------------------------------------------------------
-
-
-@on("postgresql")
-def test_errors_of_others_keep_their_words(database: TestDatabase) -> None:
-    """Of other threads, and after the migration."""
-    engine = create_engine(database.url)
-
-    def fail() -> str:
-        with engine.connect() as connection:
-            connection.exec_driver_sql("SET LOCAL statement_timeout = 20")
-            with pytest.raises(DBAPIError) as caught:
-                connection.exec_driver_sql(SLOW[engine.dialect.name])
-        return str(caught.value)
-
-    found: list[str] = []
-    with prepared(engine, statement=5):
-        _in_thread(lambda: found.append(fail()))
-    found.append(fail())
-    engine.dispose()
-    assert len(found) == 2
-    assert not any("--statement-timeout" in one for one in found)
-
-
-def _in_thread(function: Callable[[], object]) -> None:
-    thread = threading.Thread(target=function)
-    thread.start()
-    thread.join()

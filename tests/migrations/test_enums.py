@@ -313,29 +313,3 @@ def test_changed_enum_is_a_sentence(bare: Project) -> None:
     output = do(bare, "db", "migrate", "-m", "more", models=more)
     assert f"Attention: {_SAID}" in output
     assert f"# {_SAID}\n" in bare.version("more").read_text()
-
-
-@on("postgresql")
-def test_what_an_enum_needs_is_said(bare: Project) -> None:
-    """The lines of the comments work: there, back, and there again."""
-    do(bare, "db", "migrate", "-m", "first", models=pets())
-    do(bare, "db", "upgrade", models=pets())
-    new = letters("a", "b")
-    output = do(bare, "db", "migrate", "-m", "new", models=new)
-    assert "PostgreSQL needs the enum 'letters' before a column has it" in output
-    file = bare.version("new")
-    lines = file.read_text().splitlines()
-    edited: list[str] = []
-    dropping = ""
-    for line in lines:
-        made = re.search(r"sa\.Enum\(.*\.create\(op\.get_bind\(\), checkfirst=True\)$", line)
-        dropped = re.search(r"sa\.Enum\(.*\.drop\(op\.get_bind\(\), checkfirst=True\)$", line)
-        dropping = dropped[0] if dropped else dropping
-        edited.append(f"    {made[0]}" if made else line)
-    edited[-1:] = [f"    {dropping}"]  # instead of the last line, a comment
-    file.write_text("\n".join(edited) + "\n")
-    for _ in range(2):
-        do(bare, "db", "upgrade", models=new)
-        assert labels(bare) == {"letters": ["a", "b"]}
-        do(bare, "db", "downgrade", models=new)
-        assert labels(bare) == {}

@@ -1,10 +1,8 @@
-"""The lock: it is noticed when it is lost, and no process keeps one while it waits for another."""
+"""The lock: it is held, it holds no snapshot, and it is noticed when it is lost."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,7 +12,6 @@ from sqlalchemy import Engine, NullPool, create_engine
 from flask_uow.errors import MigrationLocked
 from flask_uow.migrations._run import lock
 from tests.migrations.projects import Project
-from tests.support import databases
 from tests.support.databases import TestDatabase, concurrently, on
 
 # Ends every other session in the database, as an administrator or a proxy does it.
@@ -115,42 +112,3 @@ def test_lock_holds_no_snapshot(database: TestDatabase) -> None:
                 )
                 assert found.all() == [(None,)]
             confirm()
-
-
-# Several engines -----------------------------------------------------------------------------
-
-
-@on("sqlite-file", "postgresql", "mariadb")
-def test_nobody_keeps_a_lock_while_he_waits_for_another(
-    database: TestDatabase, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Whatever the order in which others take them."""
-    with second_database(database, tmp_path_factory) as url:
-        one, two = sorted((engine_of(database.url), engine_of(url)), key=lambda one: str(one.url))
-        waiting, done = threading.Event(), threading.Event()
-
-        def wait() -> None:
-            with lock.held({"one": one, "two": two}, 10, lambda _: waiting.set()) as confirm:
-                confirm()
-            done.set()
-
-        thread = threading.Thread(target=wait)
-        with held(two):  # the one that is taken last
-            thread.start()
-            assert waiting.wait(5)
-            end = time.monotonic() + 5
-            while not is_free(one):
-                assert time.monotonic() < end
-            with lock.held({"one": one}, 5, lambda _: None):
-                assert not done.is_set()
-        thread.join()
-        assert done.is_set()
-
-
-@contextmanager
-def second_database(database: TestDatabase, folders: pytest.TempPathFactory) -> Iterator[str]:
-    if database.is_sqlite:
-        yield databases.sqlite_file(folders.mktemp("second")).url
-    else:
-        with databases.own_database(database.url) as url:
-            yield url

@@ -8,9 +8,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from flask_uow import ConcurrentUse, Database, DiscardedWork, OutsideContext, Un
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, concurrently
 from tests.support.leaks import checked_out
-from tests.support.models import User
+from tests.support.models import Base, User
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
 
@@ -733,3 +734,30 @@ def test_app_context_around_a_streamed_body_is_apart(
 
     assert client.get("/").text == "text"
     assert seen["inner"] is not seen["view"]
+
+
+def test_two_threads_in_one_context_open_one_unit(make_app: MakeApp) -> None:
+    """Both have a session ready before either is kept; the second thread finds the first's."""
+    both_are_opening = threading.Barrier(2)
+    one_has_opened = threading.Event()
+
+    class SlowSession(Session):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            arrival = both_are_opening.wait(timeout=30)
+            if arrival == 0:
+                one_has_opened.wait(timeout=30)
+
+    db = Database(Base, session_options={"class_": SlowSession})
+
+    def use(variables: Context) -> Session:
+        session = variables.run(db.session)
+        one_has_opened.set()
+        return session
+
+    copies = Queue[Context]()
+    with make_app(db).test_request_context():
+        copies.put(copy_context())
+        copies.put(copy_context())
+        first, second = in_threads(lambda: use(copies.get()), times=2)
+        assert first is second is db.session()

@@ -130,16 +130,12 @@ class Comparison:
             postgresql.adjust(doing, undoing, _connection(context))
             return
         models = context.opts["target_metadata"]
-        enums = postgresql.Enums(_connection(context), models)
-        for sentence in enums.differences():
+        for sentence in postgresql.differences(_connection(context), models):
             self.unwritten.append(self._with_engine(sentence, engine))
             if not self.comment:
                 doing.ops.append(source_op.source([], [("enum", sentence)]))
             elif doing.ops:
                 doing.ops.insert(0, source_op.comment([sentence]))
-        if self.comment:
-            for sentence in enums.advise(doing, undoing):
-                self.drops.append(self._with_engine(sentence, engine))
         self.drops += self.unwritten
 
     def _announce_tables(

@@ -1,7 +1,7 @@
 """Enums of PostgreSQL, which exist beside the tables; Alembic compares tables only.
 
 ``alembic-postgresql-enum`` compares them, where it is installed (the extra ``postgresql-enums``).
-Where it is not, nothing is written, and sentences say what differs and what an enum needs.
+Where it is not, nothing is written, and a sentence says which enum differs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Column, Connection, Enum, MetaData, TypeDecorator, inspect, text
+from sqlalchemy import ARRAY, Connection, Enum, MetaData, TypeDecorator, inspect, text
 
 from . import source_op
 from .column_types import variants_of
@@ -156,105 +156,27 @@ def _gone(operations: OpContainer, default: str) -> Iterator[tuple[str, str, str
 # Without it -----------------------------------------------------------------------------------
 
 
-class Enums:
-    """The enums of one database and of the models, where nothing compares them."""
-
-    def __init__(self, connection: Connection, models: Any) -> None:
-        self._default = connection.dialect.default_schema_name or "public"
-        inspector: Any = inspect(connection)
-        self._labels: dict[Key, list[str]] = {
-            (enum["schema"], enum["name"]): enum["labels"]
-            for enum in inspector.get_enums(schema="*")
-        }
-        self._models: dict[Key, Enum] = {
-            self._key(enum): enum
-            for metadata in _several(models)
-            for table in metadata.tables.values()
-            for enum in _enums_of(table.columns)
-        }
-
-    def differences(self) -> Iterator[str]:
-        """A sentence for each enum whose values are others in the models."""
-        for key, enum in self._models.items():
-            labels = self._labels.get(key)
-            if labels is not None and labels != list(enum.enums):
-                yield (
-                    f"The enum {self._name(key)!r} has the values {_listed(labels)} in the"
-                    f" database, and {_listed(enum.enums)} in the models. Alembic does not compare"
-                    f" enums, so nothing was written for it: {_INSTALL}."
-                )
-
-    def advise(self, doing: OpContainer, undoing: OpContainer) -> list[str]:
-        """Put comments before what an enum needs; return the sentences for the terminal."""
-        return [
-            *self._advise(doing, set(self._labels), set(self._models)),
-            *self._advise(undoing, {*self._labels, *self._models}, set(self._labels)),
-        ]
-
-    def _advise(self, operations: OpContainer, there: set[Key], needed: set[Key]) -> list[str]:
-        """
-        :param there: the enums that the database has before these operations.
-        :param needed: those that it needs after them.
-        """
-        from alembic.operations import ops
-
-        sentences: list[str] = []
-        for container in (operations, *source_op.changes_of(operations)):
-            advised: list[MigrateOperation] = []
-            for operation in container.ops:
-                lines: list[str] = []
-                if isinstance(operation, ops.AddColumnOp):
-                    lines = self._missing([operation.column], there)
-                elif isinstance(operation, ops.AlterColumnOp) and operation.modify_type is not None:
-                    lines = self._missing([Column("", operation.modify_type)], there)
-                elif isinstance(operation, ops.DropColumnOp):
-                    lines = self._left([operation.to_column()], needed)
-                elif isinstance(operation, ops.DropTableOp):
-                    lines = self._left(operation.to_table().columns, needed)
-                elif isinstance(operation, ops.CreateTableOp):
-                    there.update(map(self._key, _enums_of(operation.to_table().columns)))
-                advised += [source_op.comment([line]) for line in lines]
-                sentences += [line for line in lines if line not in sentences]
-                advised.append(operation)
-            container.ops = advised
-        return sentences
-
-    def _missing(self, columns: Iterable[Column[Any]], there: set[Key]) -> list[str]:
-        return [
-            f"PostgreSQL needs the enum {self._name(self._key(enum))!r} before a column has it:"
-            f" {_INSTALL}: {self._made(enum)}.create(op.get_bind(), checkfirst=True)"
-            for enum in _enums_of(columns)
-            if self._key(enum) not in there
-        ]
-
-    def _left(self, columns: Iterable[Column[Any]], needed: set[Key]) -> list[str]:
-        return [
-            f"PostgreSQL keeps the enum {self._name(self._key(enum))!r}, and cannot create it a"
-            f" second time. Its drop comes last: {_INSTALL}:"
-            f" {self._made(enum)}.drop(op.get_bind(), checkfirst=True)"
-            for enum in _enums_of(columns)
-            if self._key(enum) not in needed
-        ]
-
-    def _made(self, enum: Enum) -> str:
-        key = self._key(enum)
-        schema = "" if key[0] == self._default else f", schema={key[0]!r}"
-        return f"sa.Enum({_listed(enum.enums)}, name={key[1]!r}{schema})"
-
-    def _key(self, enum: Enum) -> Key:
-        return str(enum.schema or self._default), str(enum.name)
-
-    def _name(self, key: Key) -> str:
-        return full(None if key[0] == self._default else key[0], key[1])
-
-
-def _enums_of(columns: Iterable[Column[Any]]) -> Iterator[Enum]:
-    """The native enums of *columns*, also those in arrays."""
-    for column in columns:
-        kind = column.type
-        enum = _enum_in(kind.item_type if isinstance(kind, ARRAY) else kind)
-        if enum is not None:
-            yield enum
+def differences(connection: Connection, models: Any) -> Iterator[str]:
+    """A sentence for each enum of the database whose values are others in the models."""
+    default = connection.dialect.default_schema_name or "public"
+    inspector: Any = inspect(connection)
+    labels: dict[Key, list[str]] = {
+        (enum["schema"], enum["name"]): enum["labels"] for enum in inspector.get_enums(schema="*")
+    }
+    tables = [table for metadata in _several(models) for table in metadata.tables.values()]
+    enums = {
+        (str(enum.schema or default), str(enum.name)): list(enum.enums)
+        for table in tables
+        for column in table.columns
+        if (enum := _enum_in(getattr(column.type, "item_type", column.type))) is not None
+    }
+    for key, values in enums.items():
+        if labels.get(key, values) != values:
+            yield (
+                f"The enum {full(None if key[0] == default else key[0], key[1])!r} has the values"
+                f" {_listed(labels[key])} in the database, and {_listed(values)} in the models."
+                f" Alembic does not compare enums, so nothing was written for it: {_INSTALL}."
+            )
 
 
 def _enum_in(kind: Any) -> Enum | None:

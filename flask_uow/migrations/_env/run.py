@@ -153,6 +153,4 @@ def _is_empty(directive: Any) -> bool:
 
 def _announce_writing(connection: Connection) -> None:
     """On SQLite: take the write lock before the first look, and not when it is too late."""
-    record = TransactionRecord()
-    record.will_write = True
-    attach(connection, record)
+    attach(connection, TransactionRecord(will_write=True))
