@@ -134,7 +134,7 @@ def test_first_come_first_served_among_threads() -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A waiting process that gets no CPU for a while is not taken for a killed one."""
-    monkeypatch.setattr(file_lock, "_SILENCE", 2_000_000_000)
+    monkeypatch.setattr(file_lock, "_SILENCE", 20_000_000_000)
 
 
 def wait_in_queue(file: str, order: Path, word: str, pipe: Pipe) -> None:

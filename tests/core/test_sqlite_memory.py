@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import shutil
@@ -58,9 +59,9 @@ def make_engine() -> Iterator[MakeEngine]:
 
 @pytest.fixture
 def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The folder in which this process, as if it were a new one, puts its folder."""
+    """Where this process creates its folders, as if it were a new one."""
     monkeypatch.setattr(temporary, "_SHARED_MEMORY", str(tmp_path))
-    monkeypatch.setattr(temporary, "_folders", {})
+    monkeypatch.setattr(temporary, "_swept", set())
     return tmp_path
 
 
@@ -106,7 +107,6 @@ def test_two_engines_are_two_databases(make_engine: MakeEngine) -> None:
     one, two = make_engine(), make_engine()
     set_n(one, 1)
     assert (n(one), n(two)) == (1, 0)
-    assert file_of(one).parent.parent == file_of(two).parent.parent
 
 
 def test_pool_options_are_accepted(make_engine: MakeEngine) -> None:
@@ -234,8 +234,8 @@ def test_only_this_user_reads_the_file(folders: Path, make_engine: MakeEngine) -
     """No other user may enter the folder."""
     file = file_of(make_engine())
     (folder,) = folders.iterdir()
-    assert file.is_relative_to(folder)
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, file.parent)] == [0o700] * 2
+    assert file.parent == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_dispose_removes_the_database(make_engine: MakeEngine) -> None:
@@ -251,6 +251,7 @@ def test_dispose_removes_the_database(make_engine: MakeEngine) -> None:
     assert file_of(engine) != file
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE other (id INTEGER)")
+        assert Path(f"{file_of(engine)}-queue").exists()
         with pytest.raises(OperationalError, match="was held by the thread 'MainThread'"):
             in_thread(lambda: set_n(engine, 2))
 
@@ -283,14 +284,15 @@ from flask_uow._config import reading
 from flask_uow._engine import build
 
 engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+@atexit.register
+def look():
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+        print(connection.execute(text("SELECT count(*) FROM t")).scalar(), flush=True)
+
 with engine.begin() as connection:
     print(connection.exec_driver_sql("PRAGMA database_list").one()[2], flush=True)
     connection.execute(text("CREATE TABLE t (id INTEGER)"))
-
-@atexit.register
-def look():
-    with engine.connect() as connection:
-        print(connection.execute(text("SELECT count(*) FROM t")).scalar(), flush=True)
 
 if sys.argv[1] == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -307,24 +309,24 @@ def run_program(how: str) -> tuple[Path, list[str], int]:
 def test_the_folder_is_removed_at_exit() -> None:
     """After the functions that the app runs then, which may use the database."""
     file, lines, code = run_program("exit")
-    assert (lines, code) == (["0"], 0)
-    assert not file.parent.parent.exists()
+    assert (lines, code) == (["1"], 0)
+    assert not file.parent.exists()
 
 
-def test_the_folder_of_a_killed_process_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_a_killed_process_is_swept(
+    monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
+) -> None:
     """By the next process that has a database in memory; that of a living one stays."""
     file, _, code = run_program("kill")
     assert code == -signal.SIGKILL
     assert file.exists()
     other, _, _ = run_program("kill")
-    assert not file.parent.parent.exists()
-    monkeypatch.setattr(temporary, "_folders", {})
-    living = temporary._folder_of_process()
-    temporary._folders.clear()
-    temporary._folder_of_process().remove()
-    assert not other.parent.parent.exists()
-    assert living.path.exists()
-    living.remove()
+    assert not file.parent.exists()
+    living = file_of(make_engine())
+    monkeypatch.setattr(temporary, "_swept", set())
+    make_engine()
+    assert not other.parent.exists()
+    assert living.exists()
 
 
 def test_what_is_not_ours_is_not_swept(folders: Path, make_engine: MakeEngine) -> None:
@@ -367,21 +369,20 @@ def test_a_child_uses_the_database_of_its_parent(make_engine: MakeEngine) -> Non
         set_n(engine, 1)
         engine.dispose()
         assert n(engine) == 1
-        temporary._remove_at_exit()
+        atexit._run_exitfuncs()
 
     in_child(child)
     assert n(engine) == 1
 
 
-def test_a_child_has_a_folder_for_its_own_engines(make_engine: MakeEngine) -> None:
-    """Which it removes at exit."""
+def test_a_child_removes_what_it_has_created(make_engine: MakeEngine) -> None:
+    """At exit, and not the database of its parent."""
     parents = file_of(make_engine())
 
     def child() -> None:
         file = file_of(make_engine())
-        assert file.parent.parent != parents.parent.parent
-        temporary._remove_at_exit()
-        assert not file.parent.parent.exists()
+        atexit._run_exitfuncs()
+        assert not file.parent.exists()
 
     in_child(child)
     assert parents.exists()
@@ -402,14 +403,12 @@ def test_without_shared_memory_the_temporary_folder_is_used(
         monkeypatch.setattr(shutil, "disk_usage", lambda _: found)
     file = file_of(make_engine())
     assert file.is_relative_to(tempfile.gettempdir())
-    assert not list(folders.iterdir()) or why == "missing"
-    temporary._folders[os.getpid()].remove()
+    assert list(folders.iterdir()) == []
 
 
 def test_no_folder_at_all_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     """The message names the reason and two ways out."""
     monkeypatch.setattr(temporary, "_SHARED_MEMORY", "/nowhere")
-    monkeypatch.setattr(temporary, "_folders", {})
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
     with pytest.raises(ConfigError, match=r"'sqlite://'.*No such file.*Set TMPDIR.*app\.db"):
@@ -433,27 +432,29 @@ def test_without_locks_nothing_is_swept(
 
     monkeypatch.setattr(temporary, "fcntl", None if lock == "no flock" else Refusing)
     engine = make_engine()
-    folder = file_of(engine).parent.parent
+    folder = file_of(engine).parent
     assert n(engine) == 0
     assert (folders / "flask_uow-old").exists()
-    temporary._folders[os.getpid()].remove()
+    engine.dispose()
     assert not folder.exists()
 
 
-def test_two_threads_create_one_folder(folders: Path, make_engine: MakeEngine) -> None:
-    """The first of them; the folders of the others are removed."""
-    barrier, created = threading.Barrier(8), temporary._Folder.__init__
+def test_threads_that_connect_at_once_get_one_database(folders: Path) -> None:
+    """The first of them; the folders of the others are removed with the engine."""
+    config = {"SQLALCHEMY_DATABASE_URI": "sqlite://"}
+    engine = build.build(reading.read(config), "")["default"]
+    barrier = threading.Barrier(8)
 
-    def create(folder: temporary._Folder) -> None:
+    def connect(engine: Engine = engine) -> Path:
         barrier.wait(10)
-        created(folder)
+        return file_of(engine)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(temporary._Folder, "__init__", create)
-        found = in_threads(temporary._folder_of_process, times=8)
-    assert len(set(map(id, found))) == 1
-    assert list(folders.iterdir()) == [found[0].path]
-    found[0].remove()
+    assert len(set(in_threads(connect, times=8))) == 1
+    engine.dispose()
+    leaks.forget()
+    del engine, connect
+    gc.collect()
+    assert list(folders.iterdir()) == []
 
 
 def test_null_pool_has_one_database_for_each_connection(make_engine: MakeEngine) -> None:

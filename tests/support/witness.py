@@ -51,4 +51,4 @@ class Witness:
 
 
 def _connect_to_newest_file(_dialect: object, _entry: object, args: list[Any], _: object) -> None:
-    args[0] = list(temporary._files.values())[-1].path
+    args[0] = temporary.path_for(list(temporary._folders)[-1])
