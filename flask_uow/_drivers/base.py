@@ -66,13 +66,13 @@ class Meaning:
     :ivar before: the outcome, if the error came before COMMIT.
     :ivar at_commit: the outcome, if it came at COMMIT.
     :ivar transient: another transaction was in the way.
-    :ivar lost: the connection must not be used again.
+    :ivar disconnected: the connection must not be used again.
     """
 
     before: Outcome
     at_commit: Outcome
     transient: bool = False
-    lost: bool = False
+    disconnected: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ REFUSED = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED)
 """The server refuses, and says so; later it may not."""
 STOPPED = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN)
 """As :data:`REFUSED`, but no documentation promises that of a COMMIT."""
-LOST = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN, lost=True)
+DISCONNECTED = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN, disconnected=True)
 """The connection is lost."""
-LOST_EARLIER = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, lost=True)
+DISCONNECTED_EARLIER = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, disconnected=True)
 """The connection was lost before the server could read a COMMIT."""
-IN_DOUBT = Meaning(Outcome.UNKNOWN, Outcome.UNKNOWN, lost=True)
+IN_DOUBT = Meaning(Outcome.UNKNOWN, Outcome.UNKNOWN, disconnected=True)
 """The server does not know itself, and the error may be about an implicit COMMIT."""
 WRONG = Meaning(Outcome.FAILED, Outcome.FAILED)
 """The unit is to blame, and nothing of it is stored."""
@@ -214,18 +214,21 @@ def whole_seconds(seconds: float) -> int:
 # Sockets --------------------------------------------------------------------------------------
 
 
-def set_tcp_options(sock: socket.socket, seconds: int) -> None:
-    """Let the kernel give the other end up after *seconds*."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", max(1, seconds // 2)),
-        ("TCP_KEEPINTVL", max(1, seconds // 4)),
-        ("TCP_KEEPCNT", 2),
-        ("TCP_USER_TIMEOUT", seconds * 1000),
-    ):
-        option = getattr(socket, name, None)  # each system has its own
-        if option is not None:  # pragma: no branch
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+def set_tcp_options(descriptor: int, seconds: int) -> None:
+    """Let the kernel close a TCP connection whose other end has been silent for *seconds*."""
+    options = {
+        "TCP_KEEPIDLE": max(1, seconds // 2),
+        "TCP_KEEPINTVL": max(1, seconds // 4),
+        "TCP_KEEPCNT": 2,
+        "TCP_USER_TIMEOUT": seconds * 1000,
+    }
+    with borrowed_socket(descriptor) as sock:
+        if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):  # pragma: no branch  # each system has its own
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from .base import LOST, UNNAMED, Driver, Outcome, Phase, Verdict
+from .base import DISCONNECTED, UNNAMED, Driver, Outcome, Phase, Verdict
 from .known import driver_of_error
 
 __all__ = ["Outcome", "Phase"]
@@ -67,7 +67,7 @@ def is_disconnect(error: BaseException) -> bool:
     an RST that arrives while it waits raises an error and leaves the connection open.
     """
     _, verdict = _judge(error)
-    return verdict is not None and verdict.meaning.lost
+    return verdict is not None and verdict.meaning.disconnected
 
 
 def aborts_transaction(error: BaseException) -> bool:
@@ -95,9 +95,9 @@ def _judge(error: BaseException) -> tuple[Driver, Verdict | None]:
     # A driver that is in no table has no names for its errors.
     verdict = driver.judge(orig) if driver is not None and orig is not None else None
     verdict, driver = verdict or Verdict(None, UNNAMED), driver or _UNKNOWN
-    if not error.connection_invalidated or verdict.meaning.lost:
+    if not error.connection_invalidated or verdict.meaning.disconnected:
         return driver, verdict
     # SQLAlchemy, or a listener, knows more of the connection; of the unit the code does.
     is_unnamed = verdict.meaning is UNNAMED
-    meaning = LOST if is_unnamed else replace(verdict.meaning, lost=True)
+    meaning = DISCONNECTED if is_unnamed else replace(verdict.meaning, disconnected=True)
     return driver, replace(verdict, meaning=meaning)

@@ -7,15 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Engine, event
 
 from .base import (
     CONFLICT,
+    DISCONNECTED,
+    DISCONNECTED_EARLIER,
     IN_DOUBT,
-    LOST,
-    LOST_EARLIER,
     REFUSED,
     UNNAMED,
     WRONG,
@@ -44,13 +44,13 @@ _POSTGRESQL = {
     "57014": REFUSED,  # statement_timeout, cancelled by request
     "25006": REFUSED,  # read-only: the primary is another server now
     "53300": REFUSED,  # too many connections. Of a failed connect only asyncpg tells a code
-    "57P01": LOST,  # terminated, server shut down. At COMMIT it may be waiting for a standby
-    "57P02": LOST,  # documentation: another server process crashed
-    "57P03": LOST,  # documentation: the server is starting up or shutting down
-    "57P05": LOST,  # idle_session_timeout
-    "25P04": LOST,  # transaction_timeout
-    "25P03": LOST_EARLIER,  # idle_in_transaction_session_timeout: COMMIT was not read any more
-    "08": LOST,  # the connection; 08P01 is PgBouncer's query_wait_timeout (documentation)
+    "57P01": DISCONNECTED,  # terminated, server shut down; at COMMIT, perhaps waiting for a standby
+    "57P02": DISCONNECTED,  # documentation: another server process crashed
+    "57P03": DISCONNECTED,  # documentation: the server is starting up or shutting down
+    "57P05": DISCONNECTED,  # idle_session_timeout
+    "25P04": DISCONNECTED,  # transaction_timeout
+    "25P03": DISCONNECTED_EARLIER,  # idle_in_transaction_session_timeout, before COMMIT is read
+    "08": DISCONNECTED,  # the connection; 08P01 is PgBouncer's query_wait_timeout (documentation)
     "28": WRONG,  # no such role, wrong password
     "3D": WRONG,  # no such database
 }
@@ -74,13 +74,14 @@ class _Judging(PostgreSQL):
     def judge(self, error: BaseException) -> Verdict:
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         if code is None:
-            return Verdict(None, LOST if _is_about_a_connection(error) else UNNAMED)
+            return Verdict(None, DISCONNECTED if _is_about_a_connection(error) else UNNAMED)
         row = _POSTGRESQL.get(code) or _POSTGRESQL.get(code[:2])
         severity = _severity(error)
         if severity is None:
             return Verdict(code, row or WRONG)
-        lost = severity in _ENDS_SESSION
-        return Verdict(code, replace(row or (LOST if lost else WRONG), lost=lost))
+        is_end = severity in _ENDS_SESSION
+        row = row or (DISCONNECTED if is_end else WRONG)
+        return Verdict(code, replace(row, disconnected=is_end))
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Psycopg(_LibPQ):
 
     def how_not_to_block(self, library: str) -> str | None:
         # It chooses when it is imported, and asks gevent only.
-        waiting: Any = sys.modules["psycopg.waiting"]
+        waiting = sys.modules["psycopg.waiting"]
         if waiting.wait is not getattr(waiting, "wait_c", None):
             return None
         earlier = f" Or let {library} patch before psycopg is imported." * (library == "gevent")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .base import CONFLICT, LOST, STOPPED, UNNAMED, WRONG, Driver, Verdict
+from .base import CONFLICT, DISCONNECTED, STOPPED, UNNAMED, WRONG, Driver, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ class SQLite(Driver):
         if name is None and "constraint failed" in text:
             name = "SQLITE_CONSTRAINT"
         if name is None:  # a misuse of the module
-            return Verdict(None, LOST if "closed database" in text else UNNAMED)
+            return Verdict(None, DISCONNECTED if "closed database" in text else UNNAMED)
         primary = "_".join(name.split("_")[:2])
         return Verdict(name, _SQLITE.get(primary, WRONG))
 

@@ -8,7 +8,6 @@ no name means ``"default"``.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from sqlalchemy import MetaData, Table, event
 from sqlalchemy.orm import Mapper
@@ -20,7 +19,7 @@ from ..errors import UnknownEngine
 DEFAULT = "default"
 
 
-def of_mapper(mapper: Mapper[Any]) -> str | None:
+def of_mapper(mapper: Mapper[object]) -> str | None:
     """Return the engine name that a mapped class or its table states; None if neither does."""
     key: str | None = getattr(mapper.class_, "__bind_key__", None)
     return key or of_from(mapper.local_table)
@@ -57,7 +56,7 @@ def group(metadata: MetaData, engines: Collection[str | None]) -> dict[str, list
     return groups
 
 
-def stamp(mappers: Iterable[Mapper[Any]]) -> None:
+def stamp(mappers: Iterable[Mapper[object]]) -> None:
     """Write the ``__bind_key__`` of mapped classes on their tables.
 
     Core statements and ``create_all()`` see only the table.
@@ -67,7 +66,7 @@ def stamp(mappers: Iterable[Mapper[Any]]) -> None:
 
 
 @event.listens_for(Mapper, "instrument_class")
-def _stamp(mapper: Mapper[Any], class_: type[Any]) -> None:
+def _stamp(mapper: Mapper[object], class_: type[object]) -> None:
     key = getattr(class_, "__bind_key__", None)
     if key and isinstance(mapper.local_table, Table):
         mapper.local_table.info.setdefault("bind_key", key)

@@ -7,9 +7,11 @@ defines; the functions below read or call the others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
@@ -74,9 +76,9 @@ def proxy_of(entry: ConnectionPoolEntry) -> PoolProxiedConnection | None:
 
     A forked child takes the parent's connection out of proxies that it cannot reach otherwise.
     """
-    reference: Any = getattr(entry, "fairy_ref", None)
-    proxy: PoolProxiedConnection | None = reference() if reference is not None else None
-    return proxy
+    reference: Callable[[], PoolProxiedConnection | None] | None
+    reference = getattr(entry, "fairy_ref", None)
+    return None if reference is None else reference()
 
 
 def return_to(pool: Pool, entry: ConnectionPoolEntry) -> None:

@@ -136,7 +136,11 @@ def test_a_dict_is_asked_for_by_name(key: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "hint"),
-    [("on_sucess", "Did you mean 'on_success'"), ("ALWAYS", "'always'"), (True, "is not a commit rule")],
+    [
+        ("on_sucess", "Did you mean 'on_success'"),
+        ("ALWAYS", "'always'"),
+        (True, "is not a commit rule"),
+    ],
 )
 def test_a_misspelt_commit_rule_is_refused(value: object, hint: str) -> None:
     """The message names the key, the value and the nearest rule."""
