@@ -1,4 +1,4 @@
-"""MySQL and MariaDB: PyMySQL, mysqlclient, and what is known of two other drivers."""
+"""MySQL and MariaDB: PyMySQL and mysqlclient; parts of two other drivers."""
 
 from __future__ import annotations
 
