@@ -18,7 +18,7 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from .base import DISCONNECTED, UNNAMED, Driver, Outcome, Phase, Verdict
+from .base import DISCONNECTED, STOPPED, UNNAMED, Driver, Outcome, Phase, Verdict
 from .known import driver_of_error
 
 __all__ = ["Outcome", "Phase"]
@@ -34,14 +34,8 @@ def outcome_of(error: BaseException, phase: Phase) -> Outcome:
 
     :param error: an error of SQLAlchemy or of a driver, or any other exception.
     """
-    _, verdict = _judge(error)
-    if verdict is not None:
-        meaning = verdict.meaning
-        return meaning.before if phase is Phase.BEFORE_COMMIT else meaning.at_commit
-    if phase is Phase.AT_COMMIT:  # an interruption, which says nothing about the server
-        return Outcome.UNKNOWN
-    # Of the errors that do not come from a driver, only this one proves that nothing was done.
-    return Outcome.NOT_APPLIED if isinstance(error, PoolTimeout) else Outcome.FAILED
+    meaning = _judge(error)[1].meaning
+    return meaning.before if phase is Phase.BEFORE_COMMIT else meaning.at_commit
 
 
 def code_of(error: BaseException) -> str | None:
@@ -50,14 +44,12 @@ def code_of(error: BaseException) -> str | None:
     None if the driver has none: libpq does not expose the SQLSTATE of a failed connect, and
     psycopg2 does not expose that of a terminated session.
     """
-    _, verdict = _judge(error)
-    return verdict.code if verdict else None
+    return _judge(error)[1].code
 
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether *error* is a conflict, so that the unit is likely to succeed if run again."""
-    _, verdict = _judge(error)
-    return verdict is not None and verdict.meaning.transient
+    return _judge(error)[1].meaning.transient
 
 
 def is_disconnect(error: BaseException) -> bool:
@@ -66,8 +58,7 @@ def is_disconnect(error: BaseException) -> bool:
     SQLAlchemy asks psycopg whether its connection is closed. Psycopg does not notice an RST that
     arrives while it waits: it raises an error and still reports an open connection.
     """
-    _, verdict = _judge(error)
-    return verdict is not None and verdict.meaning.disconnected
+    return _judge(error)[1].meaning.disconnected
 
 
 def aborts_transaction(error: BaseException) -> bool:
@@ -77,28 +68,27 @@ def aborts_transaction(error: BaseException) -> bool:
     transaction.
     """
     driver, verdict = _judge(error)
-    return verdict is not None and driver.aborts_transaction(verdict)
+    return driver.aborts_transaction(verdict)
 
 
 def may_abort_transaction(error: BaseException) -> bool:
     """Tell whether the transaction may still be open, although :func:`aborts_transaction`."""
     driver, verdict = _judge(error)
-    return verdict is not None and driver.may_abort_transaction(verdict)
+    return driver.may_abort_transaction(verdict)
 
 
-def _judge(error: BaseException) -> tuple[Driver, Verdict | None]:
-    """Return the driver and the verdict of *error*; no verdict if no driver raised it."""
-    orig = error.orig if isinstance(error, DBAPIError) else error
-    driver = driver_of_error(orig) if orig is not None else None
-    if not isinstance(error, DBAPIError):
-        return driver or _UNKNOWN, driver.judge(error) if driver is not None else None
-    # The errors of an unknown driver have no names.
-    verdict = driver.judge(orig) if driver is not None and orig is not None else None
-    verdict, driver = verdict or Verdict(None, UNNAMED), driver or _UNKNOWN
-    if not error.connection_invalidated or verdict.meaning.disconnected:
-        return driver, verdict
-    # SQLAlchemy, or a listener, knows that the connection is closed; the outcome is still that of
-    # the code of the error.
-    is_unnamed = verdict.meaning is UNNAMED
-    meaning = DISCONNECTED if is_unnamed else replace(verdict.meaning, disconnected=True)
-    return driver, replace(verdict, meaning=meaning)
+def _judge(error: BaseException) -> tuple[Driver, Verdict]:
+    """Return the driver of *error* and its verdict; an error of no driver is UNNAMED."""
+    if isinstance(error, PoolTimeout):  # no connection, so nothing was done before COMMIT
+        return _UNKNOWN, Verdict(None, STOPPED)
+    orig = (error.orig if isinstance(error, DBAPIError) else None) or error
+    driver = driver_of_error(orig) or _UNKNOWN
+    verdict = driver.judge(orig)
+    meaning = verdict.meaning
+    if isinstance(error, DBAPIError) and error.connection_invalidated and not meaning.disconnected:
+        # SQLAlchemy, or a listener, knows that the connection is closed; the code of the error
+        # still decides the outcome.
+        is_unnamed = meaning is UNNAMED
+        meaning = DISCONNECTED if is_unnamed else replace(meaning, disconnected=True)
+        verdict = replace(verdict, meaning=meaning)
+    return driver, verdict
