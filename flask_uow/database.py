@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar, cast, overload
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from flask import Flask
-from sqlalchemy import Engine, MetaData
+from sqlalchemy import Engine, MetaData, Table
 from sqlalchemy.orm import DeclarativeBase, Mapper, Session, registry, sessionmaker
 
 from . import migrations
@@ -25,7 +25,8 @@ from ._unit.session import unit_session_class
 from ._unit.unit import UnitOfWork
 from .errors import ConfigError, SetupError, shown
 
-C = TypeVar("C", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Database:
@@ -55,7 +56,7 @@ class Database:
 
     def __init__(
         self,
-        *parts: Flask | type[Any] | registry,
+        *parts: Flask | type[object] | registry,
         metadata: MetaData | Iterable[MetaData] = (),
         session_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -193,12 +194,12 @@ class Database:
         for metadata, engine, tables in reversed(self._tables_by_engine()):
             metadata.drop_all(engine, tables=tables)
 
-    def _shell_names(self) -> dict[str, Any]:
+    def _shell_names(self) -> dict[str, object]:
         """Return the names that ``flask shell`` defines."""
         models = {mapper.class_.__name__: mapper.class_ for mapper in self.mappers}
         return {**models, "db": self}
 
-    def _tables_by_engine(self) -> list[tuple[MetaData, Engine, list[Any]]]:
+    def _tables_by_engine(self) -> list[tuple[MetaData, Engine, list[Table]]]:
         engines = self.engines
         return [
             (metadata, engines[name], tables)
@@ -270,14 +271,14 @@ class Database:
 
     def atomic(
         self,
-        function: Any = None,
+        function: F | None = None,
         /,
         *,
         durable: bool = False,
         isolation_level: str | None = None,
         read_only: bool = False,
         retries: int = 0,
-    ) -> Any:
+    ) -> F | Atomic:
         """All or nothing: ``with db.atomic() as session:``, ``@db.atomic``, ``@db.atomic(...)``.
 
         Inside a request or another block, the block is a savepoint: an exception that leaves it
@@ -333,7 +334,9 @@ class Database:
         """
         return ExplicitCommit(self._units, mode)
 
-    def on_commit(self, function: C, /, *args: Any, **kwargs: Any) -> C:
+    def on_commit(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[P, T]:
         """Call ``function(*args, **kwargs)`` after the work so far has been committed (P10).
 
         Hooks run after the COMMIT and before the response is sent, in the order in which they were
@@ -343,18 +346,22 @@ class Database:
 
         :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
-        return self._add_hook(True, function, args, kwargs)
+        return self._add_hook(True, function, *args, **kwargs)
 
-    def on_rollback(self, function: C, /, *args: Any, **kwargs: Any) -> C:
+    def on_rollback(
+        self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[P, T]:
         """Call ``function(*args, **kwargs)`` after the work so far, or its block, was rolled back.
 
         Otherwise as :meth:`on_commit`; but if no unit is open, the function is never called.
 
         :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
-        return self._add_hook(False, function, args, kwargs)
+        return self._add_hook(False, function, *args, **kwargs)
 
-    def _add_hook(self, on_commit: bool, function: C, args: Any, kwargs: Any) -> C:
+    def _add_hook(
+        self, on_commit: bool, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Callable[P, T]:
         hook = commit_hooks.checked(on_commit, function, args, kwargs)
         unit = self._units.unit_awaiting_outcome()
         if unit is not None:

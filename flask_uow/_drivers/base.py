@@ -1,22 +1,20 @@
-"""What every driver can be asked, and what holds for one that is not known here.
+"""The protocol of all drivers, which also describes an unknown driver.
 
-A family of drivers has a file of its own beside this one, with a subclass of :class:`Driver` for
-each driver: its timeouts, its socket, the state of its transaction, its errors. The methods of
-:class:`Driver` itself say what holds for an unknown driver. :mod:`.known` lists the drivers.
+Each family of drivers has a file in this folder, with a subclass of :class:`Driver` for each
+driver: its timeouts, socket, transaction state and errors. :mod:`.known` lists the drivers.
 
-By default no driver notices that its server has become unreachable: a request that waits for a
-reply waits until the kernel gives up, for a quarter of an hour or for two hours. So that a
-partition of the network is an error within seconds, four things are set where the user has set
-none:
+By default, no driver notices that its server has become unreachable: a request waits for a reply
+until the kernel closes the connection, after 15 minutes or two hours. The settings here make it an
+error within the network timeout, where the user has not set others:
 
-- *connecting* ends after the network timeout, the server's greeting included;
-- *sent and not acknowledged* for that long is an error (``tcp_user_timeout``);
-- *waiting* for a reply, the kernel asks the other end for a sign of life (TCP keepalive);
-- *a long statement* is none of this: its server acknowledges, and may take its time. For the same
-  reason no driver gets a ``read_timeout``: it would end a long report or an ``ALTER TABLE`` at this
-  end only, and the server would continue with it.
+- Connecting, including the server's greeting, ends after the network timeout.
+- Data that is not acknowledged for that long is an error (``tcp_user_timeout``).
+- While a driver waits for a reply, the kernel tests the other end (TCP keepalive).
 
-What stays open: a peer that acknowledges and never replies, such as a proxy that hangs.
+A long statement is not affected, because its server acknowledges. No driver gets a
+``read_timeout``: it would end a long report or an ``ALTER TABLE`` for the client only, and the
+server would continue. A peer that acknowledges and never replies, such as a hanging proxy, is not
+noticed.
 
 Nothing here knows Flask, sessions or engines, and nothing imports a driver.
 """
@@ -40,65 +38,65 @@ if TYPE_CHECKING:
 
 
 class Outcome(enum.Enum):
-    """What is known of a unit that ended in an error."""
+    """Whether the work of a unit that ended in an error is stored."""
 
     NOT_APPLIED = "not applied"
     """Nothing is stored, and the whole unit may be run again."""
     UNKNOWN = "unknown"
-    """It is stored or it is not: only the database can tell, in a new connection."""
+    """It may be stored or not; only a query on a new connection can tell."""
     FAILED = "failed"
-    """It would fail again, or nothing better is known."""
+    """Nothing is stored, as far as is known, and the unit would fail again."""
 
 
 class Phase(enum.Enum):
-    """How far the unit was."""
+    """When the error came."""
 
     BEFORE_COMMIT = "before COMMIT"
-    """In a statement, while connecting, in the flush of a ``commit()``."""
+    """While connecting, in a statement, or in the flush of a ``commit()``."""
     AT_COMMIT = "at COMMIT"
-    """COMMIT had been handed to the driver, in this attempt or an earlier one."""
+    """After COMMIT was handed to the driver, in this attempt or an earlier one."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What an error says about its transaction.
+    """The meaning of an error for its transaction.
 
-    :ivar before: the outcome, if the error came before COMMIT.
-    :ivar at_commit: the outcome, if it came at COMMIT.
-    :ivar transient: another transaction was in the way.
-    :ivar lost: the connection must not be used again.
+    :ivar before: the outcome of an error before COMMIT.
+    :ivar at_commit: the outcome of an error at COMMIT.
+    :ivar transient: the error is a conflict with another transaction.
+    :ivar disconnected: the connection must not be used again.
     """
 
     before: Outcome
     at_commit: Outcome
     transient: bool = False
-    lost: bool = False
+    disconnected: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The code of an error, and what it means."""
+    """The code of an error, and its meaning."""
 
     code: str | None
     meaning: Meaning
 
 
 CONFLICT = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, transient=True)
-"""Another transaction was in the way, and the server has certainly rolled this one back."""
+"""A conflict with another transaction: the server has certainly rolled this one back."""
 REFUSED = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED)
-"""The server refuses, and says so; later it may not."""
+"""The server refuses the transaction for now, and nothing is stored."""
 STOPPED = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN)
-"""As :data:`REFUSED`, but no documentation promises that of a COMMIT."""
-LOST = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN, lost=True)
-"""The connection is lost."""
-LOST_EARLIER = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, lost=True)
-"""The connection was lost before the server could read a COMMIT."""
-IN_DOUBT = Meaning(Outcome.UNKNOWN, Outcome.UNKNOWN, lost=True)
-"""The server does not know itself, and the error may be about an implicit COMMIT."""
+"""As :data:`REFUSED`, but no documentation promises it for a COMMIT."""
+DISCONNECTED = Meaning(Outcome.NOT_APPLIED, Outcome.UNKNOWN, disconnected=True)
+"""The connection was closed, and the server may have carried out a COMMIT."""
+DISCONNECTED_EARLIER = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, disconnected=True)
+"""The connection was closed before the server could read a COMMIT."""
+IN_DOUBT = Meaning(Outcome.UNKNOWN, Outcome.UNKNOWN, disconnected=True)
+"""The server itself does not know, and the error may concern an implicit COMMIT."""
 WRONG = Meaning(Outcome.FAILED, Outcome.FAILED)
-"""The unit is to blame, and nothing of it is stored."""
+"""The unit itself is wrong, and nothing of it is stored."""
 UNNAMED = Meaning(Outcome.FAILED, Outcome.UNKNOWN)
-"""The error is in no table."""
+"""The error has no row in the table of its driver."""
 
 # Drivers --------------------------------------------------------------------------------------
 
@@ -107,11 +105,11 @@ UNNAMED = Meaning(Outcome.FAILED, Outcome.UNKNOWN)
 class Driver:
     """One driver.
 
-    :ivar name: as SQLAlchemy calls it, ``dialect.driver``.
-    :ivar module: which module it imports; its errors come from there.
-    :ivar package: which package installs it; empty if ours cannot use it.
-    :ivar serves: the dialects whose URL may leave the driver out and mean this one.
-    :ivar advice: what to write instead under gevent and eventlet, if it waits in C.
+    :ivar name: SQLAlchemy's name for it, ``dialect.driver``.
+    :ivar module: the module that it imports and that defines its errors.
+    :ivar package: the package to install; empty if flask_uow cannot use the driver.
+    :ivar serves: the dialects that use this driver if their URL names none.
+    :ivar advice: what to write instead under gevent and eventlet, if the driver waits in C.
     """
 
     name: str = ""
@@ -125,8 +123,8 @@ class Driver:
     def timeouts(self, own: Mapping[str, object], seconds: float) -> dict[str, object]:
         """Return arguments for connecting that make the driver notice a partition.
 
-        :param own: what the user has set, in ``connect_args`` or in the query of the URL; it stays.
-        :param seconds: the network timeout; rounded up, because drivers count in whole seconds.
+        :param own: arguments of the user, from ``connect_args`` or the query of the URL. They win.
+        :param seconds: the network timeout, rounded up: drivers count in whole seconds.
         """
         arguments = self._timeouts(own, whole_seconds(seconds))
         return {name: value for name, value in arguments.items() if name not in own}
@@ -137,25 +135,25 @@ class Driver:
     def finish_connecting(
         self, connection: DBAPIConnection, own: Mapping[str, object], seconds: float
     ) -> None:
-        """Set on a new connection what has no argument; the parameters of :meth:`timeouts`."""
+        """Set timeouts of a new connection that are not arguments; see :meth:`timeouts`."""
 
     def descriptor_of(self, connection: object) -> Callable[[], int] | None:
-        """Return the function that returns the number of the socket of *connection*.
+        """Return a function that returns the descriptor of the socket of *connection*.
 
-        That function raises, or returns a negative number, when the driver has closed the
-        connection. None for a driver that does not show its socket.
+        After the driver has closed the connection, the function raises or returns a negative
+        number. None for a driver that does not expose its socket.
         """
         descriptor: object = getattr(connection, "fileno", None)
         if not callable(descriptor):
             return None
         try:
             descriptor()
-        except Exception:  # pg8000 has the method of a file that is none
+        except Exception:  # pg8000: the method belongs to a file without a descriptor
             return None
         return cast("Callable[[], int]", descriptor)
 
     def how_not_to_block(self, library: str) -> str | None:
-        """Return what to write instead if the driver waits in C, where no greenlet can run.
+        """Return advice for the log if the driver waits in C, where other greenlets cannot run.
 
         :param library: ``"gevent"`` or ``"eventlet"``, which has patched this process.
         """
@@ -164,74 +162,77 @@ class Driver:
     # Transactions
 
     def is_aborted(self, connection: object, error: BaseException | None) -> bool:
-        """Tell whether the transaction is gone, or cannot be committed, as far as is known.
+        """Tell whether the transaction is known to be rolled back, or to refuse a commit.
 
-        :param error: the last one in this transaction.
+        :param error: the last error in this transaction.
         """
         return False
 
     def is_open(self, connection: object) -> bool:
-        """Tell whether a transaction is open; False where the driver does not know."""
+        """Tell whether a transaction is open; False if the driver does not know."""
         return False
 
     def roll_back(self, connection: DBAPIConnection) -> None:
-        """Roll back for the pool; the app has not asked for it."""
+        """Roll back a connection that returns to the pool; the app did not call ``rollback()``."""
         connection.rollback()
 
     def unseen_error_of(self, connection: object) -> BaseException | None:
-        """Return the error that a cursor of the driver has raised past SQLAlchemy, if known."""
+        """Return an error of one of the driver's own cursors, which SQLAlchemy has not seen."""
         return None
 
     def watch_transactions(self, engine: Engine) -> None:
-        """Add to *engine* what makes the methods above true for its connections."""
+        """Add the listeners to *engine* that the methods above depend on."""
 
     def watch_notices(self, engine: Engine, name: str) -> None:
-        """Listen to what the server reports beside the results, if the driver hands it over.
+        """Log important notices of the server, if the driver delivers notices.
 
-        :param name: of the engine, for the log.
+        :param name: the name of the engine, for the log.
         """
 
     # Errors
 
     def judge(self, error: BaseException) -> Verdict:
-        """Look *error* up in the table of the family."""
+        """Return the row of *error* in the table of the family."""
         return Verdict(None, UNNAMED)
 
     def aborts_transaction(self, verdict: Verdict) -> bool:
-        """Tell whether the server has thrown the transaction away, unnoticed by the driver."""
+        """Tell whether the server has rolled back the transaction, unnoticed by the driver."""
         return False
 
     def may_abort_transaction(self, verdict: Verdict) -> bool:
-        """Tell whether that depends on a setting of the server, which a client cannot see."""
+        """Tell whether that rollback depends on a setting of the server, unknown to the client."""
         return False
 
 
 def whole_seconds(seconds: float) -> int:
-    """Round up, to at least one: to some drivers 0 means for ever, to others an error."""
+    """Round up, to at least 1: for some drivers 0 means no timeout, for others it is an error."""
     return max(1, math.ceil(seconds))
 
 
 # Sockets --------------------------------------------------------------------------------------
 
 
-def set_tcp_options(sock: socket.socket, seconds: int) -> None:
-    """Let the kernel give the other end up after *seconds*."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", max(1, seconds // 2)),
-        ("TCP_KEEPINTVL", max(1, seconds // 4)),
-        ("TCP_KEEPCNT", 2),
-        ("TCP_USER_TIMEOUT", seconds * 1000),
-    ):
-        option = getattr(socket, name, None)  # each system has its own
-        if option is not None:  # pragma: no branch
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+def set_tcp_options(descriptor: int, seconds: int) -> None:
+    """Let the kernel close a TCP connection whose other end has been silent for *seconds*."""
+    options = {
+        "TCP_KEEPIDLE": max(1, seconds // 2),
+        "TCP_KEEPINTVL": max(1, seconds // 4),
+        "TCP_KEEPCNT": 2,
+        "TCP_USER_TIMEOUT": seconds * 1000,
+    }
+    with borrowed_socket(descriptor) as sock:
+        if sock.family not in {socket.AF_INET, socket.AF_INET6}:
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):  # pragma: no branch  # each system has its own
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 @contextlib.contextmanager
 def borrowed_socket(number: int) -> Iterator[socket.socket]:
-    """Yield the socket of a descriptor, which stays the driver's."""
-    # gevent's sockets, and those under a default timeout, switch the blocking off.
+    """Yield a socket object for a descriptor, and leave the socket of the driver open."""
+    # A socket object of gevent, or under a default timeout, makes the descriptor non-blocking.
     blocking = os.get_blocking(number)
     borrowed = socket.socket(fileno=number)
     try:

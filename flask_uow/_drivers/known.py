@@ -1,4 +1,4 @@
-"""The drivers that are known here, by the dialect of an engine, by a URL or by an error."""
+"""Find a driver by the dialect of an engine, by a URL or by an error."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DRIVERS: Mapping[str, Driver] = {
     for family in (postgresql, mysql, sqlite, oracle, sql_server)
     for driver in family.DRIVERS
 }
-"""By the name that SQLAlchemy has for them; of those that serve one dialect the preferred first."""
+"""The drivers by SQLAlchemy's name; of the drivers for one dialect, the preferred one is first."""
 
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
-"""Those that come with SQLAlchemy."""
+"""The dialects that are part of SQLAlchemy."""
 
 _BY_MODULE = {driver.module: driver for driver in DRIVERS.values()}
 _UNKNOWN: Mapping[str, Driver] = {"postgresql": postgresql.PostgreSQL()}
@@ -27,25 +27,25 @@ _SYNCHRONOUS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 
 
 def driver_of(dialect: Dialect) -> Driver:
-    """Return the driver of an engine, or what holds for unknown drivers of its database."""
+    """Return the driver of an engine; if it is unknown, the general one for its database."""
     return DRIVERS.get(dialect.driver) or _UNKNOWN.get(dialect.name, Driver())
 
 
 def drivers_for(dialect: str) -> list[Driver]:
-    """Return the drivers for a URL that names *dialect* alone, the preferred one first."""
+    """Return the drivers for a URL with *dialect* and no driver, the preferred one first."""
     return [driver for driver in DRIVERS.values() if dialect in driver.serves]
 
 
 def synchronous(backend: str) -> str:
-    """Return what a URL has to begin with where it names an asyncio driver of *backend*."""
+    """Return the dialect and driver to write instead of an asyncio driver of *backend*."""
     return _SYNCHRONOUS.get(backend, backend)
 
 
 def driver_of_error(error: BaseException) -> Driver | None:
-    """Return the driver that raises errors of this class; None if no known one does."""
+    """Return the driver that defines the class of *error*; None if no known driver does."""
     for class_ in type(error).__mro__:
         package, _, rest = class_.__module__.partition(".")
-        if package == "sqlalchemy":  # its asyncpg dialect raises errors of its own
+        if package == "sqlalchemy":  # SQLAlchemy's asyncpg dialect defines error classes
             package = rest.rpartition(".")[2]
         if package in _BY_MODULE:
             return _BY_MODULE[package]

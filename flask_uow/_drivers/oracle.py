@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import CONFLICT, LOST, UNNAMED, Driver, Verdict
+from .base import CONFLICT, DISCONNECTED, UNNAMED, Driver, Verdict
 
 _ORACLE = {
     60: CONFLICT,  # deadlock
     8177: CONFLICT,  # serialization failure
-    28: LOST,  # the session was killed
-    1012: LOST,  # not logged on
-    3113: LOST,  # end of file on communication channel
-    3114: LOST,  # not connected
-    3135: LOST,  # lost contact
+    28: DISCONNECTED,  # the session was killed
+    1012: DISCONNECTED,  # not logged on
+    3113: DISCONNECTED,  # end of file on communication channel
+    3114: DISCONNECTED,  # not connected
+    3135: DISCONNECTED,  # lost contact
 }
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL: psycopg, psycopg2, and what is known of pg8000 and asyncpg."""
+"""PostgreSQL: psycopg and psycopg2; parts of pg8000 and asyncpg."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import Engine, event
 
 from .base import (
     CONFLICT,
+    DISCONNECTED,
+    DISCONNECTED_EARLIER,
     IN_DOUBT,
-    LOST,
-    LOST_EARLIER,
     REFUSED,
     UNNAMED,
     WRONG,
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What libpq tells of a transaction.
+# The status of a transaction in libpq.
 _IDLE, _IN_TRANSACTION, _IN_ERROR = 0, 2, 3
-# A service file, or a connection string, may set what we would override.
+# A service file or a connection string may set the same parameters, and would be overridden.
 _ELSEWHERE = {"service", "conninfo", "dsn"}
 
-# By SQLSTATE, or by its class: the first two characters. An error that is no row is WRONG: the
+# By SQLSTATE, or by its class: the first two characters. An error without a row is WRONG: the
 # server has replied, and an ERROR in reply to COMMIT means that it has rolled back.
 _POSTGRESQL = {
     "40001": CONFLICT,  # serialization failure; also a replica's conflict with recovery
@@ -44,24 +44,24 @@ _POSTGRESQL = {
     "57014": REFUSED,  # statement_timeout, cancelled by request
     "25006": REFUSED,  # read-only: the primary is another server now
     "53300": REFUSED,  # too many connections. Of a failed connect only asyncpg tells a code
-    "57P01": LOST,  # terminated, server shut down. At COMMIT it may be waiting for a standby
-    "57P02": LOST,  # documentation: another server process crashed
-    "57P03": LOST,  # documentation: the server is starting up or shutting down
-    "57P05": LOST,  # idle_session_timeout
-    "25P04": LOST,  # transaction_timeout
-    "25P03": LOST_EARLIER,  # idle_in_transaction_session_timeout: COMMIT was not read any more
-    "08": LOST,  # the connection; 08P01 is PgBouncer's query_wait_timeout (documentation)
+    "57P01": DISCONNECTED,  # terminated, server shut down; at COMMIT, perhaps waiting for a standby
+    "57P02": DISCONNECTED,  # documentation: another server process crashed
+    "57P03": DISCONNECTED,  # documentation: the server is starting up or shutting down
+    "57P05": DISCONNECTED,  # idle_session_timeout
+    "25P04": DISCONNECTED,  # transaction_timeout
+    "25P03": DISCONNECTED_EARLIER,  # idle_in_transaction_session_timeout, before COMMIT is read
+    "08": DISCONNECTED,  # the connection; 08P01 is PgBouncer's query_wait_timeout (documentation)
     "28": WRONG,  # no such role, wrong password
     "3D": WRONG,  # no such database
 }
-# These severities, and no others, end the session: a foreign data wrapper may report a class 08
-# of its own, and the session lives on.
+# Only these severities end the session. A foreign data wrapper may report an error of class 08,
+# and the session continues.
 _ENDS_SESSION = frozenset(["FATAL", "PANIC"])
 
 
 @dataclass(frozen=True)
 class PostgreSQL(Driver):
-    """A driver that keeps the state of its transaction to itself."""
+    """A driver that does not expose the state of its transaction."""
 
     def is_aborted(self, connection: object, error: BaseException | None) -> bool:
         return error is not None
@@ -74,18 +74,19 @@ class _Judging(PostgreSQL):
     def judge(self, error: BaseException) -> Verdict:
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         if code is None:
-            return Verdict(None, LOST if _is_about_a_connection(error) else UNNAMED)
+            return Verdict(None, DISCONNECTED if _is_about_a_connection(error) else UNNAMED)
         row = _POSTGRESQL.get(code) or _POSTGRESQL.get(code[:2])
         severity = _severity(error)
         if severity is None:
             return Verdict(code, row or WRONG)
-        lost = severity in _ENDS_SESSION
-        return Verdict(code, replace(row or (LOST if lost else WRONG), lost=lost))
+        is_end = severity in _ENDS_SESSION
+        row = row or (DISCONNECTED if is_end else WRONG)
+        return Verdict(code, replace(row, disconnected=is_end))
 
 
 @dataclass(frozen=True)
 class _LibPQ(_Judging):
-    """A driver built on libpq, whose status of a transaction ROLLBACK TO SAVEPOINT heals."""
+    """A driver built on libpq. Its failed transaction can continue after ROLLBACK TO SAVEPOINT."""
 
     def _timeouts(self, own: Mapping[str, object], seconds: int) -> dict[str, object]:
         if _ELSEWHERE & own.keys() or "PGSERVICE" in os.environ:
@@ -104,7 +105,7 @@ class _LibPQ(_Judging):
 
 @dataclass(frozen=True)
 class Psycopg(_LibPQ):
-    # By getattr: what stands in for a connection may have less.
+    # By getattr: a wrapper around a connection may not have all attributes.
 
     def is_aborted(self, connection: object, error: BaseException | None) -> bool:
         pgconn = getattr(connection, "pgconn", None)
@@ -115,10 +116,10 @@ class Psycopg(_LibPQ):
         return getattr(pgconn, "transaction_status", None) in {_IN_TRANSACTION, _IN_ERROR}
 
     def watch_transactions(self, engine: Engine) -> None:
-        """Spare psycopg the rollback of nothing.
+        """Skip a rollback if no transaction is open.
 
-        The pool asks for one whenever a connection comes back, and psycopg takes its lock and
-        starts a generator before it finds nothing to do: half a percent of a request that reads.
+        The pool calls it for each returned connection. Psycopg would take its lock and start a
+        generator before it finds nothing to do, which is half a percent of a reading request.
         """
         do_rollback = engine.dialect.do_rollback
 
@@ -132,11 +133,10 @@ class Psycopg(_LibPQ):
     def watch_notices(self, engine: Engine, name: str) -> None:
         """Log each commit that did not wait for its standby.
 
-        With ``synchronous_standby_names`` set, COMMIT waits until a standby server has the work as
-        well. If that wait is cancelled (``pg_cancel_backend``, or the driver itself after Ctrl-C),
-        the server cannot undo the commit. It reports success, with a notice: the work is on this
-        server only, and a failover loses it. The data is stored, so the request stays a success,
-        but the operators of the servers have to know.
+        With ``synchronous_standby_names``, COMMIT waits until a standby server has the work too. If
+        the wait is cancelled (``pg_cancel_backend``, or the driver itself after Ctrl-C), the server
+        cannot undo the commit. It reports success with a notice: a failover before the standby has
+        the work would discard it. The request succeeds, but the operators have to know.
         """
 
         def on_notice(diagnostic: _Diagnostic) -> None:
@@ -150,8 +150,8 @@ class Psycopg(_LibPQ):
         event.listen(engine, "connect", on_connect)
 
     def how_not_to_block(self, library: str) -> str | None:
-        # It chooses when it is imported, and asks gevent only.
-        waiting: Any = sys.modules["psycopg.waiting"]
+        # Psycopg chooses its function when it is imported, and looks only for gevent.
+        waiting = sys.modules["psycopg.waiting"]
         if waiting.wait is not getattr(waiting, "wait_c", None):
             return None
         earlier = f" Or let {library} patch before psycopg is imported." * (library == "gevent")
@@ -188,10 +188,10 @@ DRIVERS = (
 
 _NOT_WAITED = (
     "PostgreSQL has committed work of the engine %r and has not waited for its standby: the wait"
-    " for synchronous replication was cancelled. The work is stored on this server, and lost if"
-    " this server fails over before a standby has it as well. Look whether pg_stat_replication"
-    " shows the servers of 'synchronous_standby_names', and which program has called"
-    " pg_cancel_backend(). The server's words: %s"
+    " for synchronous replication was cancelled. The work is stored on this server only, and a"
+    " failover before a standby has it would discard it. Check that pg_stat_replication shows"
+    " the servers of 'synchronous_standby_names', and find the program that has called"
+    " pg_cancel_backend(). The notice of the server: %s"
 )
 
 
@@ -217,12 +217,12 @@ def _severity(error: BaseException) -> str | None:
 
 
 def _is_about_a_connection(error: BaseException) -> bool:
-    """Tell whether an error without SQLSTATE, one of libpq or the driver, is a lost connection."""
+    """Tell whether an error of libpq or the driver, without SQLSTATE, is about the connection."""
     names, text = [class_.__name__ for class_ in type(error).__mro__], str(error)
     if "InterfaceError" in names:  # most of them are misuse
         return "connection" in text
-    # libpq counts the parameters, in the language of the system, and has sent nothing then.
+    # Too many parameters: libpq refuses before it sends anything.
     if text.startswith("sending ") and "65535" in text:
         return False
-    # psycopg2 raises a bare DatabaseError if libpq has lost the thread.
+    # psycopg2 raises a plain DatabaseError if libpq gets out of step with the server.
     return "OperationalError" in names or names[0] == "DatabaseError"

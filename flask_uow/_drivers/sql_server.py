@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .base import CONFLICT, LOST, UNNAMED, Driver, Meaning, Verdict
+from .base import CONFLICT, DISCONNECTED, UNNAMED, Driver, Meaning, Verdict
 
 _SQL_SERVER: Mapping[object, Meaning] = {
-    "40001": CONFLICT,  # 1205, in the words of ODBC
+    "40001": CONFLICT,  # deadlock, as ODBC reports it
     1205: CONFLICT,  # deadlock
     1222: CONFLICT,  # lock timeout
     3960: CONFLICT,  # snapshot isolation
-    "08S01": LOST,
-    "08001": LOST,
+    "08S01": DISCONNECTED,
+    "08001": DISCONNECTED,
 }
 
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .base import CONFLICT, LOST, STOPPED, UNNAMED, WRONG, Driver, Verdict
+from .base import CONFLICT, DISCONNECTED, STOPPED, UNNAMED, WRONG, Driver, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
-# By name, of the primary code: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY. An error that is no row is
-# WRONG: SQLite has no server that could continue alone.
+# By the name of the primary code: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY. An error without a row is
+# WRONG: SQLite has no server that could continue after the error.
 _SQLITE = {
-    "SQLITE_BUSY": CONFLICT,  # at COMMIT as well: a reader is in the way (rollback journal)
+    "SQLITE_BUSY": CONFLICT,  # also at COMMIT, because of a reader (rollback journal)
     "SQLITE_LOCKED": CONFLICT,  # the same, between connections with a shared cache
     "SQLITE_PROTOCOL": CONFLICT,  # documentation: a race for the locks of the WAL
     "SQLITE_INTERRUPT": STOPPED,
     "SQLITE_IOERR": UNNAMED,  # documentation: a COMMIT may be in the file, and fsync have failed
 }
-# Python 3.10 keeps the code to itself. The texts are SQLite's, the same in every language.
+# Python 3.10 does not expose the code. SQLite does not translate its messages.
 _SQLITE_TEXTS = {
     "database is locked": "SQLITE_BUSY",
     "database table is locked": "SQLITE_LOCKED",
@@ -39,9 +39,9 @@ _SQLITE_TEXTS = {
 
 @dataclass(frozen=True)
 class SQLite(Driver):
-    """SQLite rolls back by itself: after a full disk, or for ``ON CONFLICT ROLLBACK``.
+    """SQLite itself rolls back a transaction after a full disk or for ``ON CONFLICT ROLLBACK``.
 
-    A connection of our own class notices that; the one of a 'creator' may be of another class.
+    Connections of flask_uow's class notice it; the option ``creator`` may return other ones.
     """
 
     def is_aborted(self, connection: object, error: BaseException | None) -> bool:
@@ -63,7 +63,7 @@ class SQLite(Driver):
         if name is None and "constraint failed" in text:
             name = "SQLITE_CONSTRAINT"
         if name is None:  # a misuse of the module
-            return Verdict(None, LOST if "closed database" in text else UNNAMED)
+            return Verdict(None, DISCONNECTED if "closed database" in text else UNNAMED)
         primary = "_".join(name.split("_")[:2])
         return Verdict(name, _SQLITE.get(primary, WRONG))
 

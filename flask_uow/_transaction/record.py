@@ -1,8 +1,8 @@
-"""The record of a transaction, kept on its connection: what it has done so far.
+"""The record of a transaction, kept on its connection: its effects and its errors so far.
 
-The life of a unit needs facts that a ``Session`` does not keep: has anything been written, and has
-a statement failed. All SQL passes the engine, whether it comes from the ORM, from Core or from
-``text()``; so these facts are noticed there, and kept where both sides find them.
+A unit needs facts that a ``Session`` does not keep: whether anything was written, and whether a
+statement failed. All SQL from the ORM, from Core and from ``text()`` passes the engine, whose
+listeners note these facts on the connection.
 
 Nothing here knows Flask or sessions.
 """
@@ -20,19 +20,19 @@ _RECORD = "_flask_uow_record"
 
 
 class TransactionRecord:
-    """What has happened so far in one transaction.
+    """The effects and errors of one transaction so far.
 
-    :ivar effect: the strongest effect of the statements so far.
-    :ivar floor: the weakest effect that a rollback to a savepoint can leave.
-    :ivar error: the last error that a statement raised; perhaps in an earlier transaction of the
-        same connection, see :attr:`present_error`.
-    :ivar will_write: it is expected to write, so it may take its locks with its first statement.
+    :ivar effect: the strongest effect of its statements.
+    :ivar floor: the effect that remains after a rollback to any savepoint.
+    :ivar error: the last error of a statement, which may come from an earlier transaction of the
+        connection; see :attr:`present_error`.
+    :ivar will_write: the unit is expected to write, so its first statement may take locks.
     :ivar read_only: statements that write are refused.
     :ivar flushed: the class and kind of each object that the ORM has written, for messages.
-    :ivar savepoints: the effect, and the length of *flushed*, when a savepoint was set.
+    :ivar savepoints: by savepoint, the effect and the length of *flushed* before it.
     """
 
-    # Of the class until something happens: every transaction has a record.
+    # On the class, because every transaction creates a record and few of them set these attributes.
     effect = StatementEffect.READ
     floor = StatementEffect.READ
     error: BaseException | None = None
@@ -48,39 +48,39 @@ class TransactionRecord:
     def note_error(self, error: BaseException, transaction: RootTransaction, *, lost: bool) -> None:
         """Note that *error* was raised in *transaction*.
 
-        :param lost: the server has thrown the transaction away because of it.
+        :param lost: the server has rolled back the whole transaction because of it.
         """
         self._is_lost = lost or self.lost
         self.error, self._failed = error, transaction
 
     def forget_error(self) -> None:
-        """Note that the error was undone, with a part of the transaction."""
+        """Note that a rollback to a savepoint has undone the error."""
         self.error, self._failed, self._is_lost = None, None, False
 
     @property
     def present_error(self) -> BaseException | None:
-        """The last error, unless its transaction has been committed or rolled back since."""
+        """The last error, if its transaction is still the current one."""
         return self.error if self._failed is not None and self._failed.is_active else None
 
     @property
     def lost(self) -> bool:
-        """Whether the server has thrown the transaction away because of an error."""
+        """Whether the server has rolled back the whole transaction because of an error."""
         return self._is_lost and self.present_error is not None
 
     def mark_unknown(self) -> None:
-        """Note that the app has the connection itself, and can write unseen."""
+        """Note that the app uses the connection itself, so that its writes are not seen here."""
         self.floor = StatementEffect.UNKNOWN
         self.effect = max(self.effect, StatementEffect.UNKNOWN)
 
     def set_savepoint(self, savepoint: object) -> None:
-        """Remember what was done before *savepoint*."""
+        """Remember the effects before *savepoint*."""
         if self.savepoints is None:
             # Weak keys: SQLAlchemy sends no event when a savepoint is released.
             self.savepoints = WeakKeyDictionary()
         self.savepoints[savepoint] = self.effect, len(self.flushed)
 
     def undo_to(self, savepoint: object) -> None:
-        """Forget what the rollback to *savepoint* has undone; nothing if it is no savepoint."""
+        """Forget the effects that a rollback to *savepoint* has undone, if it is a savepoint."""
         if self.savepoints and savepoint in self.savepoints:
             effect, length = self.savepoints.pop(savepoint)
             self.effect = max(effect, self.floor)
@@ -88,10 +88,10 @@ class TransactionRecord:
 
 
 def attach(connection: Connection, record: TransactionRecord) -> None:
-    """Let *record* be the record of *connection* from now on.
+    """Make *record* the record of *connection*.
 
-    It is kept on the ``Connection`` object, which lives from checkout to checkin.
-    ``Connection.info`` lives as long as the socket, and is missing while a dialect is initialised.
+    The record is an attribute of the ``Connection`` object, which exists from checkout to checkin.
+    ``Connection.info`` would keep it longer, and does not exist while a dialect is initialized.
     """
     setattr(connection, _RECORD, record)
 
@@ -102,9 +102,9 @@ def record_of(connection: Connection) -> TransactionRecord | None:
 
 
 def before_statements(engine: Engine, listener: Callable[..., None]) -> None:
-    """Call *listener* before each statement of *engine*, after those that were added before it.
+    """Call *listener* before each statement of *engine*, after the listeners added earlier.
 
-    :param listener: receives the cursor, the statement, the values if there are any, and last the
+    :param listener: receives the cursor, the statement, the parameters if there are any, and the
         execution context.
     """
     for name in ("do_execute", "do_executemany", "do_execute_no_params"):

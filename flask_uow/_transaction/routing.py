@@ -1,14 +1,13 @@
-"""The engine that a table belongs to: the only reader of bind keys.
+"""Find the engine of a table: the only reader of bind keys.
 
-A model names its engine by ``__bind_key__``, a table by ``Table(info={"bind_key": ...})``, all
-tables of one ``MetaData`` by ``MetaData(info={"bind_key": ...})``; the nearest one wins, and
-no name means ``"default"``.
+A model names its engine by ``__bind_key__``, a table by ``Table(info={"bind_key": ...})``, and a
+``MetaData`` by ``MetaData(info={"bind_key": ...})`` for all of its tables. The first of these wins;
+without any, the engine is ``"default"``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 
 from sqlalchemy import MetaData, Table, event
 from sqlalchemy.orm import Mapper
@@ -20,14 +19,14 @@ from ..errors import UnknownEngine
 DEFAULT = "default"
 
 
-def of_mapper(mapper: Mapper[Any]) -> str | None:
-    """Return the engine name that a mapped class or its table states; None if neither does."""
+def of_mapper(mapper: Mapper[object]) -> str | None:
+    """Return the engine name of a mapped class or of its table; None if neither has one."""
     key: str | None = getattr(mapper.class_, "__bind_key__", None)
     return key or of_from(mapper.local_table)
 
 
 def of_from(selectable: FromClause) -> str | None:
-    """Return the engine name that a table, or the first table of a join, states, if it does."""
+    """Return the engine name of a table, or of the first table of a join that has one."""
     if isinstance(selectable, Table):
         of_table, of_metadata = selectable.info, selectable.metadata.info
         key: str | None = of_table.get("bind_key") or of_metadata.get("bind_key")
@@ -36,7 +35,7 @@ def of_from(selectable: FromClause) -> str | None:
 
 
 def of_clause(clause: ClauseElement) -> str | None:
-    """Return the first engine name that a table inside *clause* states; None if none does."""
+    """Return the engine name of the first table in *clause* that has one; None without any."""
     for element in visitors.iterate(clause):
         if isinstance(element, Table) and (key := of_from(element)):
             return key
@@ -57,7 +56,7 @@ def group(metadata: MetaData, engines: Collection[str | None]) -> dict[str, list
     return groups
 
 
-def stamp(mappers: Iterable[Mapper[Any]]) -> None:
+def stamp(mappers: Iterable[Mapper[object]]) -> None:
     """Write the ``__bind_key__`` of mapped classes on their tables.
 
     Core statements and ``create_all()`` see only the table.
@@ -67,14 +66,17 @@ def stamp(mappers: Iterable[Mapper[Any]]) -> None:
 
 
 @event.listens_for(Mapper, "instrument_class")
-def _stamp(mapper: Mapper[Any], class_: type[Any]) -> None:
+def _stamp(mapper: Mapper[object], class_: type[object]) -> None:
     key = getattr(class_, "__bind_key__", None)
     if key and isinstance(mapper.local_table, Table):
         mapper.local_table.info.setdefault("bind_key", key)
 
 
 def unknown(name: str, known: Iterable[str | None], user: str) -> str:
-    """Return the sentence for an engine that is not configured; *user* names what asks for it."""
+    """Return the message for an engine that is not configured.
+
+    :param user: the model, table or code that names the engine.
+    """
     names = ", ".join(repr(engine) for engine in known) or "none"
     where = "SQLALCHEMY_DATABASE_URI" if name == DEFAULT else f"SQLALCHEMY_BINDS[{name!r}]"
     return (

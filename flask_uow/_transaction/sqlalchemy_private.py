@@ -1,15 +1,17 @@
-"""The private names of SQLAlchemy that this package uses: all of them are here.
+"""All private names of SQLAlchemy that this package uses.
 
-None of them has a public counterpart in SQLAlchemy 2.0 and 2.1. A test asserts that each exists in
-the oldest and the newest version. :data:`OVERRIDDEN` lists the names that a subclass of ours
-defines; the functions below read or call the others.
+These names have no public counterpart in SQLAlchemy 2.0 and 2.1. A test asserts that each exists in
+the oldest and the newest version. :data:`OVERRIDDEN` lists the names that subclasses in this
+package define; the functions below read or call the other names.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
@@ -22,7 +24,7 @@ OVERRIDDEN = {
     # request with an open unit, avoids the call of 'registry()'.
     "scoped_session": ("_proxied",),
 }
-"""The class and the names of it that a subclass in this package replaces."""
+"""By class, the private names that a subclass in this package replaces."""
 
 
 def send_before_commit(session: Session) -> None:
@@ -42,38 +44,38 @@ def is_commit_heard(session: Session) -> bool:
 
 
 def is_begun_by_with(session: Session) -> bool:
-    """Tell whether ``with session.begin():`` runs, which must end its transaction itself.
+    """Tell whether a ``with session.begin():`` block is running, which must end its transaction.
 
-    Without the name a message becomes less clear, and nothing else changes.
+    If the name disappears, only a message becomes less clear.
     """
     return getattr(session, "_trans_context_manager", None) is not None
 
 
 def state_of(instance: object) -> object | None:
-    """Return what SQLAlchemy keeps of a mapped object; None for any other object.
+    """Return SQLAlchemy's state of a mapped object; None for any other object.
 
-    ``inspect()`` raises for objects that are not mapped, and runs functions for other types.
+    ``inspect()`` raises for an object that is not mapped, and inspects engines and other types.
     """
     state: object | None = getattr(instance, "_sa_instance_state", None)
     return state
 
 
 def isolation_level_of(dialect: Dialect) -> object | None:
-    """Return the engine option ``isolation_level``, before a connection has tried it."""
+    """Return the engine option ``isolation_level``, even before the first connection."""
     level: object | None = getattr(dialect, "_on_connect_isolation_level", None)
     return level
 
 
 def proxy_of(entry: ConnectionPoolEntry) -> PoolProxiedConnection | None:
-    """Return the proxy through which the connection of *entry* is checked out, if it is.
+    """Return the proxy of the connection of *entry*; None if it is not checked out.
 
-    A forked child takes the parent's connection out of proxies that it cannot reach otherwise.
+    A forked child removes the connections of its parent from these proxies.
     """
-    reference: Any = getattr(entry, "fairy_ref", None)
-    proxy: PoolProxiedConnection | None = reference() if reference is not None else None
-    return proxy
+    reference: Callable[[], PoolProxiedConnection | None] | None
+    reference = getattr(entry, "fairy_ref", None)
+    return None if reference is None else reference()
 
 
 def return_to(pool: Pool, entry: ConnectionPoolEntry) -> None:
-    """Put *entry* into *pool* as if it came back from a checkout."""
+    """Return *entry* to *pool*, as at the end of a checkout."""
     pool._return_conn(entry)

@@ -1,12 +1,13 @@
-"""What a SQL statement does, judged by its tokens: the only reader of SQL text in the package.
+"""Find the effect of a SQL statement by its tokens: the only reader of SQL text in the package.
 
-A statement may come from the app (``text()``), so any text has to be read, in linear time. The
-reader knows no grammar. It finds the words outside of strings, quoted names and comments, and the
-names before an opening parenthesis.
+A statement may come from the app (``text()``), so the reader accepts any text, in linear time. It
+has no grammar. It finds the words outside of strings, quoted names and comments, and the names
+before an opening parenthesis.
 
-Databases differ in what a string or a comment is. Where two readings of a text would differ (a
-backslash in a string, ``/*`` inside of a comment, a dollar quote, MySQL's ``/*! ... */``) the
-reader follows the standard and reports a *doubt*; in doubt a statement does not count as a read.
+Databases have different rules for strings and comments. For a text that two databases would read
+differently (a backslash in a string, ``/*`` inside a comment, a dollar quote, MySQL's
+``/*! ... */``), the reader follows the standard and reports a *doubt*. A statement with a doubt
+does not count as a read.
 
 Pure: nothing here knows SQLAlchemy.
 """
@@ -25,21 +26,21 @@ _Result = TypeVar("_Result")
 _Token: TypeAlias = tuple[Literal["word", "call", "next", "other", "doubt", "dashes"], str]
 """The kind of a token and its text in lower case.
 
-A *word* starts with a dot if it follows one, so that it equals no keyword. A *call* is what stands
-before an opening parenthesis. *next* separates two statements. *dashes* are a doubt about a comment
+A *word* after a dot starts with that dot, so that it equals no keyword. A *call* is a name before
+an opening parenthesis. *next* separates two statements. *dashes* are a doubt about a comment
 without a space after ``--``, which MySQL reads as two minus signs.
 """
 
-# Each alternative consumes what it has looked at, and the last ones match everything else: no
-# character is read twice. Characters from 0x80 on belong to names, as in PostgreSQL and SQLite.
+# Linear time: each alternative consumes all characters that it examines, and the last ones match
+# any character. Characters from 0x80 on belong to names, as in PostgreSQL and SQLite.
 _TOKEN = re.compile(
     r"""
-    ([^A-Za-z0-9_\x80-\U0010FFFF'"`$;(.\[\]\#/-]*)  # white space, and signs that mean nothing here
+    ([^A-Za-z0-9_\x80-\U0010FFFF'"`$;(.\[\]\#/-]*)  # white space and signs without a meaning here
     (?:
         ((?![nN]?[qQ]')\.?[A-Za-z_\x80-\U0010FFFF][\w$\x80-\U0010FFFF]*)  # a word
       | (\([\s(]*)
       | ('[^']*'? | "[^"]*"? | `[^`]*`? | --[^\n]* | /\*.*?(?:\*/|\Z)
-          | \$(?!\d)(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) | [nN]?[qQ]')  # what hides its content
+          | \$(?!\d)(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|\Z) | [nN]?[qQ]')  # quoted text and comments
       | (;[\s;]*)
       | (\d[\w.]* | \.+ | \[+ | \]+ | \#+ | (?:/(?!\*))+ | .)  # a number or a sign
       | \Z
@@ -47,13 +48,13 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _GAP, _WORD, _OPEN, _HIDING, _TAG, _NEXT, _OTHER = range(1, 8)
-_COMMENT = re.compile(r"---*(?:[^\S\r\n][^\r\n]*)?\r?")  # everywhere, up to the end of its line
+_COMMENT = re.compile(r"---*(?:[^\S\r\n][^\r\n]*)?\r?")  # a comment on every database
 _RUN_BY_MYSQL = re.compile(r"/\*M?!")
 
 
 # One loop: a call for each token would double its time.
 def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
-    called = ""  # what an opening parenthesis would call if it came now
+    called = ""  # the name that an opening parenthesis here would call
     around = _Surroundings()
     for match in _TOKEN.finditer(statement):
         group = match.lastindex or _GAP
@@ -83,10 +84,10 @@ def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
 
 
 class _Surroundings:
-    """What may give a token another meaning on another database.
+    """Earlier characters that give a token another meaning on another database.
 
-    :ivar brackets: how many square brackets are open: ``[it's]`` is a name on SQL Server.
-    :ivar in_hash: a ``#`` came before on this line: ``# it's`` is a comment on MySQL.
+    :ivar brackets: the number of open square brackets: ``[it's]`` is a name on SQL Server.
+    :ivar in_hash: the line has a ``#`` before the token: ``# it's`` is a comment on MySQL.
     """
 
     def __init__(self) -> None:
@@ -98,7 +99,7 @@ class _Surroundings:
         self.in_hash = self.in_hash or sign[0] == "#"
 
     def doubt_about(self, text: str) -> Literal["doubt", "dashes"] | None:
-        """Tell whether databases find different ends of a string, a quoted name or a comment."""
+        """Return a doubt if databases disagree on the end of a string, a name or a comment."""
         start = text[0]
         if (self.brackets and "]" in text) or (self.in_hash and "\n" in text):
             return "doubt"
@@ -113,15 +114,15 @@ class _Surroundings:
 
 
 def words_of(statement: str) -> Iterator[str]:
-    """The words of *statement* in lower case, those in strings, quotes and comments left out.
+    """Yield the words of *statement* outside of strings, quotes and comments, in lower case.
 
-    A word that follows a dot starts with that dot: it is a name, not a keyword.
+    A word after a dot starts with that dot, because it is a name and not a keyword.
     """
     return (text for kind, text in _tokens(statement) if kind == "word")
 
 
 def _first_words(statement: str) -> Iterator[str]:
-    """The words of the first of several statements; none if it does not start with a word."""
+    """Yield the words of the first statement; none if it does not start with a word."""
     tokens = (token for token in _tokens(statement) if token[0] not in {"doubt", "dashes"})
     for position, (kind, text) in enumerate(tokens):
         if kind == "next" or (kind != "word" and position == 0):
@@ -134,17 +135,17 @@ def _first_words(statement: str) -> Iterator[str]:
 
 
 class StatementEffect(enum.IntEnum):
-    """What a statement does to stored data."""
+    """The effect of a statement on stored data."""
 
     READ = 0
-    """It is certain to change nothing."""
+    """It certainly changes nothing."""
     UNKNOWN = 1
-    """It calls an unknown function, locks rows, or is not a query at all."""
+    """It calls an unknown function, locks rows, or is neither a query nor a known write."""
     WRITE = 2
     """It changes data or tables."""
 
 
-# The words after which a parenthesis calls nothing, and functions that change nothing.
+# Words before a parenthesis that are not calls, and functions that change nothing.
 _HARMLESS = frozenset(
     """
     all and any array as between by case cast distinct else end except exists filter from group
@@ -168,14 +169,14 @@ _WRITES = frozenset(
 _CHANGES = frozenset(["insert", "update", "delete", "merge"])
 
 _CACHE_SIZE = 2048  # statements
-_CACHED_LENGTH = 8192  # characters: a longer statement is hardly sent twice
+_CACHED_LENGTH = 8192  # characters; a longer statement is rarely sent twice
 
 
 class _Results(dict[str, _Result]):
-    """What *judge* has returned, by the statement.
+    """The results of *judge* by statement.
 
-    An ``lru_cache`` would keep statements of megabytes alive, and a hit in it costs more: this is
-    asked for each statement.
+    An ``lru_cache`` would keep statements of megabytes, and a hit in it is slower; each statement
+    is looked up here.
     """
 
     def __init__(self, judge: Callable[[str], _Result]) -> None:
@@ -197,11 +198,11 @@ def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
 
 @_remember
 def effect_of(statement: str) -> StatementEffect:
-    """Tell the effect of a SQL statement by its tokens.
+    """Return the effect of a SQL statement, judged by its tokens.
 
-    A doubt is ``UNKNOWN``, and what is unknown is rolled back with the writes. Doubting a mere read
-    costs one more ROLLBACK on a path that has failed already; trusting ``SELECT create_order(1)``
-    would cost a row that should not be there.
+    A statement with a doubt is ``UNKNOWN``, and an unknown effect is rolled back like a write. For
+    a mere read that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)`` as
+    a read would leave a row that must not be stored.
     """
     tokens = _tokens(statement)
     kind, first = next((token for token in tokens if token[0] != "dashes"), ("other", ""))
@@ -221,7 +222,7 @@ def effect_of(statement: str) -> StatementEffect:
         elif is_unknown or (kind == "word" and text == "into"):
             if first != "with":
                 return StatementEffect.UNKNOWN
-            effect = StatementEffect.UNKNOWN  # a later word may say that it is a write
+            effect = StatementEffect.UNKNOWN  # a later word may show that it is a write
         previous = text
     return effect
 
@@ -230,14 +231,14 @@ def effect_of(statement: str) -> StatementEffect:
 
 
 class TransactionEnd(enum.Enum):
-    """How a statement ends the whole transaction."""
+    """The ways in which a statement ends the whole transaction."""
 
     COMMIT = "commit"
     ROLLBACK = "rollback"
 
 
 def transaction_end(statement: str) -> TransactionEnd | None:
-    """Tell how *statement* ends its transaction; None if it does not.
+    """Return how *statement* ends its transaction; None if it does not.
 
     ``ROLLBACK TO SAVEPOINT`` undoes a part of a transaction and does not end it.
     """
@@ -254,7 +255,7 @@ def is_rollback(statement: str) -> bool:
 
 
 def is_begin(statement: str) -> bool:
-    """Tell whether *statement* begins a transaction by itself."""
+    """Tell whether *statement* is a ``BEGIN``."""
     return next(_first_words(statement), "") == "begin"
 
 
@@ -268,19 +269,19 @@ def is_locking_begin(statement: str) -> bool:
 
 
 class SqliteKind(enum.Enum):
-    """What a statement means for the transaction of SQLite in which it runs."""
+    """The effect of a statement on its SQLite transaction."""
 
-    READ = "it changes nothing"
-    WRITE = "it may change something"
-    SAVEPOINT = "it needs a transaction, and reads nothing yet"
-    END = "it ends something, so it begins nothing"
-    OUTSIDE = "it may not work in a transaction, or it is a BEGIN itself"
+    READ = "changes nothing"
+    WRITE = "may change something"
+    SAVEPOINT = "needs a transaction, but reads nothing"
+    END = "ends a transaction or a savepoint"
+    OUTSIDE = "is BEGIN, or may fail inside a transaction"
 
 
 SQLITE_WORK = frozenset([SqliteKind.WRITE, SqliteKind.SAVEPOINT])
-"""After one of these a transaction can no longer be restarted silently."""
+"""After a statement of these kinds, a transaction cannot be restarted unnoticed."""
 
-# SQLite has neither functions that write nor SELECT ... INTO, so the first word is enough.
+# The first word is enough: SQLite has no functions that write and no SELECT ... INTO.
 _SQLITE_WORDS = {
     SqliteKind.READ: "select values explain",
     SqliteKind.SAVEPOINT: "savepoint",
@@ -293,9 +294,13 @@ _SQLITE_CHANGES = frozenset(["insert", "update", "delete", "into"])  # REPLACE I
 
 @_remember
 def sqlite_kind_of(statement: str) -> SqliteKind:
-    """Tell the kind of a statement for SQLite; in doubt it is a write."""
+    """Return the kind of a statement for SQLite; a statement with a doubt is a write."""
     tokens = _tokens(statement)
-    skipped = {"doubt", "dashes", "next"}  # before the first word SQLite has no doubts
+    skipped = {
+        "doubt",
+        "dashes",
+        "next",
+    }  # SQLite reads every text before the first word in one way
     kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
     if kind != "word" or first != "with":
         return _SQLITE_KINDS.get(first, SqliteKind.WRITE)

@@ -138,10 +138,9 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
 
 
 def sock(connection: Any) -> Any:
-    driver: Any = driver_of(connection.dialect)
-    if hasattr(driver, "socket_of"):
-        return driver.socket_of(connection.connection.dbapi_connection)
-    return base.borrowed_socket(connection.connection.dbapi_connection.fileno())
+    descriptor = driver_of(connection.dialect).descriptor_of(connection.connection.dbapi_connection)
+    assert descriptor is not None
+    return base.borrowed_socket(descriptor())
 
 
 @servers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
@@ -134,7 +135,8 @@ def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(
         def _query(self, sql: str) -> None:
             raise Deadlock(1213, sql)
 
-    reporting = mysql.reporting(Cursor)()
+    class_: Any = mysql.reporting(cast(Any, Cursor))
+    reporting = class_()
     with pytest.raises(Deadlock):
         reporting._query("UPDATE t SET id = id")
     assert mysql.PyMySQL().is_aborted(Cursor.connection, None) is aborts_transaction

@@ -740,7 +740,7 @@ def test_hook_that_cannot_run_later_is_refused(
 def test_hook_with_an_object_as_a_keyword_is_refused(db: Database) -> None:
     """The sentence says what to pass instead."""
     with pytest.raises(HookRefused, match="Pass its primary key, and load it anew"):
-        db.on_commit(print, file=User())
+        db.on_commit(print, file=User())  # type: ignore[arg-type]
 
 
 @on("postgresql")
@@ -842,5 +842,5 @@ def test_engine_as_an_argument_is_not_connected(
     """Whether an argument is an ORM object is seen without asking the database."""
     with app.app_context():
         monkeypatch.setattr(db.engine.pool, "connect", None)
-        db.on_commit(ran.append, db.engine)
+        db.on_commit(ran.append, db.engine)  # type: ignore[arg-type]
     assert len(ran) == 1
