@@ -19,7 +19,7 @@ from .._config import reading
 from ..errors import MigrationError, OutsideContext
 from . import connectivity, preconditions
 from ._compare.announce import Comparison
-from ._compare.describe import describe
+from ._compare.operations import describe
 from ._env import alembic_private, metadata
 from ._env import directory as _directory
 from ._env.request import database_of
@@ -230,7 +230,7 @@ class Migrations:
             preconditions.require_new(runner, rev_id, branch_label)
             wanted: Any = list(revisions) or ["heads"]
             found = list(runner.script.get_revisions(wanted))
-            preconditions.require_several(found, revisions, self.group)
+            preconditions.require_several(found, self.group)
             with _directory.writing(self.folder), runner.environment(runner.request):
                 merged: Any = command.merge(
                     runner.config, wanted, message, branch_label=branch_label, rev_id=rev_id
@@ -249,7 +249,10 @@ class Migrations:
                 wanted = _all(runner.heads(runner.request.engines))
             found = list(runner.script.get_revisions(wanted))
             if not found:
-                raise MigrationError(preconditions.why_nothing_to_show(revision, runner))
+                raise MigrationError(
+                    f"{revision!r} is no revision of the folder, so there is nothing to show."
+                    f" 'flask {self.group} history' lists the revisions."
+                )
             return found
 
     def history(self, rev_range: str | None = None, *, current: bool = False) -> list[Script]:
@@ -514,11 +517,11 @@ class Migrations:
         return request.scripts or {request.main: output.getvalue()}
 
 
-def _require_place(runner: Runner, head: str, rev_id: str | None, branch_label: str | None) -> None:
+def _require_place(runner: Runner, head: str, *names: str | None) -> None:
     preconditions.require_revision(head, runner.group)
     if head == "head":
         preconditions.require_one_head(runner)
-    preconditions.require_new(runner, rev_id, branch_label)
+    preconditions.require_new(runner, *names)
 
 
 def _prepare(runner: Runner, revision: str, options: RunOptions) -> Heads:

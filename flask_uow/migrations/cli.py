@@ -15,11 +15,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -31,7 +30,6 @@ from ..errors import DatabaseUnreachable, MigrationError, UowError
 from . import messages
 from .api import Migrations
 from .install import OPTIONS
-from .preconditions import LONGEST
 from .results import Created, EngineStatus, Step
 
 if TYPE_CHECKING:
@@ -52,19 +50,6 @@ class _Command(click.Command):
         if relative and "--" not in args:
             args = [*(arg for arg in args if arg not in relative), "--", *relative]
         return super().parse_args(ctx, args)
-
-
-class _Seconds(click.FloatRange):
-    """A number of seconds; "nan" is none."""
-
-    def __init__(self, *, min_open: bool = False) -> None:
-        super().__init__(min=0, max=LONGEST, min_open=min_open)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is not a number of seconds.", param, ctx)
-        return seconds
 
 
 def _command(name: str) -> Callable[[Callable[..., object]], click.Command]:
@@ -114,13 +99,13 @@ _branch_label = click.option("--branch-label", help="A label for the branch of t
 _rev_id = click.option("--rev-id", help="The identifier of the revision, instead of a random one.")
 _lock_timeout = click.option(
     "--lock-timeout",
-    type=_Seconds(),
+    type=float,
     metavar="SECONDS",
     help="How long to wait for another process that migrates (600), and for locks of tables.",
 )
 _statement_timeout = click.option(
     "--statement-timeout",
-    type=_Seconds(min_open=True),
+    type=float,
     metavar="SECONDS",
     help="How long a statement may take (PostgreSQL, MariaDB).",
 )
@@ -414,39 +399,26 @@ def _print_sql(
 _MARK = "-- SQL of 'flask db', for the engine"  # the first line says whose file it is
 
 
-def _write_sql(scripts: Mapping[str, str]) -> list[Path]:
+def _write_sql(scripts: Mapping[str, str]) -> Iterator[Path]:
     """Write a file for each engine: one text cannot be piped into two databases.
 
     :raises MigrationError: a file is there and has other content, or cannot be written.
     """
-    names = {engine: re.sub(r"[^\w.-]", "_", engine) for engine in scripts}
-    paths = {engine: Path(f"{name}.sql") for engine, name in names.items()}
-    for engine, path in paths.items():
-        if _is_foreign(path) or list(paths.values()).count(path) > 1:
+    for engine, script in scripts.items():
+        path = Path(re.sub(r"[^\w.-]", "_", engine) + ".sql")
+        mark, why = f"{_MARK} {engine!r}\n", "it has other content"
+        try:
+            is_ours = not path.exists() or path.read_bytes().startswith(mark.encode())
+            if is_ours:
+                path.write_text(mark + script, encoding="utf-8")
+        except OSError as error:
+            is_ours, why = False, str(error.strerror or error)
+        if not is_ours:
             raise MigrationError(
-                f"The SQL of the engine {engine!r} goes into {str(path)!r}, which is a file of"
-                " other content, or that of another engine. Write the command in another folder;"
-                " nothing was written."
+                f"The SQL of the engine {engine!r} cannot be written to {str(path.absolute())!r}:"
+                f" {why}. Write the command in another folder."
             )
-    try:
-        for engine, path in paths.items():
-            path.write_text(f"{_MARK} {engine!r}\n{scripts[engine]}", encoding="utf-8")
-    except OSError as error:
-        raise MigrationError(
-            f"{str(Path(error.filename or '.').absolute())!r} cannot be written:"
-            f" {error.strerror or error}. Write the command in another folder."
-        ) from error
-    return list(paths.values())
-
-
-def _is_foreign(path: Path) -> bool:
-    """Tell a file that :func:`_write_sql` has not written, and may not replace."""
-    try:
-        return not path.read_text(encoding="utf-8").startswith(_MARK)
-    except FileNotFoundError:
-        return False
-    except (OSError, UnicodeDecodeError):
-        return True
+        yield path
 
 
 def _tell(sentence: str) -> None:
@@ -558,7 +530,7 @@ def _exit_with(statuses: Sequence[EngineStatus]) -> NoReturn:
 
 
 @_command("wait")
-@click.option("--timeout", type=_Seconds(), default=60.0, metavar="SECONDS", show_default=True)
+@click.option("--timeout", type=float, default=60.0, metavar="SECONDS", show_default=True)
 @click.option("--upgraded", is_flag=True, help="Wait until another process has upgraded them.")
 def wait(migrations: Migrations, timeout: float, upgraded: bool) -> None:
     """Wait until every database responds.

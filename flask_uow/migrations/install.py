@@ -1,22 +1,24 @@
-"""What an app gets at its start: the group ``db``, and what ``env.py`` files look for.
+"""What an app gets: the group ``db``, what ``env.py`` files look for, a look at its first request.
 
 Nothing of Alembic is imported here, and no command before it is named.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import warnings
 from typing import Any
 
 import click
-from flask import Flask
+from flask import Flask, request_started
 from flask.cli import AppGroup
 
 from .._config import reading
-from ..errors import ConfigNotice
-from ._env.flask_migrate import FlaskMigrateView
+from ..errors import ConfigNotice, MigrationsPending
 from ._env.metadata import EXTENSION, Database
-from .startup_check import watch_requests
+from ._env.request import FlaskMigrateView
+from .results import named
 
 OPTIONS = "flask_uow.migrations"  # those of the group, in click's ``Context.meta``
 COMMANDS = (
@@ -101,3 +103,65 @@ class LazyGroup(AppGroup):
 def _keep(**options: Any) -> None:
     """Keep the options of the group for the command."""
     click.get_current_context().meta[OPTIONS] = options
+
+
+# The first request --------------------------------------------------------------------------------
+
+
+logger = logging.getLogger(__name__)
+
+
+def watch_requests(app: Flask, mode: str) -> None:
+    """Look at the first request of *app*.
+
+    :param mode: ``"warn"``: log what is pending; ``"error"``: raise it, in each request until it
+        is no longer true.
+    """
+    watcher = _Watcher(mode)
+    app.extensions["uow_migrations_check"] = watcher  # the signal keeps a weak reference only
+    request_started.connect(watcher.look, app)
+
+
+class _Watcher:
+    def __init__(self, mode: str) -> None:
+        self._mode = mode
+        self._once = threading.Lock()
+
+    def look(self, app: Flask, **_: object) -> None:
+        """Say what is pending.
+
+        :raises MigrationsPending: in the mode "error".
+        """
+        if self._mode != "error" and not self._once.acquire(blocking=False):
+            return  # several first requests at once
+        text = _pending() if app.debug else None
+        if text is None or self._mode != "error":
+            request_started.disconnect(self.look, app)
+        if text is None:
+            return
+        if self._mode == "error":
+            raise MigrationsPending(text)
+        logger.warning("%s", text)
+
+
+def _pending() -> str | None:
+    """What is pending, in one sentence; None if nothing is, or it is unknown."""
+    from .api import Migrations
+
+    try:
+        migrations = Migrations()
+        if not (migrations.folder / "env.py").is_file():
+            return None
+        behind = [status for status in migrations.status() if status.pending]
+        command = migrations.upgrade_command if behind else ""
+    except (Exception, SystemExit) as error:  # of an 'env.py', too; it must not end a request
+        what = str(error) or type(error).__name__
+        logger.warning("The migrations could not be looked at: %s", what)
+        return None
+    if not behind:
+        return None
+    engines = "; ".join(
+        f"of the engine {status.name!r}: {', '.join(map(named, status.pending))}"
+        for status in behind
+    )
+    return f"Revisions are pending on the database {engines}. Write '{command}'."

@@ -10,15 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, Engine
 
 from .._config import reading
 from .._sqlite import profile
 from .._unit.pending import pending
 from .._unit.unit import has_begun_by_hand
 from ..errors import MigrationError
-from . import connectivity, messages
+from . import messages
 from ._env import metadata
 from ._env.metadata import Database
 from ._run import timeouts
@@ -29,8 +28,10 @@ if TYPE_CHECKING:
     from alembic.script import Script, ScriptDirectory
 
 LONGEST = 1_000_000  # seconds, which every server takes for a timeout
-_NO_NAMES = {"base", "current", "head", "heads"}
-_LENGTH = 32  # of the column in which a database notes its revision
+
+
+_RESERVED = {"base", "current", "head", "heads"}
+_IS_NAME = re.compile(r"\w[\w.]{0,31}").fullmatch
 
 
 # Arguments -------------------------------------------------------------------------------------
@@ -120,35 +121,23 @@ def range_of(rev_range: str | None, group: str) -> tuple[str, str]:
     return start, end
 
 
-def require_new(runner: Runner, rev_id: str | None, branch_label: str | None) -> None:
-    """Refuse what would break the folder.
+def require_new(runner: Runner, *names: str | None) -> None:
+    """Refuse what would replace a file, or break the folder.
 
-    :raises MigrationError: a new revision cannot have this identifier or this label, or two
-        engines would share its functions.
+    :param names: the identifier and the label of a new revision; None if Alembic chooses.
+    :raises MigrationError: one of them is taken, or impossible; or two engines would share
+        functions.
     """
     metadata.part_names(runner.config)
-    taken: dict[str, Script] = {}
-    for script in runner.script.walk_revisions():
-        taken.update(dict.fromkeys([script.revision, *script.branch_labels], script))
-    for what, name in (("identifier", rev_id), ("branch label", branch_label)):
-        if name is None:
-            continue
-        if not re.fullmatch(r"\w[\w.]*", name) or name in _NO_NAMES:
+    scripts = list(runner.script.walk_revisions())
+    taken = {name for script in scripts for name in (script.revision, *script.branch_labels)}
+    for name in names:
+        if name is not None and (name in _RESERVED | taken or not _IS_NAME(name)):
             raise MigrationError(
-                f"{name!r} cannot be the {what} of a revision, which has letters, digits,"
-                " underscores and dots, and is none of 'head', 'heads', 'base', 'current'. Choose"
-                " another one."
+                f"{name!r} cannot be the identifier or the branch label of a new revision: it is"
+                " taken, or is not made of at most 32 letters, digits, underscores and dots."
+                " Choose another one."
             )
-        if name in taken:
-            raise MigrationError(
-                f"{name!r} is taken: {Path(taken[name].path).name} has it already. Choose another"
-                f" {what}."
-            )
-    if rev_id is not None and len(rev_id) > _LENGTH:
-        raise MigrationError(
-            f"{rev_id!r} is longer than {_LENGTH} characters, which is what a database can note"
-            " of a revision. Choose a shorter identifier."
-        )
 
 
 # Models and databases --------------------------------------------------------------------------
@@ -177,15 +166,14 @@ def count_tables(runner: Runner, command: str) -> dict[str, int]:
 
 
 def require_own_databases(engines: Mapping[str, Engine]) -> None:
-    """Refuse engines that would note their revisions in one place, or nowhere.
+    """Refuse engines that would note their revisions in one place.
 
-    :raises MigrationError: two engines are one database; or the URL of one names none.
+    :raises MigrationError: two engines are one database.
     """
     owners: dict[object, str] = {}
     for name, engine in engines.items():
         key = _identity(engine)
         if key is None:
-            _require_a_database(name, engine)
             continue
         other = owners.setdefault(key, name)
         if other != name:
@@ -216,22 +204,6 @@ def _identity(engine: Engine) -> object:
 def _file_of(url: URL) -> str:
     path, _ = profile.path_of(url.database or "", is_uri="uri" in url.query)
     return str(Path(path).resolve()) if path else str(url.database)
-
-
-def _require_a_database(name: str, engine: Engine) -> None:
-    """MySQL and MariaDB connect without one, and fail at the first table."""
-    if engine.url.get_backend_name() not in {"mysql", "mariadb"}:
-        return
-    try:
-        with engine.connect() as connection:
-            database = connection.scalar(text("SELECT DATABASE()"))
-    except SQLAlchemyError:
-        return  # the command that needs the database will fail
-    if database is None:
-        raise MigrationError(
-            f"The URL of the engine {name!r} ({connectivity.redacted_url(engine.url)}) names no"
-            " database. Write it after the host: '.../DATABASE'."
-        )
 
 
 def require_idle_unit(db: Database) -> None:
@@ -325,38 +297,17 @@ def require_something_to_undo(heads: Heads, group: str) -> None:
             )
 
 
-def require_several(found: Sequence[Script], wanted: Sequence[str], group: str) -> None:
+def require_several(found: Sequence[Script], group: str) -> None:
     """Refuse to merge one revision.
 
-    :param wanted: what a user has typed.
     :raises MigrationError: there are not two revisions.
     """
-    if len({script.revision for script in found}) > 1:
-        return
-    if not found and not wanted:
-        raise MigrationError(messages.no_revision(group))
-    if wanted:
+    names = {script.revision for script in found}
+    if len(names) < 2:
         raise MigrationError(
-            f"There is nothing to merge: {' '.join(wanted)!r} is one revision."
-            f" 'flask {group} heads' lists the heads."
+            f"There is nothing to merge: {' '.join(names) or 'no revision'!r} is not several"
+            f" revisions. 'flask {group} heads' lists the heads."
         )
-    raise MigrationError(
-        f"There is nothing to merge: the folder has one head, {named(found[0])}."
-        f" 'flask {group} history' lists the revisions."
-    )
-
-
-def why_nothing_to_show(revision: str, runner: Runner) -> str:
-    if not runner.script.get_heads():
-        return messages.no_revision(runner.group)
-    if revision == "current":
-        return (
-            f"No database has a revision yet. 'flask {runner.group} status' says what is pending."
-        )
-    return (
-        f"{revision!r} is before the first revision, so there is nothing to show."
-        f" 'flask {runner.group} history' lists the revisions."
-    )
 
 
 def upgrade_command(runner: Runner) -> str:

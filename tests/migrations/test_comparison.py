@@ -61,8 +61,8 @@ def test_unknown_table_may_have_a_dot_in_its_name(started: Project) -> None:
     quote = "`" if started.backend == "mariadb" else '"'
     name = f"{quote}a.b{quote}"
     started.query(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, name VARCHAR(50) NOT NULL)")
-    output = started.do("db", "migrate", "-m", "people")
-    assert "op.rename_table('a.b', 'people')" in output
+    started.do("db", "migrate", "-m", "people")
+    assert "op.rename_table('a.b', 'people')" in started.version("people").read_text()
     started.query(f"DROP TABLE {name}")
 
 
@@ -145,8 +145,7 @@ def test_renamed_table_is_recognised_in_a_folder_for_several(
     by_flask_migrate(project, "--multidb")
     project.do("db", "upgrade", models=with_entries)
     output = project.do("db", "migrate", "-m", "later", models=later)
-    assert "op.rename_table('entries', 'records') in 'upgrade'" in output
-    assert "in 'downgrade', as the comments there say. (engine 'audit')" in output
+    assert "If it was renamed, see the file. (engine 'audit')" in output
     assert "1 table of the engine 'audit'" in output
 
 

@@ -14,16 +14,25 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import MetaData, inspect
+from sqlalchemy import Column, MetaData, inspect
 
-from . import advice, mysql, postgresql, source_op
+from . import postgresql
 from .column_types import render_item
-from .describe import full
+from .operations import changes_of, comment, full, is_comment, source
 
 if TYPE_CHECKING:
     from alembic.operations import ops as alembic_ops
-    from alembic.operations.ops import MigrateOperation, MigrationScript, OpContainer
+    from alembic.operations.ops import (
+        AddColumnOp,
+        DropColumnOp,
+        DropConstraintOp,
+        MigrateOperation,
+        MigrationScript,
+        ModifyTableOps,
+        OpContainer,
+    )
     from alembic.runtime.migration import MigrationContext
+
 
 Name = tuple["str | None", str]  # schema and name
 IncludeName = Callable[["str | None", str, Mapping[str, "str | None"]], bool]
@@ -117,11 +126,12 @@ class Comparison:
             self._announce_tables(engine, doing, undoing, context)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
-        if self.comment and context.dialect.name in mysql.NAMES:
-            mysql.adjust(doing, undoing, _connection(context))
+        if self.comment and context.dialect.name in _MYSQL:
+            _order_for_mysql(doing)
+            _order_for_mysql(undoing)
         for operations in (doing, undoing):
-            if operations.ops and all(map(source_op.is_comment, operations.ops)):
-                operations.ops.append(source_op.source(["pass"]))
+            if operations.ops and all(map(is_comment, operations.ops)):
+                operations.ops.append(source(["pass"]))
 
     def _announce_enums(
         self, engine: str, doing: OpContainer, undoing: OpContainer, context: MigrationContext
@@ -132,11 +142,11 @@ class Comparison:
         models = context.opts["target_metadata"]
         for sentence in postgresql.differences(_connection(context), models):
             self.unwritten.append(self._with_engine(sentence, engine))
+            self.drops.append(self.unwritten[-1])
             if not self.comment:
-                doing.ops.append(source_op.source([], [("enum", sentence)]))
+                doing.ops.append(source([], [("enum", sentence)]))
             elif doing.ops:
-                doing.ops.insert(0, source_op.comment([sentence]))
-        self.drops += self.unwritten
+                doing.ops.insert(0, comment([sentence]))
 
     def _announce_tables(
         self, engine: str, doing: OpContainer, undoing: OpContainer, context: MigrationContext
@@ -169,14 +179,14 @@ class Comparison:
                 continue
             known = inspect(_connection(context)).get_columns(table, schema=schema)
             if columns == {column["name"] for column in known}:
-                rename = advice.TableRename(schema, table, created.table_name)
-                advice.insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
+                rename = TableRename(schema, table, created.table_name)
+                insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
                 lines = [
                     f"The table {full(schema, table)!r}, which the models do not know, has the"
                     " same columns.",
                     rename.in_upgrade(),
                 ]
-                return self._noted(engine, lines, f"{lines[0]} {rename.for_both()}")
+                return self._noted(engine, lines, f"{lines[0]} If it was renamed, see the file.")
         return []
 
     def _table_dropped(
@@ -192,8 +202,8 @@ class Comparison:
         if candidates:
             columns = set(dropped.to_table().columns.keys())
             candidates.sort(key=lambda other: set(other.to_table().columns.keys()) != columns)
-            rename = advice.TableRename(schema, name, candidates[0].table_name, is_dropped=True)
-            advice.insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
+            rename = TableRename(schema, name, candidates[0].table_name, is_dropped=True)
+            insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
             lines.append(rename.in_upgrade())
         return self._noted(engine, lines)
 
@@ -214,12 +224,12 @@ class Comparison:
                 table, name = full(operation.schema, operation.table_name), operation.column_name
                 lines = [f"This drops the column {name!r} of {table!r} with all its values."]
                 if added:
-                    rename = advice.ColumnRename(operation, added[0], context)
+                    rename = ColumnRename(operation, added[0], context)
                     lines += rename.in_upgrade()
                     undone += rename.in_downgrade()
                 operations += self._noted(engine, lines)
-            elif isinstance(operation, ops.AddColumnOp) and advice.needs_value(operation.column):
-                lines = advice.value_needed(operation, context.dialect.name)
+            elif isinstance(operation, ops.AddColumnOp) and needs_value(operation.column):
+                lines = value_needed(operation, context.dialect.name)
                 operations += self._noted(engine, lines, " ".join(lines))
             operations.append(operation)
         modified.ops = operations
@@ -235,16 +245,16 @@ class Comparison:
         is_sqlite = context.dialect.name == "sqlite"
         is_batch = bool(context.opts.get("render_as_batch"))
         created = ops.CreateUniqueConstraintOp, ops.CreateForeignKeyOp
-        for modified in source_op.changes_of(operations):
+        for modified in changes_of(operations):
             kept: list[MigrateOperation] = []
             for operation in modified.ops:
                 if isinstance(operation, ops.DropConstraintOp) and not operation.constraint_name:
-                    lines = advice.not_droppable(operation, function, is_batch=is_batch)
+                    lines = not_droppable(operation, function, is_batch=is_batch)
                     kept += self._noted(engine, lines, " ".join(lines[:2]))
-                    kept.append(source_op.source([f"raise NotImplementedError({lines[0]!r})"]))
+                    kept.append(source([f"raise NotImplementedError({lines[0]!r})"]))
                     continue
                 if is_sqlite and isinstance(operation, created) and not operation.constraint_name:
-                    lines = advice.not_addable(operation, modified)
+                    lines = not_addable(operation, modified)
                     kept += self._noted(engine, lines, " ".join(lines))
                 kept.append(operation)
             modified.ops = kept
@@ -254,7 +264,7 @@ class Comparison:
     ) -> list[MigrateOperation]:
         """A comment of *lines*, which is announced as *sentence* (the first line)."""
         self.drops.append(self._with_engine(sentence or lines[0], engine))
-        return [source_op.comment(lines)]
+        return [comment(lines)]
 
     @staticmethod
     def _with_engine(sentence: str, engine: str) -> str:
@@ -273,6 +283,228 @@ def _insert_into(
     from alembic.operations import ops
 
     columns = ops.AddColumnOp, ops.DropColumnOp
-    for other in source_op.changes_of(undoing):
+    for other in changes_of(undoing):
         if (other.schema, other.table_name) == (modified.schema, modified.table_name):
-            advice.insert_before(other, lambda one: isinstance(one, columns), lines)
+            insert_before(other, lambda one: isinstance(one, columns), lines)
+
+
+# What the comments say ----------------------------------------------------------------------------
+
+
+def insert_before(
+    operations: OpContainer, matches: Callable[[MigrateOperation], bool], lines: Sequence[str]
+) -> None:
+    """Put a comment before the first operation that *matches*, if there is one."""
+    for position, operation in enumerate(operations.ops):
+        if matches(operation):
+            operations.ops.insert(position, comment(lines))
+            return
+
+
+@dataclass(frozen=True)
+class TableRename:
+    """A table that may have been renamed, not dropped.
+
+    :ivar is_dropped: the revision drops the old table; it is left alone otherwise.
+    """
+
+    schema: str | None
+    old: str
+    new: str
+    is_dropped: bool = False
+
+    def in_upgrade(self) -> str:
+        also = f", drop_table({self.old!r})" if self.is_dropped else ""
+        return (
+            f"If it was renamed, write instead of create_table({self.new!r}){also} and the indexes:"
+            f" {self._line(self.old, self.new)}"
+        )
+
+    def in_downgrade(self) -> list[str]:
+        also = f"create_table({self.old!r}), " if self.is_dropped else ""
+        return [
+            f"If it was renamed, its rows are lost here. Write instead of {also}"
+            f"drop_table({self.new!r}) and the indexes: {self._line(self.new, self.old)}"
+        ]
+
+    def is_undone_by(self, operation: MigrateOperation) -> bool:
+        """Does *operation* of ``downgrade`` make the old table again, or drop the new one?"""
+        from alembic.operations import ops
+
+        if isinstance(operation, ops.CreateTableOp) and self.is_dropped:
+            return (operation.schema, operation.table_name) == (self.schema, self.old)
+        return isinstance(operation, ops.DropTableOp) and (
+            operation.schema,
+            operation.table_name,
+        ) == (self.schema, self.new)
+
+    def _line(self, old: str, new: str) -> str:
+        schema = f", schema={self.schema!r}" if self.schema else ""
+        return f"op.rename_table({old!r}, {new!r}{schema})"
+
+
+class ColumnRename:
+    """A column that may have been renamed, not dropped.
+
+    :param dropped: the operation that drops the old column.
+    :param new: the name of a column that the same revision adds.
+    """
+
+    def __init__(self, dropped: DropColumnOp, new: str, context: MigrationContext) -> None:
+        self._dropped = dropped
+        self._old = dropped.column_name
+        self._new = new
+        self._context = context
+
+    def in_upgrade(self) -> list[str]:
+        return [
+            "If it was renamed, write instead of the drop and the addition:",
+            f"    {self._line(self._old, self._new)}",
+        ]
+
+    def in_downgrade(self) -> list[str]:
+        return [
+            f"If {self._old!r} was renamed, its values are lost here. Write instead of the drop and"
+            " the addition:",
+            f"    {self._line(self._new, self._old)}",
+        ]
+
+    def _line(self, old: str, new: str) -> str:
+        """The line of Python; MySQL and MariaDB need the type again.
+
+        SQLite can rename a column without a copy of the table. In a batch, the line runs before the
+        other changes of the table.
+        """
+        from alembic.autogenerate import render_python_code
+        from alembic.operations import ops
+
+        options, table = self._context.opts, self._dropped.table_name
+        start = f"{table!r}, {old!r}, new_column_name={new!r}"
+        if self._context.dialect.name not in _MYSQL:
+            schema = f", schema={self._dropped.schema!r}" if self._dropped.schema else ""
+            return f"op.alter_column({start}{schema})"
+        column = self._dropped.to_column()
+        renaming = ops.AlterColumnOp(
+            table,
+            old,
+            schema=self._dropped.schema,
+            modify_name=new,
+            existing_type=column.type,
+            existing_nullable=column.nullable,
+            existing_server_default=column.server_default,
+        )
+        code = render_python_code(
+            ops.UpgradeOps([renaming]),
+            render_item=options["render_item"],
+            user_module_prefix=options.get("user_module_prefix"),
+        )
+        lines = (line.strip() for line in code.splitlines())
+        line = " ".join(line for line in lines if line and not line.startswith("#"))
+        # The oldest versions of Alembic leave the new name out.
+        return line if "new_column_name" in line else line.replace(f"{table!r}, {old!r}", start, 1)
+
+
+def needs_value(column: Column[Any]) -> bool:
+    """Tell whether the database has no value of *column* for existing rows."""
+    if column.nullable or column.server_default is not None:  # which may be computed
+        return False
+    table: Any = column.table
+    return table is None or table.autoincrement_column is not column
+
+
+def value_needed(operation: AddColumnOp, dialect: str) -> list[str]:
+    table = full(operation.schema, operation.table_name)
+    what = "get '' or 0, if that is a value of it" if dialect in _MYSQL else "need a value"
+    return [
+        f"The column {operation.column.name!r} of {table!r} is NOT NULL and has no server default:"
+        f" existing rows {what}.",
+        "Give it 'server_default=...', or add it nullable, fill it, and alter it then.",
+    ]
+
+
+_KINDS = {"unique": "unique constraint", "foreignkey": "foreign key", "check": "check constraint"}
+_CONVENTION = "Give the metadata a naming convention (flask_uow.migrations.NAMING_CONVENTION)"
+
+
+def not_droppable(operation: DropConstraintOp, function: str, *, is_batch: bool) -> list[str]:
+    kind = operation.constraint_type or ""
+    schema = f", schema={operation.schema!r}" if operation.schema else ""
+    start = "batch_op.drop_constraint(NAME"
+    if not is_batch:
+        start = f"op.drop_constraint(NAME, {operation.table_name!r}{schema}"
+    table = full(operation.schema, operation.table_name)
+    return [
+        f"A {_KINDS.get(kind, 'constraint')} of {table!r} has no name, so {function} cannot drop"
+        " it.",
+        f"{_CONVENTION}, or write here what the database calls it.",
+        f"    {start}, type_={kind!r})",
+    ]
+
+
+def not_addable(operation: MigrateOperation, modified: ModifyTableOps) -> list[str]:
+    kind = _KINDS["unique" if hasattr(operation, "columns") else "foreignkey"]
+    table = full(modified.schema, modified.table_name)
+    return [
+        f"A {kind} of {table!r} has no name, so it cannot be added on SQLite.",
+        f"{_CONVENTION}, or write a name here.",
+    ]
+
+
+# MySQL and MariaDB ----------------------------------------------------------------------------
+
+
+_MYSQL = {"mysql", "mariadb"}
+
+
+def _order_for_mysql(operations: OpContainer) -> None:
+    """Adjust what Alembic does not know: an index that a foreign key needs cannot be dropped.
+
+    Not even if the table is to go.
+    """
+    _keep_until_the_table_goes(operations)
+    _keep_until_the_foreign_key_goes(operations)
+
+
+def _keep_until_the_table_goes(operations: OpContainer) -> None:
+    """Leave out the drop of an index if its table is dropped later: the index goes with it."""
+    from alembic.operations import ops
+
+    dropped = {
+        (one.schema, one.table_name) for one in operations.ops if isinstance(one, ops.DropTableOp)
+    }
+    changes = changes_of(operations)
+    for modified in changes:
+        if (modified.schema, modified.table_name) in dropped:
+            modified.ops = [one for one in modified.ops if not isinstance(one, ops.DropIndexOp)]
+    empty = [modified for modified in changes if not modified.ops]
+    operations.ops = [operation for operation in operations.ops if operation not in empty]
+
+
+def _keep_until_the_foreign_key_goes(operations: OpContainer) -> None:
+    """Drop foreign keys first, and indexes after others are made, but before columns go."""
+    from alembic.operations import ops
+
+    for modified in changes_of(operations):
+        created = {
+            _name_of(operation)
+            for operation in modified.ops
+            if isinstance(operation, (ops.CreateIndexOp, ops.CreateUniqueConstraintOp))
+        }
+
+        def rank(operation: MigrateOperation, created: set[str] = created) -> int:
+            if isinstance(operation, ops.DropColumnOp):
+                return 2
+            if (
+                isinstance(operation, ops.DropConstraintOp)
+                and operation.constraint_type == "foreignkey"
+            ):
+                return -1
+            is_drop = isinstance(operation, (ops.DropIndexOp, ops.DropConstraintOp))
+            return 1 if is_drop and _name_of(operation) not in created else 0
+
+        modified.ops = sorted(modified.ops, key=rank)
+
+
+def _name_of(operation: MigrateOperation) -> str:
+    name = getattr(operation, "index_name", None) or getattr(operation, "constraint_name", None)
+    return str(name)

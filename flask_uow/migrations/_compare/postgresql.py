@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, Connection, Enum, MetaData, TypeDecorator, inspect, text
 
-from . import source_op
 from .column_types import variants_of
-from .describe import full
+from .operations import changes_of, full
 
 if TYPE_CHECKING:
     from alembic.operations.ops import MigrateOperation, OpContainer
@@ -145,7 +144,7 @@ def _gone(operations: OpContainer, default: str) -> Iterator[tuple[str, str, str
     for operation in operations.ops:
         if isinstance(operation, ops.DropTableOp):
             yield operation.schema or default, operation.table_name, ""
-    for modified in source_op.changes_of(operations):
+    for modified in changes_of(operations):
         for change in modified.ops:
             is_altered = isinstance(change, ops.AlterColumnOp) and change.modify_type is not None
             if isinstance(change, ops.DropColumnOp) or is_altered:

@@ -24,8 +24,6 @@ NAMES = (
     ("alembic.script.ScriptDirectory", "_upgrade_revs", "'upgrade', 'status', 'migrate', 'check'"),
     ("alembic.script.ScriptDirectory", "_downgrade_revs", "'downgrade'"),
     ("alembic.script.ScriptDirectory", "_stamp_revs", "'stamp'"),
-    ("alembic.script.ScriptDirectory", "_load_revisions", "every command that reads revisions"),
-    ("alembic.script.ScriptDirectory", "revision_map", "the same: files are loaded once"),
     ("alembic.script.Script", "_from_path", "the name of a file that cannot be loaded"),
     ("alembic.script.Script", "_db_current_indicator", "the mark of 'history -i'"),
     ("alembic.autogenerate.RevisionContext", "run_autogenerate", "'migrate', 'check'"),
@@ -51,19 +49,6 @@ def steps(
         "stamp": directory._stamp_revs,
     }[direction]
     return list(find(revision, heads))
-
-
-def load(script: ScriptDirectory) -> list[Script]:
-    """The files of all revisions, before Alembic looks whether they fit together."""
-    directory: Any = script
-    return list(directory._load_revisions())
-
-
-def use_loaded(script: ScriptDirectory, loaded: list[Script]) -> None:
-    """Let *script* know the files that :func:`load` has read, instead of reading them again."""
-    from alembic.script.revision import RevisionMap
-
-    script.revision_map = RevisionMap(lambda: iter(loaded))
 
 
 def path_loaded_in(frame: FrameType) -> str | None:

@@ -9,18 +9,17 @@ import contextlib
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import MigrationError
-from .. import messages
-from . import alembic_private
 
 if TYPE_CHECKING:
     from alembic.config import Config
-    from alembic.script import Script, ScriptDirectory
+    from alembic.script import ScriptDirectory
     from flask import Flask
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -174,21 +173,15 @@ def config_of(folder: Path, *, x_arg: Sequence[str] = (), **attributes: Any) -> 
     try:
         config.set_main_option("script_location", str(folder).replace("%", "%%"))
     except _UNREADABLE as error:
-        raise _damaged(config, error) from error
+        raise _damaged(error) from error
     return config
 
 
-def _damaged(config: Config, error: Exception) -> MigrationError:
-    names = [config.config_file_name, getattr(config, "toml_file_name", None)]
-    if isinstance(error, configparser.Error):
-        names[1:] = []
-    elif type(error).__name__ == "TOMLDecodeError":
-        names[:1] = []
-    files = " or ".join(repr(str(name)) for name in names if name)
+def _damaged(error: Exception) -> MigrationError:
     return MigrationError(
-        f"The settings of Alembic in {files} cannot be read ({type(error).__name__}:"
-        f" {' '.join(str(error).split())}). Fix them; a '%' of their own, as in 'file_template',"
-        " is written '%%'."
+        f"The settings of Alembic cannot be read ({type(error).__name__}:"
+        f" {' '.join(str(error).split())}). Fix 'alembic.ini' or 'pyproject.toml'; a '%' of their"
+        " own, as in 'file_template', is written '%%'."
     )
 
 
@@ -207,68 +200,31 @@ def load(config: Config, folder: Path) -> ScriptDirectory:
     :raises MigrationError: a file cannot be loaded, or the files do not fit together.
     """
     from alembic.script import ScriptDirectory
-    from alembic.script.revision import CycleDetected
 
     try:
         script = ScriptDirectory.from_config(config)
     except _UNREADABLE as error:
-        raise _damaged(config, error) from error
-    try:
-        revisions = alembic_private.load(script)
-    except CycleDetected as error:
-        raise MigrationError(messages.circle(error.revisions)) from error
-    _refuse_damage(revisions, folder)
-    alembic_private.use_loaded(script, revisions)
-    list(script.walk_revisions())
+        raise _damaged(error) from error
+    # Alembic warns of two files that are one revision, or of one that follows a revision which is
+    # missing; then it fails with a KeyError, or goes on with one of the two.
+    missing: list[str] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            list(script.walk_revisions())
+        except KeyError as error:
+            missing = [f"the revision {error} is not present"]
+    damage = [str(one.message) for one in caught if _is_of_alembic(one.filename)] + missing
+    if damage:
+        raise MigrationError(
+            f"The revisions in {str(folder)!r} do not fit together: {damage[0]}. A file was changed"
+            " by hand, deleted or not committed."
+        )
     return script
 
 
-def _refuse_damage(revisions: Sequence[Script], folder: Path) -> None:
-    """Refuse what Alembic only warns of, and fails with later.
-
-    :raises MigrationError: two files are one revision, or one follows a revision that is missing.
-    """
-    owners: dict[str, Script] = {}
-    for script in revisions:
-        other = owners.setdefault(script.revision, script)
-        if other is not script:
-            raise MigrationError(
-                f"{_file(other)} and {_file(script)} are both revision {script.revision!r}. Give"
-                " one of them another one."
-            )
-        if not callable(getattr(script.module, "upgrade", None)):
-            raise MigrationError(messages.no_function(script.path, "upgrade"))
-    for script in revisions:
-        for label in sorted(script.branch_labels):
-            other = owners.setdefault(label, script)
-            if other is not script or label == script.revision:
-                raise MigrationError(
-                    f"The branch label {label!r} of {_file(script)} is taken: it is that of"
-                    f" {_file(other)}, or its revision. Give it another one."
-                )
-    for script in revisions:
-        for setting, name in _wanted(script):
-            if name not in owners:
-                how = "follows" if setting == "down_revision" else "depends on"
-                raise MigrationError(
-                    f"The folder {str(folder)!r} has no revision {name!r}, which {_file(script)}"
-                    f" {how}: its file was deleted or not committed. Get it back, or set"
-                    f" {setting} in {_file(script)}."
-                )
-
-
-def _wanted(script: Script) -> Iterator[tuple[str, str]]:
-    """The revisions that *script* names, and the setting in which it does."""
-    from alembic.util import to_tuple
-
-    for setting in ("down_revision", "depends_on"):
-        names: Any = to_tuple(getattr(script.module, setting, None), default=())
-        for name in names:
-            yield setting, name
-
-
-def _file(script: Script) -> str:
-    return Path(script.path).name
+def _is_of_alembic(filename: str) -> bool:
+    return Path(filename).parent.parent.name == "alembic"
 
 
 # init ------------------------------------------------------------------------------------------
@@ -294,15 +250,9 @@ def make(
     """
     source = _template(template or _TEMPLATE, group)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        is_one = (folder / "env.py").is_file()
-        what = (
-            f"exists already. Continue with 'flask {group} migrate'"
-            if is_one
-            else f"is {'not empty' if folder.is_dir() else 'a file'}, and no folder of migrations"
-        )
         raise MigrationError(
-            f"{str(folder)!r} {what}{', or n' if is_one else '. N'}ame another folder:"
-            f" 'flask {group} init -d FOLDER'."
+            f"{str(folder)!r} exists already. Continue with 'flask {group} migrate' if it is a"
+            f" folder of migrations, or name another folder: 'flask {group} init -d FOLDER'."
         )
     with writing(folder):
         (folder / "versions").mkdir(parents=True, exist_ok=True)

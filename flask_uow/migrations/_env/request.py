@@ -1,11 +1,17 @@
-"""What one command asks of ``env.py``, handed over in Alembic's ``config.attributes``."""
+"""What an ``env.py`` asks for: ours a request of the running command, Flask-Migrate's a view.
+
+The request is handed over in Alembic's ``config.attributes``. The files of Flask-Migrate read
+``current_app.extensions["migrate"]``: ``.db.get_engine()``, ``.db.engines``,
+``.db.metadatas[bind_key]`` and ``.configure_args``; its ``script.py.mako`` asks ``.db`` for
+``bind_names()`` too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData
@@ -14,7 +20,6 @@ from ..._config import reading
 from ..._config.settings import MigrationSettings
 from ..._transaction.routing import DEFAULT
 from ...errors import MigrationError
-from .._compare.announce import Comparison
 from . import metadata as models
 from .metadata import EXTENSION, Database
 
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
 
     from ..._engine.build import Engines
+    from .._compare.announce import Comparison
+
 
 ATTRIBUTE = "flask_uow"  # the key in ``config.attributes``
 
@@ -140,3 +147,91 @@ def request_from_plain_alembic(app: Flask) -> EnvRequest:
     request = request_of(db, db.engines, reading.read_migrations(app.config))
     request.writes = True
     return request
+
+
+# Flask-Migrate's ----------------------------------------------------------------------------------
+
+
+class FlaskMigrateView:
+    """``app.extensions["migrate"]``, where Flask-Migrate itself is not registered.
+
+    :param given: the arguments that the app has given to Flask-Migrate, if it is registered.
+    :ivar overrides: what the running command adds to the arguments.
+    """
+
+    def __init__(self, app: Flask, db: Database, given: Mapping[str, Any] | None = None) -> None:
+        self._app = app
+        self._given = given or {}
+        self.db = FlaskSQLAlchemyView(db)
+        self.overrides: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
+    @property
+    def directory(self) -> str:
+        return reading.read_migrations(self._app.config).directory
+
+    @property
+    def migrate(self) -> NoReturn:
+        """What Flask-Migrate's own commands and functions ask for first.
+
+        Up to version 3 its group ``db`` is an entry point, which Flask prefers to ours.
+
+        :raises MigrationError: always.
+        """
+        raise MigrationError(
+            "Flask-Migrate was called, and the migrations of this app are flask_uow's. Uninstall"
+            " Flask-Migrate, or set UOW_CLI_GROUP = 'uow' and write 'flask uow ...'; in code it is"
+            " 'flask_uow.migrations.Migrations().upgrade()'."
+        )
+
+    @property
+    def configure_args(self) -> dict[str, Any]:
+        """For ``context.configure()``; a new dict each time, because ``env.py`` adds to it."""
+        settings = reading.read_migrations(self._app.config)
+        defaults = {
+            "compare_type": True,
+            "render_as_batch": True,
+            "transaction_per_migration": True,
+        }
+        return self.overrides({**defaults, **self._given, **settings.options})
+
+    @property
+    def metadata(self) -> MetaData:
+        return self.db.metadata
+
+
+class FlaskSQLAlchemyView:
+    """A ``Database`` under the names of Flask-SQLAlchemy."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def get_engine(self, *given: object, **named: object) -> Engine:
+        """``get_engine(bind)``, or ``get_engine(app, bind)``, which folders of version 2 call."""
+        names = [value for value in (*given, *named.values()) if isinstance(value, str)]
+        return self._db.engines[names[0] if names else None]
+
+    @property
+    def engine(self) -> Engine:
+        return self._db.engine
+
+    @property
+    def engines(self) -> dict[str | None, Engine]:
+        engines: dict[str | None, Engine] = dict(self._db.engines)
+        return {None: engines[DEFAULT], **engines} if DEFAULT in engines else engines
+
+    @property
+    def metadata(self) -> MetaData:
+        return self._db.metadata
+
+    @property
+    def metadatas(self) -> dict[str | None, list[MetaData]]:
+        """By bind key, ``None`` for the default."""
+        engines = self._db.engines
+        return {
+            None if name == DEFAULT else name: models.of_engine(self._db, name or DEFAULT, engines)
+            for name in engines
+        }
+
+    def bind_names(self) -> list[str]:
+        """The named engines; asked for where there is no ``SQLALCHEMY_BINDS``."""
+        return [name for name in self._db.engines.named if name != DEFAULT]

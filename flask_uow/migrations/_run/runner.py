@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,9 @@ from ..._config.settings import MigrationSettings
 from ...errors import MigrationError, MigrationFailed, UowError
 from .. import connectivity, messages
 from .._compare.announce import Comparison
-from .._env import alembic_private, directory, flask_migrate
-from .._env import logging as env_logging
+from .._env import alembic_private, directory
 from .._env.metadata import Database
-from .._env.request import EnvRequest, request_of
+from .._env.request import EnvRequest, FlaskMigrateView, request_of
 from ..results import OnStep, OnWait, Step
 from . import lock, timeouts
 from .steps import FindSteps, MigrationRun
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from ..._engine.build import Engines
+
 
 Heads = dict[str, "tuple[str, ...]"]
 """By engine, the identifiers of the revisions that its database is at."""
@@ -150,7 +151,7 @@ class Runner:
 
         opts = {**self.request.options, **options}
         found = {}
-        with env_logging.kept():
+        with logging_kept():
             for name in engines:
                 with self.request.engines[name].connect() as connection:
                     context = MigrationContext.configure(connection, opts=opts)
@@ -289,12 +290,12 @@ class Runner:
         """
         self.config.attributes.update(request.attributes)
         extensions = self.app.extensions
-        with _ONE_AT_A_TIME, env_logging.kept():
+        with _ONE_AT_A_TIME, logging_kept():
             before = extensions.get("migrate")
             given = None
-            if not isinstance(before, flask_migrate.FlaskMigrateView):
+            if not isinstance(before, FlaskMigrateView):
                 given = getattr(before, "configure_args", None)
-            view = flask_migrate.FlaskMigrateView(self.app, self.db, given)
+            view = FlaskMigrateView(self.app, self.db, given)
             view.overrides = request.filtered_for_all
             extensions["migrate"] = view
             try:
@@ -330,3 +331,54 @@ class Runner:
             raise messages.file_failed(
                 error, self.folder, self.group, env_is_ours=self.env.is_ours
             ) from error
+
+
+# Logging ------------------------------------------------------------------------------------------
+
+
+_alone = threading.RLock()  # loggers belong to the process: the state before is put back
+
+
+@contextlib.contextmanager
+def logging_kept() -> Iterator[None]:
+    """Put back what the block changes, and keep Alembic's lines out of what the commands print."""
+    with _alone:
+        quiet = _quiet_loggers()
+        loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
+        before = [
+            (logger, logger.level, logger.disabled, logger.propagate, logger.handlers[:])
+            for logger in loggers
+            if isinstance(logger, logging.Logger)
+        ]
+        for logger in quiet:
+            logger.addFilter(_is_warning)
+        try:
+            yield
+        finally:
+            for logger in quiet:
+                logger.removeFilter(_is_warning)
+            for logger, level, disabled, propagate, handlers in before:
+                logger.disabled, logger.propagate = disabled, propagate
+                if logger.level != level:
+                    logger.setLevel(level)
+                logger.handlers[:] = handlers
+
+
+def _quiet_loggers() -> list[logging.Logger]:
+    """The loggers of Alembic, and of the files that it runs; none if the app has set their level.
+
+    They get a filter and not a level, which ``fileConfig()`` would set again.
+    """
+    if logging.getLogger("alembic").level != logging.NOTSET:
+        return []
+    logging.getLogger("alembic.env")
+    loggers = logging.Logger.manager.loggerDict.items()
+    return [
+        logger
+        for name, logger in loggers
+        if name.startswith("alembic.") and isinstance(logger, logging.Logger)
+    ]
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
