@@ -125,14 +125,15 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
     """The kernel knows them, whether the driver has arguments for them or not."""
     for driver in DRIVERS[database.name]:
         engine = make_engine(proxy.url_for(database.url, driver=driver))
-        with engine.connect() as connection, sock(connection) as found:
-            tcp = {
-                name: found.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
-                for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
-                if hasattr(socket, name)
-            }
-            assert list(tcp.values()) == [2, 1, 2, 4000][: len(tcp)], driver
-            assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), driver
+        with engine.connect() as connection:
+            with sock(connection) as found:  # closed before the driver reads again
+                tcp = {
+                    name: found.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+                    if hasattr(socket, name)
+                }
+                assert list(tcp.values()) == [2, 1, 2, 4000][: len(tcp)], driver
+                assert found.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), driver
             assert connection.execute(text("SELECT 1")).scalar_one() == 1
         engine.dispose()
 
