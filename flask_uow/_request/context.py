@@ -215,7 +215,7 @@ class UnitRegistry(ScopedRegistry[S]):
         state = self.state(context)
         if not is_pushed(context):
             raise OutsideContext(
-                "The Flask context that this thread works in has ended: the request was answered"
+                "The Flask context that this thread works in has ended: the response was sent"
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )

@@ -40,7 +40,7 @@ from .state import ENDED, EndedUnit, UnitState
 S = TypeVar("S", bound=Session)
 _IN_BLOCK = (
     "{0}() is refused inside 'db.atomic()', which is all or nothing and ends by itself. {1} What is"
-    " to be stored whatever happens belongs into 'with db.independent() as session:'."
+    " to be stored whatever happens belongs in 'with db.independent() as session:'."
 )
 _LET_IT_END = "Let the block end."
 _OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
@@ -401,7 +401,7 @@ class UnitSession(Session):
             raise UnitEnded(
                 "This session's unit of work has ended together with its Flask context: it was"
                 " committed or rolled back, and its connection belongs to others now. Did an object"
-                " or a thread keep 'db.session()' beyond the request? Use 'db.session' anew each"
+                " or a thread keep 'db.session()' beyond the request? Use 'db.session' again each"
                 " time, inside a context of its own."
             )
         self.record = TransactionRecord(will_write=unit.will_write, read_only=unit.read_only)

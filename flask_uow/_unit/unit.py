@@ -353,8 +353,8 @@ class UnitOfWork(UnitState):
 
 _OVERLAP = (
     "Two 'db.atomic()' blocks overlap, or one was never left: coroutines of one context that were"
-    " in blocks at the same time ('asyncio.gather'), threads, or a generator that nobody ran to its"
-    " end. What they have done cannot be told apart, so it is undone. A unit of work does one thing"
+    " in blocks at the same time ('asyncio.gather'), threads, or a generator that did not run to"
+    " its end. What they have done cannot be told apart, so it is undone. A unit of work does one thing"
     " at a time: do one after the other, or give each a context of its own."
 )
 
@@ -386,7 +386,7 @@ def _warn(unsaved: Counter[tuple[str, str]]) -> None:
         for (name, kind), count in sorted(unsaved.items())
     )
     warnings.warn(
-        f"A Flask context ended with work that nobody committed, and it was rolled back: {what}."
+        f"A Flask context ended with uncommitted work, and it was rolled back: {what}."
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
         " its end, or say 'db.session.commit()'.",

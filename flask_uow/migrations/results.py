@@ -116,7 +116,7 @@ class Generated:
 class Checked:
     """What ``check`` has found.
 
-    :ivar behind: engines with pending revisions; the models are not compared then.
+    :ivar behind: the engines with pending revisions; the models are not compared then.
     :ivar differences: of models and databases, in words.
     :ivar unknown: as in :class:`Generated`.
     """

@@ -722,8 +722,8 @@ class _AsyncCallable:
     [
         ((3,), "was given 3, which cannot be called. Write 'db.{}(function, argument, ...)'"),
         ((None,), "was given None, which cannot be called"),
-        ((_coroutine,), "the coroutine function '_coroutine', and nobody would await it"),
-        ((_AsyncCallable(),), "nobody would await it"),
+        ((_coroutine,), "the coroutine function '_coroutine', which would never be awaited"),
+        ((_AsyncCallable(),), "would never be awaited"),
         ((print, User()), "(print, ...)' was given an object of the model 'User'"),
     ],
 )
@@ -739,7 +739,7 @@ def test_hook_that_cannot_run_later_is_refused(
 
 def test_hook_with_an_object_as_a_keyword_is_refused(db: Database) -> None:
     """The sentence says what to pass instead."""
-    with pytest.raises(HookRefused, match="Pass its primary key, and load it anew"):
+    with pytest.raises(HookRefused, match="Pass its primary key, and load it again"):
         db.on_commit(print, file=User())  # type: ignore[arg-type]
 
 

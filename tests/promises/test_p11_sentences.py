@@ -45,7 +45,7 @@ def test_a_session_that_was_kept_says_that_its_unit_has_ended(app: Flask, db: Da
     with app.app_context():
         kept = db.session()
     for use in (lambda: kept.add(User(name="ada")), lambda: kept.scalars(select(User)).all()):
-        with pytest.raises(UnitEnded, match=r"has ended together with its Flask context.*anew"):
+        with pytest.raises(UnitEnded, match=r"has ended together with its Flask context.*again"):
             use()
 
 
@@ -66,7 +66,7 @@ def test_a_thread_that_outlives_its_context_says_so(app: Flask, db: Database) ->
     thread = threading.Thread(target=inside.run, args=(late,))
     thread.start()
     thread.join()
-    assert "has ended: the request was answered" in str(caught[0])
+    assert "has ended: the response was sent" in str(caught[0])
 
 
 @pytest.mark.parametrize(
