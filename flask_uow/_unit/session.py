@@ -46,7 +46,7 @@ _LET_IT_END = "Let the block end."
 _OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
     "{}() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
-    " whole when it is answered. Leave the commit out, or set the key to 'flush' or 'allow', for"
+    " whole at its end. Leave the commit out, or set the key to 'flush' or 'allow', for"
     " one blueprint if need be."
 )
 

@@ -354,8 +354,8 @@ class UnitOfWork(UnitState):
 _OVERLAP = (
     "Two 'db.atomic()' blocks overlap, or one was never left: coroutines of one context that were"
     " in blocks at the same time ('asyncio.gather'), threads, or a generator that did not run to"
-    " its end. What they have done cannot be told apart, so it is undone. A unit of work does one thing"
-    " at a time: do one after the other, or give each a context of its own."
+    " its end. What they have done cannot be told apart, so it is undone. A unit of work does one"
+    " thing at a time: do one after the other, or give each a context of its own."
 )
 
 
