@@ -24,6 +24,7 @@ from .flask_private import (
     HOME,
     RUNNING,
     SEPARATE_REQUEST_CONTEXT,
+    Context,
     current_app_context,
     current_context,
     is_pushed,
@@ -35,7 +36,7 @@ from .view_options import of_request
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
 
-def is_running(context: Any) -> bool:
+def is_running(context: Context) -> bool:
     """Whether *context* is dispatching a request, so that its unit commits automatically.
 
     Not in an app context, and not in a request context that was pushed without dispatching it, as
@@ -71,7 +72,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """The current unit, if it was opened."""
         return self.on(current_context())
 
-    def on(self, context: Any) -> UnitOfWork | None:
+    def on(self, context: Context) -> UnitOfWork | None:
         """The unit that is kept on *context*, if it was opened."""
         return getattr(context, self.key, None)
 
@@ -79,11 +80,11 @@ class UnitRegistry(ScopedRegistry[S]):
 
     current_context = staticmethod(current_context)
 
-    def has_location(self, context: Any) -> bool:
+    def has_location(self, context: Context) -> bool:
         """Tell whether a unit was opened on *context*, which knows the line."""
         return getattr(context, self.key, None) is not None
 
-    def describe(self, context: Any) -> str:
+    def describe(self, context: Context) -> str:
         """Describe *context* for messages: the request, its endpoint, where its unit was opened."""
         request, unit = request_of(context), self.on(context)
         if request is None:
@@ -119,7 +120,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """``UOW_RETRY_PAUSE`` of the current app, in seconds."""
         return self.state().settings.retry_pause
 
-    def state(self, context: Any = None) -> AppState:
+    def state(self, context: Context = None) -> AppState:
         """The state of the app of *context*, by default the current one.
 
         :raises OutsideContext: no Flask context is active.
@@ -143,7 +144,7 @@ class UnitRegistry(ScopedRegistry[S]):
             )
         return state
 
-    def fail(self, context: Any, error: BaseException) -> None:
+    def fail(self, context: Context, error: BaseException) -> None:
         """Record that an exception left the view: for the unit, or for one opened later."""
         context.__dict__[self._failed] = True
         unit = self.on(context)
@@ -151,14 +152,14 @@ class UnitRegistry(ScopedRegistry[S]):
         if unit is not None and not unit.is_undone:
             unit.fail(error)
 
-    def retry(self, context: Any, *, rollback_only: bool) -> None:
+    def retry(self, context: Context, *, rollback_only: bool) -> None:
         """Undo :meth:`fail`: the view is run again."""
         context.__dict__.pop(self._failed, None)
         unit = self.on(context)
         if unit is not None:
             unit.retry(rollback_only=rollback_only)
 
-    def end(self, context: Any, error: BaseException | None) -> None:
+    def end(self, context: Context, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
         kept = context.__dict__
         unit: UnitOfWork = kept[self.key]
@@ -172,7 +173,7 @@ class UnitRegistry(ScopedRegistry[S]):
             if unit.hooks is not None and (late := self.forget(context)) is not None:
                 late.end()  # a hook of the rollback has opened it
 
-    def forget(self, context: Any) -> UnitOfWork | None:
+    def forget(self, context: Context) -> UnitOfWork | None:
         """Take the unit off *context*, so that the next use opens a new one."""
         unit: UnitOfWork | None = context.__dict__.pop(self.key, None)
         return unit
@@ -211,7 +212,7 @@ class UnitRegistry(ScopedRegistry[S]):
             self.forget(current_context())
             unit.end(warn=False)
 
-    def _open(self, context: Any, session: UnitSession | None = None) -> UnitOfWork:
+    def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
         if not is_pushed(context):
             raise OutsideContext(

@@ -7,18 +7,21 @@ version. Flask before 3.2 keeps the request in a context of its own, beside the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import flask.globals
 
 _cv_app: Any = flask.globals._cv_app
 _cv_request: Any = getattr(flask.globals, "_cv_request", None)
 
+Context: TypeAlias = Any
+"""A context of Flask, of one of two classes until Flask 3.1; this package adds attributes to it."""
+
 SEPARATE_REQUEST_CONTEXT = _cv_request is not None
 
-current_app_context: Callable[[None], Any] = _cv_app.get
+current_app_context: Callable[[None], Context] = _cv_app.get
 """``current_app_context(None)``: the active one, or None; from Flask 3.2 on, maybe a request's."""
-current_request_context: Callable[[None], Any] = (_cv_request or _cv_app).get
+current_request_context: Callable[[None], Context] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
 # Two attributes that this package sets on contexts.
@@ -29,17 +32,17 @@ RUNNING = "_flask_uow_running"
 
 if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
 
-    def current_context() -> Any:
+    def current_context() -> Context:
         """The innermost Flask context, or None."""
         return current_app_context(None)
 
-    def request_of(context: Any) -> Any:
+    def request_of(context: Context) -> Any:
         """The request of *context*, or None."""
         return context.request if context.has_request else None
 
 else:
 
-    def current_context() -> Any:
+    def current_context() -> Context:
         """The innermost Flask context, or None."""
         request = current_request_context(None)
         app_context = current_app_context(None)
@@ -50,12 +53,12 @@ else:
             return request
         return _innermost(request, app_context)
 
-    def request_of(context: Any) -> Any:
+    def request_of(context: Context) -> Any:
         """The request of *context*, or None."""
         return getattr(context, "request", None)
 
 
-def _innermost(request: Any, app_context: Any) -> Any:
+def _innermost(request: Any, app_context: Context) -> Any:
     """Return *app_context* if it was pushed inside *request*, else *request*.
 
     A request remembers the app context that it pushed. A request that found one of its app (a
@@ -72,13 +75,13 @@ def _innermost(request: Any, app_context: Any) -> Any:
     return request if home is app_context else app_context
 
 
-def is_pushed(context: Any) -> bool:
+def is_pushed(context: Context) -> bool:
     """Whether *context* is active. A copy of the context variables keeps one that has ended."""
     # The second name is that of Flask 3.2.
     return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
 
 
-def after_this_request_functions(context: Any) -> list[Any]:
+def after_this_request_functions(context: Context) -> list[Any]:
     """Return the list to which ``after_this_request`` adds."""
     functions: list[Any] = context._after_request_functions
     return functions

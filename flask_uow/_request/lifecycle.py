@@ -38,6 +38,7 @@ from functools import partial, wraps
 from typing import Any
 
 from flask import Flask, Response, got_request_exception
+from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException
 
 from .._unit.unit import UnitOfWork
@@ -47,6 +48,7 @@ from .context import UnitRegistry
 from .flask_private import (
     RUNNING,
     SEPARATE_REQUEST_CONTEXT,
+    Context,
     current_app_context,
     current_request_context,
 )
@@ -56,15 +58,15 @@ logger = logging.getLogger(__name__)
 Method = Callable[..., Any]
 
 
-def install(app: Flask, units: UnitRegistry[Any]) -> None:
+def install(app: Flask, units: UnitRegistry[Session]) -> None:
     """Wrap the methods of *app*."""
     state: AppState = app.extensions[EXTENSION]
     state.call_on_open(_stay_first(app, units))
     _wrap(app, "full_dispatch_request", _note_dispatch)
     _wrap(app, "process_response", _finish_around, units, app)
-    _wrap(app, "do_teardown_appcontext", _end_behind, units, current_app_context)
+    _wrap(app, "do_teardown_appcontext", _end_after, units, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
-        _wrap(app, "do_teardown_request", _end_behind, units, current_request_context)
+        _wrap(app, "do_teardown_request", _end_after, units, current_request_context)
     # An error that no handler handled, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
 
@@ -86,7 +88,7 @@ def _note_dispatch(original: Method) -> Method:
 # 2 --------------------------------------------------------------------------------------------
 
 
-def _stay_first(app: Flask, units: UnitRegistry[Any]) -> Callable[[], None]:
+def _stay_first(app: Flask, units: UnitRegistry[Session]) -> Callable[[], None]:
     """Return what wraps ``handle_user_exception``, again if another extension has wrapped it since.
 
     REST frameworks handle some errors themselves and do not pass them on.
@@ -103,7 +105,7 @@ def _stay_first(app: Flask, units: UnitRegistry[Any]) -> Callable[[], None]:
     return stay_first
 
 
-def _roll_back_first(original: Method, units: UnitRegistry[Any], app: Flask) -> Method:
+def _roll_back_first(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
     @wraps(original)
     def handle_user_exception(*args: Any, **kwargs: Any) -> Any:
         *before, error = (*args, *kwargs.values())  # Flask 3.2 passes the context before it
@@ -135,7 +137,7 @@ def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
     _fail(app.extensions[EXTENSION].owner, exception)
 
 
-def _fail(units: UnitRegistry[Any], error: BaseException) -> None:
+def _fail(units: UnitRegistry[Session], error: BaseException) -> None:
     context = current_request_context(None)
     if context is not None and not _is_redirect(error):
         units.fail(context, error)
@@ -152,7 +154,7 @@ def _is_redirect(error: BaseException) -> bool:
 # 4 to 6 ---------------------------------------------------------------------------------------
 
 
-def _finish_around(original: Method, units: UnitRegistry[Any], app: Flask) -> Method:
+def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
     key = units.key
 
     @wraps(original)
@@ -211,7 +213,7 @@ _LATE_ROUNDS = 10
 
 
 def _finish_late(
-    units: UnitRegistry[Any], context: object, unit: UnitOfWork, response: Response
+    units: UnitRegistry[Session], context: object, unit: UnitOfWork, response: Response
 ) -> None:
     try:
         for _ in range(_LATE_ROUNDS):
@@ -276,7 +278,7 @@ class ClosingBody:
             self._end()
 
 
-def _close(units: UnitRegistry[Any], context: Any) -> None:
+def _close(units: UnitRegistry[Session], context: Context) -> None:
     unit = units.forget(context)
     if unit is not None:
         unit.end()
@@ -285,7 +287,9 @@ def _close(units: UnitRegistry[Any], context: Any) -> None:
 # 8 --------------------------------------------------------------------------------------------
 
 
-def _end_behind(original: Method, units: UnitRegistry[Any], find: Callable[[None], Any]) -> Method:
+def _end_after(
+    original: Method, units: UnitRegistry[Session], find: Callable[[None], Context]
+) -> Method:
     key = units.key
 
     @wraps(original)

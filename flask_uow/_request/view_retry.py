@@ -15,12 +15,13 @@ from functools import wraps
 from typing import Any, cast
 
 from flask import Flask
+from sqlalchemy.orm import Session
 
 from .._config.options import UnitOptions
 from .._unit import retries as _retry
 from . import flask_private
 from .context import UnitRegistry
-from .flask_private import current_app_context, current_request_context
+from .flask_private import Context, current_app_context, current_request_context
 from .view_options import F, of_request
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ _FORMS = frozenset(["application/x-www-form-urlencoded", "multipart/form-data"])
 class ViewRetry:
     """One view that is being run, perhaps several times."""
 
-    def __init__(self, units: UnitRegistry[Any], context: Any, retries: int) -> None:
+    def __init__(self, units: UnitRegistry[Session], context: Context, retries: int) -> None:
         self._units = units
         self._context = context
         self._retries = retries
@@ -109,12 +110,12 @@ def _files(seen: dict[str, Any]) -> list[Any]:
     return [file for files in seen["files"].listvalues() for file in files]
 
 
-def current_retry(context: Any) -> ViewRetry | None:
+def current_retry(context: Context) -> ViewRetry | None:
     """The view that is run in *context*, if it wants to be run again."""
     return getattr(context, _RETRY, None)
 
 
-def watch_view(view: F, units: UnitRegistry[Any], options: UnitOptions) -> F:
+def watch_view(view: F, units: UnitRegistry[Session], options: UnitOptions) -> F:
     """Wrap *view* so that it saves, when it starts, the state that a retry restores."""
     if not options.retries or not callable(view):
         return view

@@ -221,7 +221,7 @@ class SqliteConnection(sqlite3.Connection):
             if self.writing:
                 self._leave_queue()
 
-    def __exit__(self, kind: Any, *_: Any) -> Literal[False]:
+    def __exit__(self, kind: object, *_: object) -> Literal[False]:
         # The driver's own method does not call these two.
         if kind is None:
             self.commit()

@@ -36,7 +36,7 @@ NAMES = (
 
 
 def steps(
-    script: ScriptDirectory, direction: str, revision: str, heads: Any
+    script: ScriptDirectory, direction: str, revision: str, heads: object
 ) -> list[MigrationStep]:
     """The steps that lead from *heads* to *revision*.
 

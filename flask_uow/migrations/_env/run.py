@@ -138,7 +138,7 @@ def _with_ours(given: Hook | None, request: EnvRequest, name: str) -> Hook:
     """The hook of the app's ``env.py``, and ours after it."""
     last = list(request.engines)[-1]
 
-    def process(context: Any, revision: Any, directives: list[Any]) -> None:
+    def process(context: object, revision: object, directives: list[Any]) -> None:
         if given is not None:
             given(context, revision, directives)
         if request.skip_empty and name == last and directives and _is_empty(directives[0]):

@@ -173,13 +173,13 @@ class Runner:
         names = ("message", "splice", "branch_label", "version_path", "rev_id", "depends_on")
         given = {**dict.fromkeys(names), "autogenerate": True, "sql": False, **arguments}
 
-        def announce(context: MigrationContext, _revision: Any, directives: list[Any]) -> None:
+        def announce(context: MigrationContext, _revision: object, directives: list[Any]) -> None:
             if directives:
                 comparison.announce(request.name_of(context), directives[0], context)
 
         revision = alembic_private.revision_context(self.config, self.script, given, announce)
 
-        def compare(heads: Any, context: MigrationContext) -> list[Any]:
+        def compare(heads: object, context: MigrationContext) -> list[Any]:
             if request.name_of(context) in request.engines:
                 comparison.prepare(context)
                 revision.run_autogenerate(heads, context)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext, MigrationStep
 
 
-FindSteps = Callable[[Any], "list[MigrationStep]"]
+FindSteps = Callable[[object], "list[MigrationStep]"]
 """From the heads of a database to the steps that it needs."""
 
 
@@ -62,7 +62,7 @@ class MigrationRun:
         """How often the running revision has committed by itself."""
         return 0 if self._transactions is None else self._transactions.commits
 
-    def __call__(self, heads: Any, context: MigrationContext) -> Iterator[MigrationStep]:
+    def __call__(self, heads: object, context: MigrationContext) -> Iterator[MigrationStep]:
         engine = self._request.name_of(context)
         if engine not in self._request.engines:
             return
@@ -131,7 +131,7 @@ def functions_for_engine(
     for the *main* engine, as files do that are older than the second engine.
     """
 
-    def chosen(*arguments: Any, **options: Any) -> Iterator[Any]:
+    def chosen(*arguments: object, **options: object) -> Iterator[Any]:
         for step in cast("Iterator[Any]", steps(*arguments, **options)):
             if _runs_file(step):
                 direction = "upgrade" if step.is_upgrade else "downgrade"
