@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine
+from sqlalchemy import URL, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from .._config import reading
 from .._sqlite import profile
 from .._unit.pending import pending
 from .._unit.unit import has_begun_by_hand
 from ..errors import MigrationError
-from . import messages
+from . import connectivity, messages
 from ._env import metadata
 from ._env.metadata import Database
 from ._run import timeouts
@@ -166,14 +167,15 @@ def count_tables(runner: Runner, command: str) -> dict[str, int]:
 
 
 def require_own_databases(engines: Mapping[str, Engine]) -> None:
-    """Refuse engines that would note their revisions in one place.
+    """Refuse engines that would note their revisions in one place, or nowhere.
 
-    :raises MigrationError: two engines are one database.
+    :raises MigrationError: two engines are one database; or the URL of one names none.
     """
     owners: dict[object, str] = {}
     for name, engine in engines.items():
         key = _identity(engine)
         if key is None:
+            _require_a_database(name, engine)
             continue
         other = owners.setdefault(key, name)
         if other != name:
@@ -204,6 +206,22 @@ def _identity(engine: Engine) -> object:
 def _file_of(url: URL) -> str:
     path, _ = profile.path_of(url.database or "", is_uri="uri" in url.query)
     return str(Path(path).resolve()) if path else str(url.database)
+
+
+def _require_a_database(name: str, engine: Engine) -> None:
+    """MySQL and MariaDB connect without one, and fail at the first table."""
+    if engine.url.get_backend_name() not in {"mysql", "mariadb"}:
+        return
+    try:
+        with engine.connect() as connection:
+            database = connection.scalar(text("SELECT DATABASE()"))
+    except SQLAlchemyError:
+        return  # the command that needs the database will fail
+    if database is None:
+        raise MigrationError(
+            f"The URL of the engine {name!r} ({connectivity.redacted_url(engine.url)}) names no"
+            " database. Write it after the host: '.../DATABASE'."
+        )
 
 
 def require_idle_unit(db: Database) -> None:

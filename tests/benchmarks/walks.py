@@ -31,7 +31,7 @@ from ._stacks import OURS, WAYS, Stack, add_url
 
 PACKAGE = f"{Path(flask_uow.__file__).parent}{os.sep}"
 WARM_UP = 5
-# What Python compiles to a function of its own, in some versions, and nobody calls.
+# What some versions of Python compile to a function of its own.
 _NO_CALLS = {"<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>", "<module>"}
 
 

@@ -90,8 +90,9 @@ def test_tables_in_schemas_are_named_with_them(started: Project) -> None:
     do(other, "migrate", "-m", "first")
     do(other, "upgrade")
     later = lambda m: other(m, "later")  # noqa: E731
-    assert "op.rename_table('other', 'later', schema='more')" in do(later, "migrate", "-m", "x")
+    do(later, "migrate", "-m", "x")
     file = started.version("x")
+    assert "op.rename_table('other', 'later', schema='more')" in file.read_text()
     written = re.sub(r"op\.create_table\('later'.*?\n    \)", "", file.read_text(), flags=re.S)
     file.write_text(re.sub(r"# If it was renamed, write instead of .*: ", "", written))
     do(later, "upgrade")

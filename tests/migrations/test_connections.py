@@ -155,7 +155,7 @@ def test_sqlite_enforces_foreign_keys_again_and_waits_as_before(started: Project
 def test_connection_that_a_revision_leaves_open_is_restored_when_it_goes_back(
     started: Project,
 ) -> None:
-    """As that of a ``db.session`` that nobody has committed."""
+    """As that of a ``db.session`` that was not committed."""
     started.write_revision(
         "one",
         None,

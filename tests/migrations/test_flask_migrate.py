@@ -312,7 +312,7 @@ def test_commands_of_flask_migrate_say_whose_the_migrations_are(
     arguments = {"merge": ["a", "b"]}.get(command, [])
     result = app.test_cli_runner().invoke(their_cli.db, [command, *arguments])
     if command == "list-templates":
-        return  # it asks nobody
+        return  # it asks no database
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
     assert "the migrations of this app are flask_uow's" in caplog.text

@@ -31,7 +31,7 @@ KILL = """
 """
 
 
-def nobody(sentence: str) -> None:
+def no_wait(sentence: str) -> None:
     raise AssertionError(sentence)
 
 
@@ -41,9 +41,9 @@ def engine_of(url: str) -> Engine:
 
 @contextmanager
 def held(*engines: Engine, timeout: float = 5.0) -> Iterator[lock.Confirm]:
-    """The locks of *engines*; nobody is in the way."""
+    """The locks of *engines*; no other process is in the way."""
     named = {str(number): engine for number, engine in enumerate(engines)}
-    with lock.held(named, timeout, nobody) as confirm:
+    with lock.held(named, timeout, no_wait) as confirm:
         yield confirm
 
 

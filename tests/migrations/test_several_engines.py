@@ -112,7 +112,7 @@ def test_two_engines_on_one_database_are_refused(started: Project) -> None:
 
 @anywhere
 def test_sql_of_several_engines_goes_to_a_file_for_each(started: Project, audit: str) -> None:
-    """Nobody can pipe one text into two databases."""
+    """One text cannot be piped into two databases."""
     started.do("db", "migrate", models=both)
     started.do("db", "upgrade", "--sql", models=both)
     assert "CREATE TABLE people" in Path("default.sql").read_text()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column, MetaData, inspect
 
-from . import postgresql
+from . import mysql, postgresql
 from .column_types import render_item
 from .operations import changes_of, comment, full, is_comment, source
 
@@ -126,9 +126,8 @@ class Comparison:
             self._announce_tables(engine, doing, undoing, context)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
-        if self.comment and context.dialect.name in _MYSQL:
-            _order_for_mysql(doing)
-            _order_for_mysql(undoing)
+        if self.comment and context.dialect.name in mysql.NAMES:
+            mysql.adjust(doing, undoing, _connection(context))
         for operations in (doing, undoing):
             if operations.ops and all(map(is_comment, operations.ops)):
                 operations.ops.append(source(["pass"]))
@@ -380,7 +379,7 @@ class ColumnRename:
 
         options, table = self._context.opts, self._dropped.table_name
         start = f"{table!r}, {old!r}, new_column_name={new!r}"
-        if self._context.dialect.name not in _MYSQL:
+        if self._context.dialect.name not in mysql.NAMES:
             schema = f", schema={self._dropped.schema!r}" if self._dropped.schema else ""
             return f"op.alter_column({start}{schema})"
         column = self._dropped.to_column()
@@ -414,7 +413,7 @@ def needs_value(column: Column[Any]) -> bool:
 
 def value_needed(operation: AddColumnOp, dialect: str) -> list[str]:
     table = full(operation.schema, operation.table_name)
-    what = "get '' or 0, if that is a value of it" if dialect in _MYSQL else "need a value"
+    what = "get '' or 0, if that is a value of it" if dialect in mysql.NAMES else "need a value"
     return [
         f"The column {operation.column.name!r} of {table!r} is NOT NULL and has no server default:"
         f" existing rows {what}.",
@@ -448,63 +447,3 @@ def not_addable(operation: MigrateOperation, modified: ModifyTableOps) -> list[s
         f"A {kind} of {table!r} has no name, so it cannot be added on SQLite.",
         f"{_CONVENTION}, or write a name here.",
     ]
-
-
-# MySQL and MariaDB ----------------------------------------------------------------------------
-
-
-_MYSQL = {"mysql", "mariadb"}
-
-
-def _order_for_mysql(operations: OpContainer) -> None:
-    """Adjust what Alembic does not know: an index that a foreign key needs cannot be dropped.
-
-    Not even if the table is to go.
-    """
-    _keep_until_the_table_goes(operations)
-    _keep_until_the_foreign_key_goes(operations)
-
-
-def _keep_until_the_table_goes(operations: OpContainer) -> None:
-    """Leave out the drop of an index if its table is dropped later: the index goes with it."""
-    from alembic.operations import ops
-
-    dropped = {
-        (one.schema, one.table_name) for one in operations.ops if isinstance(one, ops.DropTableOp)
-    }
-    changes = changes_of(operations)
-    for modified in changes:
-        if (modified.schema, modified.table_name) in dropped:
-            modified.ops = [one for one in modified.ops if not isinstance(one, ops.DropIndexOp)]
-    empty = [modified for modified in changes if not modified.ops]
-    operations.ops = [operation for operation in operations.ops if operation not in empty]
-
-
-def _keep_until_the_foreign_key_goes(operations: OpContainer) -> None:
-    """Drop foreign keys first, and indexes after others are made, but before columns go."""
-    from alembic.operations import ops
-
-    for modified in changes_of(operations):
-        created = {
-            _name_of(operation)
-            for operation in modified.ops
-            if isinstance(operation, (ops.CreateIndexOp, ops.CreateUniqueConstraintOp))
-        }
-
-        def rank(operation: MigrateOperation, created: set[str] = created) -> int:
-            if isinstance(operation, ops.DropColumnOp):
-                return 2
-            if (
-                isinstance(operation, ops.DropConstraintOp)
-                and operation.constraint_type == "foreignkey"
-            ):
-                return -1
-            is_drop = isinstance(operation, (ops.DropIndexOp, ops.DropConstraintOp))
-            return 1 if is_drop and _name_of(operation) not in created else 0
-
-        modified.ops = sorted(modified.ops, key=rank)
-
-
-def _name_of(operation: MigrateOperation) -> str:
-    name = getattr(operation, "index_name", None) or getattr(operation, "constraint_name", None)
-    return str(name)
