@@ -134,7 +134,7 @@ def test_whole_program(project: Project) -> None:
     assert flask("upgrade", "nosuch") == (
         1,
         f"Error: The folder {str(project.folder / 'migrations')!r} has no revision 'nosuch'."
-        " 'flask db history' lists those that it has.\n",
+        " 'flask db history' lists the revisions.\n",
     )
     code, output = flask("upgrade")
     assert code == 0
