@@ -1,4 +1,4 @@
-"""What is particular to SQLite: how it is used, where its file lies, that memory is shared.
+"""What is particular to SQLite: how it is used, where its file lies, when memory is a file.
 
 Nothing here knows Flask, sessions or connections.
 """

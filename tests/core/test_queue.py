@@ -24,6 +24,7 @@ import pytest
 
 from flask_uow._sqlite import file_lock
 from flask_uow._sqlite.write_queue import QueueTimeout, WriteQueue
+from tests.support.forks import in_child
 from tests.support.threads import in_thread, in_threads
 
 ROOT = Path(__file__).parents[2]
@@ -421,19 +422,6 @@ def test_an_interrupted_waiter_leaves_the_line(file: str) -> None:
 
 
 # Forks ----------------------------------------------------------------------------------------
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Run *work* in a forked child; 0 if it returned."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def test_a_forked_child_has_not_got_its_parents_turn(file: str) -> None:

@@ -29,6 +29,7 @@ from flask_uow._engine import build
 from flask_uow._sqlite import temporary
 from flask_uow.errors import ConfigError, TransactionLost
 from tests.support import leaks
+from tests.support.forks import in_child
 from tests.support.models import Base, User
 from tests.support.threads import in_thread, in_threads
 
@@ -349,18 +350,6 @@ def test_what_is_not_ours_is_not_swept(folders: Path, make_engine: MakeEngine) -
 # Forks ----------------------------------------------------------------------------------------
 
 
-def in_child(work: Callable[[], object]) -> None:
-    """Run *work* in a forked child, and assert that it returns."""
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 def test_a_child_uses_the_database_of_its_parent(make_engine: MakeEngine) -> None:
     """It does not remove it, by ``dispose()`` or when it ends."""
     engine = make_engine()
@@ -371,7 +360,7 @@ def test_a_child_uses_the_database_of_its_parent(make_engine: MakeEngine) -> Non
         assert n(engine) == 1
         atexit._run_exitfuncs()
 
-    in_child(child)
+    assert in_child(child) == 0
     assert n(engine) == 1
 
 
@@ -384,7 +373,7 @@ def test_a_child_removes_what_it_has_created(make_engine: MakeEngine) -> None:
         atexit._run_exitfuncs()
         assert not file.parent.exists()
 
-    in_child(child)
+    assert in_child(child) == 0
     assert parents.exists()
 
 
