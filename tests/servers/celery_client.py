@@ -1,6 +1,6 @@
 """Sends tasks to a Celery worker; a program: ``python -m tests.servers.celery_client FOLDER 200``.
 
-The broker and the results are folders. The results are printed as JSON, an error as its text.
+The broker and the results are in FOLDER. The results are printed as JSON, an error as its text.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from typing import Any
 
 
 def configured(folder: str) -> Any:
-    """A Celery app that keeps its messages in *folder*."""
+    """A Celery app that keeps its messages in a database of *folder*.
+
+    Not as files: the file of a message is seen by the worker before it is written.
+    """
     celery_package: Any = import_module("celery")
-    for name in ("tasks", "control", "results"):
-        Path(folder, name).mkdir(exist_ok=True)
+    Path(folder, "results").mkdir(exist_ok=True)
     celery = celery_package.Celery(
-        "forked", broker="filesystem://", backend=f"file://{folder}/results"
+        "forked", broker=f"sqla+sqlite:///{folder}/broker.db", backend=f"file://{folder}/results"
     )
-    celery.conf.broker_transport_options = {
-        "data_folder_in": f"{folder}/tasks",
-        "data_folder_out": f"{folder}/tasks",
-        "control_folder": f"{folder}/control",
-    }
     celery.conf.worker_prefetch_multiplier = 1
     return celery
 
