@@ -147,10 +147,20 @@ def revision_failed(
             f". If 'db.create_all()' has made it, note the revision instead: 'flask {group} stamp"
             f" {step.revision}'"
         )
+    if _waited_for_a_lock(error):
+        why += (
+            ". If the revision uses 'db.session', that is a second connection, which waits for what"
+            " the revision itself has locked: use 'Session(op.get_bind())' instead"
+        )
     return (
         f"The revision {step.revision} ({step.message or 'no message'}) failed on the engine"
         f" {step.engine!r}: {why}. {after} and write 'flask {group} {step.direction}' again."
     )
+
+
+def _waited_for_a_lock(error: BaseException) -> bool:
+    words = driver_message(error).lower()  # PostgreSQL's; MySQL's and MariaDB's
+    return "due to lock timeout" in words or "lock wait timeout exceeded" in words
 
 
 def _why(error: BaseException) -> str:

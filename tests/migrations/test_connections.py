@@ -185,3 +185,60 @@ def test_lock_timeout_is_for_the_lock_of_a_sqlite_file_too(started: Project) -> 
     assert result.exit_code == 1
     assert "database is locked" in result.output
     assert seconds < 3
+
+
+# Second connections --------------------------------------------------------------------------
+
+
+@on("postgresql", "mariadb")
+def test_session_of_the_app_does_not_wait_for_the_revision_without_end(
+    started: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``db.session`` is a second connection. It works, unless it waits for the first one."""
+    monkeypatch.setattr(timeouts, "_SECOND", 1.0)
+    started.migrate(people)
+    session = (
+        "from flask import current_app\n"
+        'db = current_app.extensions["uow_migrations"]\n'
+        "db.session.execute(sa.text(\"INSERT INTO people (name) VALUES ('ada')\"))\n"
+        "db.session.commit()\n"
+    )
+    started.write_revision("alone", started.revision(), session)
+    started.do("db", "upgrade")
+    assert started.query("SELECT count(*) FROM people") == [(1,)]
+    # The DDL of PostgreSQL keeps its locks to the end of the transaction; MariaDB's commits.
+    locking = {
+        "postgresql": 'op.execute("ALTER TABLE people ADD age integer")\n',
+        "mariadb": "op.get_bind().execute(sa.text(\"UPDATE people SET name = 'x'\"))\n"
+        "op.get_bind().execute(sa.text('SELECT * FROM people FOR UPDATE'))\n",
+    }[started.backend]
+    started.write_revision("waits", "alone", locking + session)
+    begun = time.monotonic()
+    result = started.flask("db", "upgrade")
+    assert result.exit_code == 1
+    assert time.monotonic() - begun < 20
+    assert "If the revision uses 'db.session', that is a second connection" in result.output
+    assert started.revision() == "alone"
+
+
+@on("postgresql", "mariadb")
+def test_second_connection_has_a_lock_timeout_and_the_first_has_none(
+    database: TestDatabase,
+) -> None:
+    """A timeout of the command line is for both; afterwards the app has its own again."""
+    name = "lock_timeout" if database.name == "postgresql" else "lock_wait_timeout"
+    engine = create_engine(database.url, poolclass=QueuePool)
+    ask = f"SELECT {SETTINGS[database.name][name]}"
+
+    def both() -> list[str]:
+        with engine.connect() as one, engine.connect() as two:
+            return [str(scalar(connection, ask)).rstrip("s") for connection in (one, two)]
+
+    usual, _ = both()
+    with prepared(engine):
+        assert both() == [usual, "10"]
+        assert both() == [usual, "10"]
+    with prepared(engine, lock=20):
+        assert both() == ["20", "20"]
+    assert both() == [usual, usual]
+    engine.dispose()

@@ -24,6 +24,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 _KEY = "flask_uow.migrations"  # in the ``info`` of a connection: what restores it
+_SECOND = 10.0  # seconds that a second connection waits for a lock
 
 
 class _Limits(NamedTuple):
@@ -50,6 +51,9 @@ def prepared(
 
     On SQLite foreign keys are not enforced: 'batch' migrations drop a table and rename its copy,
     and the drop would delete, or cascade to, every row that points to it.
+
+    A second connection, such as that of ``db.session`` in a revision, would wait without end for
+    what the first one has locked. It waits for at most 10 seconds, unless *lock_timeout* is given.
 
     :param lock_timeout: seconds that a statement waits for a lock: of a table or a row, on SQLite
         of the database; None for what is set. MySQL and MariaDB count in whole seconds, so it is
@@ -85,6 +89,7 @@ def _database_of(engine: Engine) -> str:
 def _watch(engine: Engine) -> None:
     """Install the listeners. They stay: a connection may go back after the migration."""
     database = _database_of(engine)
+    taken: set[ConnectionPoolEntry] = set()
 
     def on_checkout(
         connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
@@ -94,7 +99,11 @@ def _watch(engine: Engine) -> None:
             return
         if database == "sqlite":
             entry.info[_KEY] = _prepare_sqlite(connection, limits)
-        elif settings := _settings(database, limits):
+            return
+        if taken and limits.lock is None:
+            limits = limits._replace(lock=_SECOND)
+        taken.add(entry)
+        if settings := _settings(database, limits):
             with contextlib.closing(connection.cursor()) as cursor:
                 for name, value in settings.items():
                     cursor.execute(f"SET SESSION {name} = {value}")
@@ -102,6 +111,7 @@ def _watch(engine: Engine) -> None:
             entry.info[_KEY] = entry.invalidate  # another use of it gets a new session
 
     def on_checkin(connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
+        taken.discard(entry)
         restore: Callable[[], object] | None = entry.info.pop(_KEY, None)
         if restore is not None and connection is not None:
             try:
