@@ -55,8 +55,8 @@ def steps(
 def path_loaded_in(frame: FrameType) -> str | None:
     """The path of the revision that Alembic loads in *frame*; None if it loads none there."""
     names = {"_from_path": ["path"], "_from_filename": ["dir_", "filename"]}  # newest, lowest
-    parts = [frame.f_locals.get(name) for name in names.get(frame.f_code.co_name, ())]
-    return str(Path(*parts)) if parts and all(parts) else None
+    parts = [str(frame.f_locals.get(name)) for name in names.get(frame.f_code.co_name, ())]
+    return str(Path(*parts)) if parts else None
 
 
 def mark_current(script: Script, is_current: bool) -> None:
