@@ -152,12 +152,12 @@ class UnitRegistry(ScopedRegistry[S]):
         if unit is not None and not unit.is_undone:
             unit.fail(error)
 
-    def retry(self, context: Context, *, rollback_only: bool) -> None:
+    def retry(self, context: Context, *, rollback_only: bool, will_write: bool) -> None:
         """Undo :meth:`fail`: the view is run again."""
         context.__dict__.pop(self._failed, None)
         unit = self.on(context)
         if unit is not None:
-            unit.retry(rollback_only=rollback_only)
+            unit.retry(rollback_only=rollback_only, will_write=will_write)
 
     def end(self, context: Context, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
@@ -237,7 +237,7 @@ class UnitRegistry(ScopedRegistry[S]):
             session,
             rule,
             home,
-            will_write=request is not None and request.method not in _SAFE,
+            will_write=is_running(context) and request.method not in _SAFE,
             failed=getattr(context, self._failed, False),
             place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
         )

@@ -5,27 +5,27 @@ What happens to a unit in a request, in this order:
 1. The first ``db.session`` opens it, in a ``before_request`` function, the view or later.
 2. An exception leaves the view: what was written is rolled back, then the app's error handlers
    run (P4). After a conflict, a view with retries is run again instead.
-3. The return value, the view's or the handler's, has become a response.
-4. **The decision** (:func:`_decide`): commit or roll back. If the commit fails, the failure goes
-   to the app's error handlers as if the view had raised it, and their response continues with 5
-   (P3).
-5. The app's ``after_request`` functions run, and the session cookie is saved.
-6. What these have written is committed, or the response becomes a 500 (P5).
-7. The response is sent.
-8. The context ends, and after its teardown functions the session is closed (P6). A streamed
+3. The return value, the view's or the handler's, has become a response, and the rule is asked
+   (:func:`_decide`). If the view's work is not to be stored, it is rolled back here (P4).
+4. The ``after_request`` functions run, the cookie session is saved, ``request_finished`` is sent.
+5. **The commit** (:func:`_commit`), and the ``on_commit`` hooks (P3, P5, P10). If it fails, the
+   failure goes to the app's error handlers as if the view had raised it, and their response
+   continues with 3.
+6. The response is sent.
+7. The context ends, and after its teardown functions the session is closed (P6). A streamed
    body keeps it open until the response is closed (P9).
 
-Flask has hooks for some of these moments, but none that is sure to be first (4) or last (6, 8),
+Flask has hooks for some of these moments, but none that is sure to be first (3) or last (5, 7),
 or that sees an exception which an error handler handles (2). So five methods of the app object
-are wrapped; each passes its arguments on unchanged. In a request that never uses the database they
-cost less than one registered function. Together with a receiver of the signal
+(four from Flask 3.2 on) are wrapped; each passes its arguments on. In a request that never uses
+the database they cost less than one registered function. Together with a receiver of the signal
 ``got_request_exception``, for unhandled errors, they are everything that is changed in Flask:
 
 ==========================  ===================================================================
-``full_dispatch_request``   is the time in which the unit commits automatically: 1 to 6
+``full_dispatch_request``   marks a request whose unit commits automatically: 1 to 5
 ``handle_user_exception``   sees the exception before the handlers do: 2
-``process_response``        runs the ``after_request`` functions: 4 before it, 6 after it
-``do_teardown_request``     runs the teardown functions: 8 after it, even if one of them raises
+``finalize_request``        runs the ``after_request`` functions: 3 before it, 5 after it
+``do_teardown_request``     runs the teardown functions: 7 after it, even if one of them raises
 ``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
 ==========================  ===================================================================
 """
@@ -33,13 +33,13 @@ cost less than one registered function. Together with a receiver of the signal
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Any
 
 from flask import Flask, Response, got_request_exception
 from sqlalchemy.orm import Session
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, InternalServerError
 
 from .._unit.unit import UnitOfWork
 from . import view_retry
@@ -56,6 +56,7 @@ from .flask_private import (
 logger = logging.getLogger(__name__)
 
 Method = Callable[..., Any]
+Arguments = tuple[Any, ...]
 
 
 def install(app: Flask, units: UnitRegistry[Session]) -> None:
@@ -63,7 +64,7 @@ def install(app: Flask, units: UnitRegistry[Session]) -> None:
     state: AppState = app.extensions[EXTENSION]
     state.call_on_open(_stay_first(app, units))
     _wrap(app, "full_dispatch_request", _note_dispatch)
-    _wrap(app, "process_response", _finish_around, units, app)
+    _wrap(app, "finalize_request", _finish_around, units, app)
     _wrap(app, "do_teardown_appcontext", _end_after, units, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
         _wrap(app, "do_teardown_request", _end_after, units, current_request_context)
@@ -151,78 +152,121 @@ def _is_redirect(error: BaseException) -> bool:
     return code is not None and code < 400
 
 
-# 4 to 6 ---------------------------------------------------------------------------------------
+# 3 to 5 ---------------------------------------------------------------------------------------
+
+_RV = 0 if SEPARATE_REQUEST_CONTEXT else 1
+"""The position of the view's return value; from Flask 3.2 on, the context comes before it."""
 
 
 def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
     key = units.key
 
     @wraps(original)
-    def process_response(*args: Any, **kwargs: Any) -> Any:
+    def finalize_request(*args: Any, _is_handled: bool = False, **kwargs: Any) -> Any:
         context = current_request_context(None)
+        response = app.make_response(args[_RV])
+        args = (*args[:_RV], response, *args[_RV + 1 :])
+        status = response.status_code
         # By getattr: a context builds its __dict__ when it is asked for it.
-        unit = getattr(context, key, None)
+        unit: UnitOfWork | None = getattr(context, key, None)
         if unit is not None:
-            if kwargs:
-                args, kwargs = (*args, *kwargs.values()), {}
-            *before, response = args
-            args = (*before, _finish(app, unit, response, before))
+            try:
+                _decide(unit, response)
+            except Exception as error:
+                unit.fail(error)
+                return handle(error, response, args, kwargs, is_handled=_is_handled)
         response = original(*args, **kwargs)
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:
-            _finish_late(units, context, unit, response)
+            try:
+                _commit(unit, status, response)
+            except Exception as error:
+                # In this order: functions that run when it is closed find a clean session.
+                unit.fail(error)
+                return handle(error, response, args, kwargs, is_handled=_is_handled)
+            _respond(units, context, unit, response)
         setattr(context, RUNNING, None)  # from here on nothing is committed automatically
         return response
 
-    return process_response
+    def handle(
+        error: Exception, unsent: Response, args: Arguments, kwargs: Any, *, is_handled: bool
+    ) -> Any:
+        """Handle a failed commit as if the view had raised *error*; call it while this is handled.
+
+        :param is_handled: the response is that of an error handler, whose own work has failed.
+        """
+        _close_unsent(unsent)
+        context = current_request_context(None)
+        unit: UnitOfWork = getattr(context, key)
+        if kwargs.get("from_error_handler") or True in args[_RV + 1 :]:
+            logger.exception("The work of an error handler could not be stored.")
+            response = app.make_response(InternalServerError())
+            _respond(units, context, unit, response)
+            setattr(context, RUNNING, None)
+            return response
+        if is_handled:
+            raise error
+        before = args[:_RV]
+        handle_user_exception: Method = app.handle_user_exception
+        replacement = handle_user_exception(*before, error)  # raises without a handler
+        # After a retry it is the view's, whose commit may fail once more.
+        return finalize_request(*before, replacement, _is_handled=unit.failed)
+
+    return finalize_request
 
 
-def _finish(app: Flask, unit: UnitOfWork, response: Response, context: Iterable[Any]) -> Response:
-    """Decide; a commit that fails is handled as if the view had raised its error."""
-    try:
-        _decide(unit, response)
-    except Exception as error:
-        # In this order: functions that run when the response is closed find a clean session.
-        unit.fail(error)
-        _drop(response)
-        # Inside the except clause: without a handler, Flask re-raises the current error.
-        handle: Method = app.handle_user_exception
-        replacement = app.make_response(handle(*context, error))
-        if not unit.failed:  # it is the view's, which was run again and may conflict once more
-            return _finish(app, unit, replacement, context)
-        _decide(unit, replacement)
-        return replacement
-    return response
+def _decide(unit: UnitOfWork, response: Response) -> None:
+    """Roll back what the view did if it is not to be stored: the rules of P4, in their order.
 
-
-def _drop(response: Response) -> None:
-    """Close a response that will not be sent: it may hold a file or a context.
-
-    Flask does send it if it is the page for an unhandled error, whose own work cannot be stored;
-    then it must not look like a success.
+    :raises Exception: the rule did.
     """
-    response.status_code = max(response.status_code, 500)
+    # Of a failed unit, only what the error handler wrote is left.
+    if not unit.failed and (unit.rollback_only or not _is_success(unit, response)):
+        unit.fail()
+
+
+def _is_success(unit: UnitOfWork, response: Response) -> bool:
+    if callable(unit.rule):
+        return bool(unit.rule(response))
+    return unit.rule != "on_success" or response.status_code < 400
+
+
+_ROUNDS = 10
+"""How many commits there are at most: hooks may add work, or further hooks."""
+
+
+def _commit(unit: UnitOfWork, status: int, response: Response) -> None:
+    """Commit, as the last thing before the response leaves.
+
+    :param status: the status of the response before the ``after_request`` functions.
+    :raises Exception: the commit failed.
+    """
+    is_error = unit.rule == "on_success" and status < 400 <= response.status_code
+    if unit.rollback_only or (is_error and not unit.failed):
+        unit.fail()
+    if unit.rule == "explicit" and not unit.failed:
+        return  # the view has committed what it wanted; the rest is undone when the context ends
+    for _ in range(_ROUNDS):
+        if unit.failed and unit.session.in_transaction() and not unit.has_work:
+            # It looks as if it had only read, but a SELECT can call a function that writes.
+            unit.session.end_keeping_objects()
+        else:
+            unit.commit()
+        if not (unit.has_work or unit.hooks):
+            break
+
+
+def _close_unsent(response: Response) -> None:
+    """Close a response that will not be sent: it may hold a file or a context."""
     try:
         response.close()
     except Exception:
-        logger.exception("An answer whose commit failed could not be closed.")
+        logger.exception("A response whose commit failed could not be closed.")
 
 
-_LATE_ROUNDS = 10
-"""How many rounds of hooks may add work or hooks."""
-
-
-def _finish_late(
-    units: UnitRegistry[Session], context: object, unit: UnitOfWork, response: Response
+def _respond(
+    units: UnitRegistry[Session], context: Context, unit: UnitOfWork, response: Response
 ) -> None:
-    try:
-        for _ in range(_LATE_ROUNDS):
-            if not (unit.has_work or unit.hooks):
-                break
-            _decide(unit, response)
-    except Exception:
-        _drop(response)
-        raise
     # A file that is passed through is not closed by way of the response.
     streaming = response.is_streamed and not response.direct_passthrough
     unit.respond(streaming=streaming)
@@ -230,30 +274,6 @@ def _finish_late(
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
         response.response = ClosingBody(response.response, partial(_close, units, context))
-
-
-def _decide(unit: UnitOfWork, response: Response) -> None:
-    """Commit or roll back: the rules of P4, in their order.
-
-    :raises Exception: the commit failed, or the rule did.
-    """
-    if unit.rollback_only:
-        unit.rollback()
-    elif unit.rule == "explicit":
-        pass  # the view has committed what it wanted; the rest is undone when the context ends
-    elif unit.failed and unit.session.in_transaction() and not unit.has_work:
-        # The view looked as if it had only read, but a SELECT can call a function that writes.
-        unit.session.end_keeping_objects()
-    elif unit.failed or _is_success(unit, response):
-        unit.commit()  # of a failed unit, only what the error handler wrote is left
-    else:
-        unit.rollback()
-
-
-def _is_success(unit: UnitOfWork, response: Response) -> bool:
-    if callable(unit.rule):
-        return bool(unit.rule(response))
-    return unit.rule == "always" or response.status_code < 400
 
 
 class ClosingBody:
@@ -284,7 +304,7 @@ def _close(units: UnitRegistry[Session], context: Context) -> None:
         unit.end()
 
 
-# 8 --------------------------------------------------------------------------------------------
+# 7 --------------------------------------------------------------------------------------------
 
 
 def _end_after(

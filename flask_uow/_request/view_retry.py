@@ -47,6 +47,7 @@ class ViewRetry:
         self._unit = unit
         self._committed = unit.count_commits()  # since the unit was opened
         self._rollback_only = unit.rollback_only
+        self._will_write = unit.will_write
         self._g = dict(vars(current_app_context(None).g))
         self._cookie = _copy_of(context.session)
         self._flashes = context.flashes
@@ -83,7 +84,9 @@ class ViewRetry:
         pause = _retry.pause_before(self.attempt, state.settings.retry_pause)
         logger.info("A conflict: %s is run again, in %.3f s.", self._context.request, pause)
         time.sleep(pause)
-        self._units.retry(self._context, rollback_only=self._rollback_only)
+        self._units.retry(
+            self._context, rollback_only=self._rollback_only, will_write=self._will_write
+        )
         self._restore()
         return app.dispatch_request(*arguments)
 

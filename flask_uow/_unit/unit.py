@@ -134,12 +134,15 @@ class UnitOfWork(UnitState):
             # its transaction would still be there for the commit of an error handler's work.
             self.invalidate()
 
-    def fail(self, error: BaseException) -> None:
-        """Record an exception that left the view, before an error handler runs (P4).
+    def fail(self, error: BaseException | None = None) -> None:
+        """Undo the work so far: the view has failed, or its work is not to be stored (P4).
 
         A unit that has only read is left alone: the error page still has its loaded user.
+
+        :param error: the exception that left the view, or that ended its commit.
         """
         self.failed = True
+        self.will_write = False
         self.blocks = ()  # if one was never left
         self.rollback_only = False  # the mark was about the work that is undone here
         if self.has_work or self.session.record.error or isinstance(error, SQLAlchemyError):
@@ -153,15 +156,16 @@ class UnitOfWork(UnitState):
         since = self.session.in_transaction() or self.hooks or self.blocks or self.rollback_only
         return self.failed and not since
 
-    def retry(self, *, rollback_only: bool) -> None:
-        """Forget the failure: the view runs again, with the mark that was there before it."""
-        self.failed, self.rollback_only = False, rollback_only
+    def retry(self, *, rollback_only: bool, will_write: bool) -> None:
+        """Forget the failure: the view runs again, from the state that was there before it."""
+        self.failed, self.rollback_only, self.will_write = False, rollback_only, will_write
 
     def respond(self, *, streaming: bool) -> None:
         """Note that the response is final: nothing commits automatically any more."""
         if self.phase is not ENDED:  # a hook may have removed the session
             self.phase = STREAMING if streaming else RESPONDED
         self.explicit_commit = "allow"
+        self.will_write = False
 
     def set_rollback_only(self) -> None:
         """Let the innermost block, or the whole unit, be rolled back at its end."""

@@ -54,7 +54,7 @@ def test_hook_finds_the_work_stored(
 def test_hooks_run_in_their_order_before_the_answer_leaves(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str]
 ) -> None:
-    """Behind the COMMIT, before the ``after_request`` functions and the first byte."""
+    """After the ``after_request`` functions and the COMMIT, before the first byte."""
 
     @app.after_request
     def last(response: Response) -> Response:
@@ -70,7 +70,7 @@ def test_hooks_run_in_their_order_before_the_answer_leaves(
 
     client.post("/")
     words = [word for word in traffic if word in {"COMMIT", "first", "second", "after_request"}]
-    assert words == ["COMMIT", "first", "second", "after_request"]
+    assert words == ["after_request", "COMMIT", "first", "second"]
 
 
 @anywhere

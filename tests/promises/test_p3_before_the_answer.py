@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from flask import Flask, Response, after_this_request, redirect
+from flask import Flask, Response, after_this_request, redirect, request_finished
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
 from sqlalchemy import ForeignKey, event
@@ -92,53 +93,60 @@ def test_success_is_stored_without_a_commit_in_the_view(
     assert witness.names() == ["ada"]
 
 
-def test_commit_comes_before_every_after_request_function(
-    db: Database, make_app: MakeApp, witness: Witness
-) -> None:
-    """Those registered before and after ``init_app``, and for this request only, see the row."""
-    app = make_app()
-    seen: list[list[str]] = []
+class LookingSessions(SecureCookieSessionInterface):
+    """Looks at the database when Flask saves the cookie session."""
 
-    def look(response: Response) -> Response:
-        seen.append(witness.names())
-        return response
+    def __init__(self, look: Callable[[], None]) -> None:
+        self.look = look
 
-    app.after_request(look)
-
-    @app.post("/")
-    def create() -> str:
-        db.session.add(User(name="ada"))
-        after_this_request(look)
-        return ""
-
-    assert app.test_client().post("/").status_code == 200
-    assert seen == [["ada"], ["ada"]]
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        self.look()
 
 
-def test_commit_comes_before_after_request_functions_that_are_older_than_init_app(
+def test_commit_comes_after_everything_else(
     db: Database, database: TestDatabase, witness: Witness
 ) -> None:
-    """The order of registration says nothing: the commit is first."""
-    app = Flask("older")
+    """After the ``after_request`` functions, whenever registered, the session, the signal."""
+    app = Flask("order")
+    app.secret_key = "saved"
     app.config["SQLALCHEMY_DATABASE_URI"] = database.url
-    seen: list[list[str]] = []
+    seen: list[tuple[str, list[str]]] = []
 
-    @app.after_request
-    def look(response: Response) -> Response:
-        seen.append(witness.names())
-        return response
+    def looks(where: str) -> Callable[[Response], Response]:
+        def look(response: Response) -> Response:
+            seen.append((where, witness.names()))
+            return response
 
+        return look
+
+    app.after_request(looks("before init_app"))
     db.init_app(app)
+    app.after_request(looks("after init_app"))
+    app.session_interface = LookingSessions(lambda: seen.append(("session", witness.names())))
     with app.app_context():
         db.create_all()
 
     @app.post("/")
     def create() -> str:
         db.session.add(User(name="ada"))
+        db.session.flush()
+        after_this_request(looks("this request"))
+        db.on_commit(lambda: seen.append(("hook", witness.names())))
         return ""
 
-    assert app.test_client().post("/").status_code == 200
-    assert seen == [["ada"]]
+    def receive(*_: object, **__: object) -> None:
+        seen.append(("request_finished", witness.names()))
+
+    with request_finished.connected_to(receive, app):
+        assert app.test_client().post("/").status_code == 200
+    assert seen == [
+        ("this request", []),
+        ("after init_app", []),
+        ("before init_app", []),
+        ("session", []),
+        ("request_finished", []),
+        ("hook", ["ada"]),
+    ]
 
 
 def test_commit_comes_before_the_status_line(
@@ -205,7 +213,7 @@ def test_failing_commit_is_answered_by_the_app_s_error_handler(
 def test_answer_to_a_failing_commit_passes_the_after_request_functions(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The 409 has its CORS header, and each after_request function has run once."""
+    """The 409 has its CORS header; the function has seen the response that it replaces, too."""
     witness.store(User(name="ada"))
     answer_409(app)
     passed: list[int] = []
@@ -224,7 +232,7 @@ def test_answer_to_a_failing_commit_passes_the_after_request_functions(
     response = client.post("/")
     assert response.status_code == 409
     assert response.headers["Access-Control-Allow-Origin"] == "*"
-    assert passed == [409]
+    assert passed == [200, 409]
 
 
 @pytest.mark.fault(
@@ -407,22 +415,32 @@ def test_handler_of_a_failing_commit_whose_own_work_fails_is_a_500(
     assert checked_out() == 0
 
 
-def test_after_request_function_that_raises_comes_too_late_to_undo(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness
+@pytest.mark.parametrize("where", ["after_request", "session", "request_finished"])
+def test_what_raises_after_the_view_undoes_its_work(
+    where: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The reverse that can happen: stored, and the client gets 500."""
+    """The client gets a 500, so nothing is stored: status and data agree."""
 
-    @app.after_request
-    def fail(response: Response) -> Response:
+    def fail(*_: object, **__: object) -> Any:
         raise LookupError
+
+    if where == "after_request":
+        app.after_request(fail)
+    elif where == "session":
+        app.session_interface = LookingSessions(fail)
 
     @app.post("/")
     def create() -> str:
         db.session.add(User(name="ada"))
+        db.session.flush()
         return ""
 
-    assert client.post("/").status_code == 500
-    assert witness.names() == ["ada"]
+    with contextlib.ExitStack() as stack:
+        if where == "request_finished":
+            stack.enter_context(request_finished.connected_to(fail, app))
+        assert client.post("/").status_code == 500
+    assert witness.names() == []
+    assert checked_out() == 0
 
 
 def test_handler_of_a_failing_commit_still_has_the_loaded_objects(

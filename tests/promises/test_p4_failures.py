@@ -938,7 +938,7 @@ def test_several_statements_in_one_are_rolled_back(
 def test_error_page_whose_own_commit_fails_is_no_success(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
 ) -> None:
-    """Flask sends it whatever happens; a 200 would say that its row is stored."""
+    """Flask has no handler left for it; a 200 would say that its row is stored."""
     app.config["PROPAGATE_EXCEPTIONS"] = False
 
     @app.errorhandler(500)
@@ -952,5 +952,6 @@ def test_error_page_whose_own_commit_fails_is_no_success(
 
     faults.fail("commit")
     response = client.post("/")
-    assert (response.status_code, response.text) == (500, "sorry")
+    assert response.status_code == 500
+    assert "sorry" not in response.text
     assert witness.names() == []

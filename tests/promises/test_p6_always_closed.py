@@ -444,12 +444,11 @@ def test_base_exception_discards_the_connection(
     assert stopped == [where]
     assert "discard" in traffic
     assert checked_out() == 0
-    committed = ["before_request", "view"] if where == "after_request" else []
-    assert witness.titles() == committed
+    assert witness.titles() == []
     traffic.clear()
     client.post("/")
     assert "discard" not in traffic
-    assert len(witness.titles()) > len(committed)
+    assert witness.titles() != []
 
 
 @pytest.mark.fault(

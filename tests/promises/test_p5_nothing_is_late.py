@@ -1,4 +1,4 @@
-"""P5: what ``after_request`` functions write is committed before the first byte leaves."""
+"""P5: what ``after_request`` functions write is part of the unit and of its commit."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def test_after_request_functions_are_committed_wherever_they_are_registered(
     assert witness.titles() == ["after init_app", "before init_app", "blueprint", "this request"]
 
 
-def test_late_work_is_committed_before_the_status_line(
+def test_work_is_committed_before_the_status_line(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """When the WSGI server is told the status, the late row is there."""
+    """When the WSGI server is told the status, the row is there."""
     app.after_request(writes(db, "late"))
     app.add_url_rule("/", view_func=lambda: "")
     seen: list[list[str]] = []
@@ -118,16 +118,16 @@ def test_work_of_the_session_interface_is_committed(
     ("rule", "status", "stored"),
     [
         ("on_success", 200, True),
-        ("on_success", 400, False),
+        ("on_success", 400, True),
         ("always", 400, True),
         ("explicit", 200, False),
         (lambda response: response.status_code == 418, 418, True),
-        (lambda response: response.status_code == 418, 200, False),
+        (lambda response: response.status_code == 418, 200, True),
     ],
 )
-@pytest.mark.parametrize("touched", [True, False])
-def test_late_work_goes_by_the_same_rule(
-    touched: bool,
+@pytest.mark.parametrize("touched", ["written", "read", "not"])
+def test_access_log_is_stored_for_every_status(
+    touched: str,
     rule: CommitRule,
     status: int,
     stored: bool,
@@ -135,19 +135,42 @@ def test_late_work_goes_by_the_same_rule(
     db: Database,
     witness: Witness,
 ) -> None:
-    """The rule of the view decides, whether or not the view had opened the unit."""
+    """P4: the view's work is rolled back before the functions run, so theirs stands on its own."""
     app = make_app()
-    app.after_request(writes(db, "late"))
+    app.after_request(writes(db, "log"))
 
     @app.get("/")
     @db.unit(commit=rule)
     def index() -> tuple[str, int]:
-        if touched:
+        if touched == "written":
+            db.session.add(User(name="ada"))
+            db.session.flush()
+        elif touched == "read":
             db.session.get(User, 1)
         return "", status
 
     assert app.test_client().get("/").status_code == status
-    assert witness.titles() == (["late"] if stored else [])
+    assert witness.titles() == (["log"] if stored else [])
+    is_kept = touched == "written" and (
+        rule == "always" or (rule == "on_success" and status < 400) or status == 418
+    )
+    assert witness.names() == (["ada"] if is_kept else [])
+
+
+def test_access_log_is_stored_after_set_rollback_only(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """P4: the mark undoes the view's work when its response is there, and ends with it."""
+    app.after_request(writes(db, "log"))
+
+    @app.post("/")
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        db.set_rollback_only()
+        return ""
+
+    assert client.post("/").status_code == 200
+    assert (witness.names(), witness.titles()) == ([], ["log"])
 
 
 @anywhere
@@ -159,7 +182,7 @@ def test_late_work_goes_by_the_same_rule(
     ],
 )
 @pytest.mark.parametrize("handled", [True, False])
-def test_late_work_of_a_failed_view_is_stored_with_the_error_page(
+def test_work_after_a_failed_view_is_stored_with_the_error_page(
     handled: bool, touched: bool, app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """The audit row beside an error page is like one that the error handler writes."""
@@ -177,10 +200,10 @@ def test_late_work_of_a_failed_view_is_stored_with_the_error_page(
     assert (witness.names(), witness.titles()) == ([], ["late"])
 
 
-def test_after_request_function_can_mark_late_work_for_rollback(
+def test_after_request_function_can_mark_the_unit_for_rollback(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """``set_rollback_only()`` there undoes the late work, not what is committed already."""
+    """``set_rollback_only()`` there undoes all of the unit."""
 
     @app.after_request
     def after(response: Response) -> Response:
@@ -194,13 +217,18 @@ def test_after_request_function_can_mark_late_work_for_rollback(
         return ""
 
     assert client.post("/").status_code == 200
-    assert (witness.names(), witness.titles()) == (["ada"], [])
+    assert (witness.names(), witness.titles()) == ([], [])
 
 
-def test_after_request_function_that_changes_the_status_decides_about_late_work(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness
+@pytest.mark.parametrize("touched", [True, False])
+def test_after_request_function_that_turns_a_success_into_an_error_undoes_all(
+    touched: bool,
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    witness: Witness,
 ) -> None:
-    """Late work goes by the status that leaves; the view's work is committed already."""
+    """P4: the client is told of an error, so nothing is stored."""
 
     @app.after_request
     def after(response: Response) -> Response:
@@ -210,17 +238,18 @@ def test_after_request_function_that_changes_the_status_decides_about_late_work(
 
     @app.post("/")
     def create() -> str:
-        db.session.add(User(name="ada"))
+        if touched:
+            db.session.add(User(name="ada"))
         return ""
 
     assert client.post("/").status_code == 500
-    assert (witness.names(), witness.titles()) == (["ada"], [])
+    assert (witness.names(), witness.titles()) == ([], [])
 
 
-def test_late_work_that_fails_is_a_500(
+def test_work_that_fails_is_a_500(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The client of an answer whose late work is not stored gets no success."""
+    """All or nothing: the work of the view and that of the function have one COMMIT."""
     witness.store(User(name="ada"))
 
     @app.after_request
@@ -234,14 +263,14 @@ def test_late_work_that_fails_is_a_500(
         return "", 201
 
     assert client.post("/").status_code == 500
-    assert witness.names() == ["ada", "bob"]
+    assert witness.names() == ["ada"]
     assert checked_out() == 0
 
 
-def test_late_commit_of_the_driver_that_fails_is_a_500(
+def test_commit_of_the_driver_that_fails_is_a_500(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
 ) -> None:
-    """The second COMMIT of the request fails, the first one stands."""
+    """There is one COMMIT, and it fails."""
     app.after_request(writes(db, "late"))
 
     @app.post("/")
@@ -249,17 +278,17 @@ def test_late_commit_of_the_driver_that_fails_is_a_500(
         db.session.add(User(name="ada"))
         return "", 201
 
-    faults.fail("commit", nth=2, times=None)
+    faults.fail("commit", times=None)
     assert client.post("/").status_code == 500
-    assert (witness.names(), witness.titles()) == (["ada"], [])
+    assert (witness.names(), witness.titles()) == ([], [])
     assert checked_out() == 0
 
 
 @pytest.mark.parametrize("rule", ["on_success", "always"])
-def test_error_in_an_after_request_function_undoes_late_work(
+def test_error_in_an_after_request_function_undoes_all(
     rule: CommitRule, make_app: MakeApp, db: Database, witness: Witness
 ) -> None:
-    """What was written since the commit is rolled back, what was committed stays."""
+    """P4, whatever the rule: an exception that leaves the function undoes the unit."""
     app = make_app(UOW_COMMIT=rule)
 
     @app.after_request
@@ -276,10 +305,10 @@ def test_error_in_an_after_request_function_undoes_late_work(
         return ""
 
     assert app.test_client().post("/").status_code == 500
-    assert (witness.names(), witness.titles()) == (["ada"], [])
+    assert (witness.names(), witness.titles()) == ([], [])
 
 
-def test_without_late_work_there_is_no_second_commit(
+def test_there_is_one_commit(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str]
 ) -> None:
     """One BEGIN and one COMMIT, whatever the ``after_request`` functions do to the response."""
@@ -294,10 +323,10 @@ def test_without_late_work_there_is_no_second_commit(
     assert traffic == ["checkout", "BEGIN", "INSERT", "COMMIT", "checkin"]
 
 
-def test_late_reader_does_not_commit_again(
+def test_reader_is_part_of_the_unit(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str], witness: Witness
 ) -> None:
-    """An ``after_request`` function that only reads leaves nothing to commit."""
+    """An ``after_request`` function sees what the view has written."""
     witness.store(User(name="ada"))
 
     @app.after_request
