@@ -130,7 +130,9 @@ def _parent() -> str:
 @cache
 def _sweep(parent: str) -> None:
     """Remove the folders in *parent* of killed processes, if they are this user's; once."""
-    for folder in Path(parent).glob(f"{_PREFIX}*") if fcntl is not None else ():
+    if fcntl is None:
+        return
+    for folder in Path(parent).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):  # a process uses it, or it has no lock
             if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink():
                 with (folder / _LOCK).open("rb") as lock:
