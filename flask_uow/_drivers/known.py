@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from . import mysql, oracle, postgresql, sql_server, sqlite
+from . import mysql, postgresql, sqlite
 from .base import Driver
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
 DRIVERS: Mapping[str, Driver] = {
-    driver.name: driver
-    for family in (postgresql, mysql, sqlite, oracle, sql_server)
-    for driver in family.DRIVERS
+    driver.name: driver for family in (postgresql, mysql, sqlite) for driver in family.DRIVERS
 }
 """The drivers by SQLAlchemy's name; of the drivers for one dialect, the preferred one is first."""
 
@@ -41,12 +39,10 @@ def synchronous(backend: str) -> str:
     return _SYNCHRONOUS.get(backend, backend)
 
 
-def driver_of_error(error: BaseException) -> Driver | None:
-    """Return the driver that defines the class of *error*; None if no known driver does."""
+def driver_of_error(error: BaseException) -> Driver:
+    """Return the driver that defines the class of *error*, or a base of it; else a general one."""
     for class_ in type(error).__mro__:
-        package, _, rest = class_.__module__.partition(".")
-        if package == "sqlalchemy":  # SQLAlchemy's asyncpg dialect defines error classes
-            package = rest.rpartition(".")[2]
-        if package in _BY_MODULE:
-            return _BY_MODULE[package]
-    return None
+        driver = _BY_MODULE.get(class_.__module__.partition(".")[0])
+        if driver is not None:
+            return driver
+    return Driver()
