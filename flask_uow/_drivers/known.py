@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from . import mysql, postgresql, sqlite
+from . import mysql, oracle, postgresql, sql_server, sqlite
 from .base import Driver
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Dialect
 
 DRIVERS: Mapping[str, Driver] = {
-    driver.name: driver for family in (postgresql, mysql, sqlite) for driver in family.DRIVERS
+    driver.name: driver
+    for family in (postgresql, mysql, sqlite, oracle, sql_server)
+    for driver in family.DRIVERS
 }
 """The drivers by SQLAlchemy's name; of the drivers for one dialect, the preferred one is first."""
 

@@ -115,9 +115,8 @@ def test_a_bare_url_without_any_driver_says_what_to_install(
 
 def test_a_named_driver_that_is_missing_says_what_to_install(tmp_path: Path) -> None:
     """The package is named, which is not always the module."""
-    install = "pip install 'mysql-connector-python'"
-    with pytest.raises(ConfigError, match=f"needs the driver 'mysqlconnector'.*{install}"):
-        one("mysql+mysqlconnector://u@localhost/d", tmp_path)
+    with pytest.raises(ConfigError, match=r"needs the driver 'cx_oracle'.*pip install 'oracledb'"):
+        one("oracle+cx_oracle://u@localhost/d", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,11 @@ def mysql_errors(*numbers: int) -> list[Exception]:
     return [made("pymysql.err", number, "text") for number in numbers]
 
 
+def oracle_errors(*numbers: int) -> list[Exception]:
+    details = [SimpleNamespace(code=number, full_code=f"ORA-{number:05}") for number in numbers]
+    return [made("oracledb.exceptions", one) for one in details]
+
+
 def psycopg_error(sqlstate: str | None, severity: str | None = None, **more: Any) -> Exception:
     diagnosis = SimpleNamespace(severity_nonlocalized=severity)
     return made("psycopg.errors", "text", sqlstate=sqlstate, diag=diagnosis, **more)
@@ -70,7 +75,10 @@ CONFLICTS = [
     made("sqlite3", "database is locked", sqlite_errorname="SQLITE_BUSY_SNAPSHOT"),
     made("sqlite3", "database table is locked", sqlite_errorname="SQLITE_LOCKED_SHAREDCACHE"),
     made("sqlite3", "locking protocol", sqlite_errorname="SQLITE_PROTOCOL"),
+    made("pyodbc", "40001", "[40001] deadlocked on lock resources (1205)"),
+    *[made("pymssql._pymssql", number, b"text") for number in (1205, 1222, 3960)],
     *mysql_errors(3572, 1206, 1613, 1614),
+    *oracle_errors(60, 8177),
 ]
 
 
@@ -100,6 +108,8 @@ LOST = [
     made("pymysql.err", 0, "", name="InterfaceError"),
     made("MySQLdb._exceptions", 2013, "Lost connection"),
     made("sqlite3", "Cannot operate on a closed database.", name="ProgrammingError"),
+    *oracle_errors(28, 1012, 3113, 3114, 3135),
+    *[made("pyodbc", code, "text") for code in ("08S01", "08001")],
 ]
 
 
@@ -200,6 +210,10 @@ UNNAMED = [
     made("MySQLdb._exceptions", 1062, "Duplicate entry", name="IntegrityError"),
     made("sqlite3", "disk I/O error", sqlite_errorname="SQLITE_IOERR_FSYNC"),
     made("sqlite3", "Incorrect number of bindings supplied", name="ProgrammingError"),
+    *oracle_errors(1),
+    made("oracledb.exceptions", "text"),
+    made("pyodbc", "23000", "Violation of UNIQUE KEY constraint"),
+    made("pymssql._pymssql", (2627, b"Violation of UNIQUE KEY constraint")),
     wrapped(made("somedriver", "text")),
 ]
 
@@ -295,6 +309,8 @@ def test_the_severity_is_read_in_the_words_of_every_server() -> None:
         (made("pymysql.err", 1205, "text"), "1205"),
         (made("pymysql.err", 0, ""), None),
         (made("sqlite3", "text", sqlite_errorname="SQLITE_BUSY_SNAPSHOT"), "SQLITE_BUSY_SNAPSHOT"),
+        (oracle_errors(60)[0], "ORA-00060"),
+        (made("pyodbc", "40001", "text"), "40001"),
         (made("somedriver", "text"), None),
     ],
     ids=repr,
