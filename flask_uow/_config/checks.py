@@ -38,13 +38,9 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def is_number(value: object) -> bool:
-    """Tell whether *value* is an ``int`` or a ``float``; ``True`` is not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
 def _is_seconds(value: Any, limit: float = float("inf")) -> bool:
-    return is_number(value) and 0 <= value <= limit  # false for nan as well
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and 0 <= value <= limit  # false for nan as well
 
 
 def _one_of(*choices: str, why: str = "") -> Check:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, cast
 
 from ..errors import ConfigError, shown
-from .checks import Check, did_you_mean, is_number
+from .checks import Check, did_you_mean
 
 CommitRule = Union[Literal["on_success", "always", "explicit"], Callable[[Any], bool]]
 """When a request commits automatically:
@@ -63,7 +63,7 @@ def commit_rule(value: object, where: str) -> CommitRule:
 
 
 retries_option = Check(
-    lambda value: is_number(value) and value in range(101),
+    lambda value: type(value) is int and 0 <= value <= 100,  # not True, which is an int
     "a whole number from 0 to 100: how often the work is run again after its first attempt",
 )
 """Checks a number of retries."""
