@@ -29,7 +29,6 @@ import time
 from collections import deque
 from contextvars import ContextVar
 
-from . import file_lock
 from .file_lock import FileLock, close_inherited, duration_since
 
 
@@ -53,8 +52,8 @@ class WriteQueue:
     """
 
     def __init__(self, file: str | None = None, database: str | None = None) -> None:
-        self.file = file
-        self.database = database
+        self._file = file
+        self._database = database
         # By process id: in a forked child no thread has the turn, whatever its parent was doing.
         self._queues: dict[int, _ThreadQueue] = {}
 
@@ -64,26 +63,26 @@ class WriteQueue:
         :param timeout: in seconds.
         :raises QueueTimeout: it did not become the turn of *owner* in that time.
         """
-        queue = self._queues.get(os.getpid())
-        if queue is None:
-            close_inherited()  # for servers that fork in C, where Python does not notice
-            created = _ThreadQueue(self.file, self.database)
-            queue = self._queues.setdefault(os.getpid(), created)
-        queue.acquire(owner, timeout)
+        self._of_this_process().acquire(owner, timeout)
 
     def borrow(self, owner: object, lender: object) -> bool:
         """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
 
         :return: False if it is not *lender*'s turn any more: ask again.
         """
-        queue = self._queues.get(os.getpid())
-        return queue is not None and queue.borrow(owner, lender)
+        return self._of_this_process().borrow(owner, lender)
 
     def release(self, owner: object) -> None:
         """End the turns of *owner*, if any; a turn that it has lent stays with the borrower."""
+        self._of_this_process().release(owner)
+
+    def _of_this_process(self) -> _ThreadQueue:
         queue = self._queues.get(os.getpid())
-        if queue is not None:
-            queue.release(owner)
+        if queue is None:
+            close_inherited()  # for servers that fork in C, where Python does not notice
+            created = _ThreadQueue(FileLock(self._file, self._database))
+            queue = self._queues.setdefault(os.getpid(), created)
+        return queue
 
 
 class _Turn:
@@ -111,14 +110,14 @@ class _ThreadQueue:
         The turns before it are lent.
     """
 
-    def __init__(self, file: str | None, database: str | None) -> None:
+    def __init__(self, file: FileLock) -> None:
         self.turns: tuple[_Turn, ...] = ()
         self._thread: threading.Thread | None = None
         self._since = 0.0
         self._waiting: deque[_Waiter] = deque()
         # Entered again if garbage collection finds a lost owner while this thread is inside.
         self._lock = threading.RLock()
-        self._file = FileLock(file, database) if file and file_lock.fcntl is not None else None
+        self._file = file
 
     def acquire(self, owner: object, timeout: float) -> None:
         if self._is_turn_of(owner):
@@ -127,7 +126,7 @@ class _ThreadQueue:
         try:
             if self._wait_for_threads(turn, started + timeout):
                 return  # it was lent, and has come back
-            if self._file is not None and not self._file.acquire(started, timeout):
+            if not self._file.acquire(started, timeout):
                 raise QueueTimeout(self._file.describe_holder())
             self._since = time.monotonic()
             self._thread = threading.current_thread()
@@ -167,8 +166,7 @@ class _ThreadQueue:
                 self.turns = left
                 self._call_borrowers(left[-1])
                 return
-            if self._file is not None:
-                self._file.release()
+            self._file.release()
             self._thread = None
             following = self._waiting.popleft() if self._waiting else None
             self.turns = () if following is None else (following.turn,)
@@ -217,7 +215,7 @@ class _ThreadQueue:
     def _describe_holder(self) -> str:
         thread, since = self._thread, self._since
         if thread is None:  # it waits for another process
-            return self._file.describe_holder() if self._file else "by another thread"
+            return self._file.describe_holder()
         if thread is threading.current_thread():
             # A task in the same event loop, for instance, which could not run during the wait.
             return f"by this very thread, for another unit of work, {duration_since(since)}"

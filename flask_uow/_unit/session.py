@@ -166,8 +166,7 @@ class UnitSession(Session):
         if unit.explicit_commit == "flush":
             self.flush()
             return
-        if unit.blocks:
-            raise CommitRefused(_IN_BLOCK.format("commit", _LET_IT_END + _OF_OTHERS))
+        self._refuse_in_block("commit", _LET_IT_END + _OF_OTHERS)
         if unit.explicit_commit == "forbid":
             raise CommitRefused(_FORBIDDEN.format("commit", caller_location(2)))
         self.settle_idle(committed=True)
@@ -181,8 +180,7 @@ class UnitSession(Session):
         unit = self.unit
         if nested or unit.explicit_commit == "flush":
             return super().begin(nested=True)
-        if unit.blocks:
-            raise CommitRefused(_IN_BLOCK.format("begin", "It has begun already." + _OF_OTHERS))
+        self._refuse_in_block("begin", "It has begun already." + _OF_OTHERS)
         if unit.explicit_commit == "forbid":
             raise CommitRefused(_FORBIDDEN.format("begin", caller_location(2)))
         return super().begin()
@@ -192,44 +190,19 @@ class UnitSession(Session):
 
         :raises CommitRefused: inside a block.
         """
-        if self.unit.blocks:
-            raise CommitRefused(_IN_BLOCK.format("rollback", "Raise 'Rollback' to undo the block."))
+        self._refuse_in_block("rollback", "Raise 'Rollback' to undo the block.")
         self.settle_idle(committed=False)
         self.rollback_now()
+
+    def _refuse_in_block(self, method: str, instead: str = _LET_IT_END) -> None:
+        if self.unit.blocks:
+            raise CommitRefused(_IN_BLOCK.format(method, instead))
 
     def settle_idle(self, *, committed: bool) -> None:
         """Run the hooks if there is no transaction whose end would run them."""
         hooks = self.unit.hooks
         if hooks and not self.in_transaction():
             hooks.settle(committed=committed)
-
-    def close(self) -> None:
-        """Close, as SQLAlchemy's session does.
-
-        :raises CommitRefused: inside a block.
-        """
-        self._refuse_in_block("close")
-        self.close_now()
-
-    def reset(self) -> None:
-        """Reset, as SQLAlchemy's session does.
-
-        :raises CommitRefused: inside a block.
-        """
-        self._refuse_in_block("reset")
-        super().reset()
-
-    def invalidate(self) -> None:
-        """Drop the connections, as SQLAlchemy's session does.
-
-        :raises CommitRefused: inside a block.
-        """
-        self._refuse_in_block("invalidate")
-        self.invalidate_now()
-
-    def _refuse_in_block(self, method: str) -> None:
-        if self.unit.blocks and self.unit.phase is not ENDED:
-            raise CommitRefused(_IN_BLOCK.format(method, _LET_IT_END))
 
     def invalidate_now(self) -> None:
         """Drop the connections, even inside a block."""
@@ -241,9 +214,27 @@ class UnitSession(Session):
         super().rollback()
 
     @exclusive
-    def close_now(self) -> None:
-        """Close, even inside a block."""
+    def close(self) -> None:
+        """
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("close")
         super().close()
+
+    @exclusive
+    def reset(self) -> None:
+        """
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("reset")
+        super().reset()
+
+    def invalidate(self) -> None:
+        """
+        :raises CommitRefused: inside a block.
+        """
+        self._refuse_in_block("invalidate")
+        self.invalidate_now()
 
     @exclusive
     def end(self) -> None:

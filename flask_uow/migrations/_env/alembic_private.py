@@ -9,6 +9,7 @@ module, before a database is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,9 @@ def steps(
 
 def path_loaded_in(frame: FrameType) -> str | None:
     """The path of the revision that Alembic loads in *frame*; None if it loads none there."""
-    if frame.f_code.co_name != "_from_path":
-        return None
-    return str(frame.f_locals.get("path", "?"))
+    names = {"_from_path": ["path"], "_from_filename": ["dir_", "filename"]}  # newest, lowest
+    parts = [str(frame.f_locals.get(name)) for name in names.get(frame.f_code.co_name, ())]
+    return str(Path(*parts)) if parts else None
 
 
 def mark_current(script: Script, is_current: bool) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import current_app, has_app_context
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from ..._transaction.record import TransactionRecord, attach
 from ...errors import MigrationError
@@ -88,7 +88,8 @@ def _run_online(request: EnvRequest, name: str, engine: Engine, options: dict[st
 
     with engine.connect() as connection:
         if request.writes:
-            _announce_writing(connection)
+            # On SQLite: take the write lock before the first look, and not when it is too late.
+            attach(connection, TransactionRecord(will_write=True))
         _configure(request, name, options, connection=connection)
         with context.begin_transaction():
             context.run_migrations()
@@ -149,8 +150,3 @@ def _with_ours(given: Hook | None, request: EnvRequest, name: str) -> Hook:
 
 def _is_empty(directive: Any) -> bool:
     return all(operations.is_empty() for operations in directive.upgrade_ops_list)
-
-
-def _announce_writing(connection: Connection) -> None:
-    """On SQLite: take the write lock before the first look, and not when it is too late."""
-    attach(connection, TransactionRecord(will_write=True))
