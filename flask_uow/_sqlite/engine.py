@@ -33,7 +33,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .._config.settings import SqliteProfile, refuse_timeout
+from .._config.checks import CHECKS
+from .._config.settings import SqliteProfile
 from .._transaction.record import before_statements, record_of
 from .._transaction.statements import SQLITE_WORK, SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
@@ -128,7 +129,8 @@ class _Database:
             options.update(uri=False, check_same_thread=False)
         refuse_contradictions(options)
         self.timeout = options.setdefault("timeout", self.profile.busy_timeout)
-        refuse_timeout("The 'timeout' in 'connect_args' or in the URL", self.timeout)
+        where = "The 'timeout' in 'connect_args' or in the URL"
+        CHECKS["UOW_SQLITE_BUSY_TIMEOUT"](self.timeout, where)
         options["factory"] = connection_class(options.get("factory"))
         path, query = path_of(str(args[0]), is_uri=bool(options.get("uri")))
         self.read_only = query.get("mode") == "ro" or query.get("immutable") in {"1", "on", "true"}
