@@ -32,7 +32,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .._config.settings import SqliteProfile, refuse_timeout
+from .._config.checks import CHECKS
+from .._config.settings import SqliteProfile
 from .._transaction.record import before_statements, record_of
 from .._transaction.statements import SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
@@ -101,7 +102,8 @@ class _Listeners:
             options.update(uri=False, check_same_thread=False)
         refuse_contradictions(options)
         database.timeout = options.setdefault("timeout", database.timeout)
-        refuse_timeout("The 'timeout' in 'connect_args' or in the URL", database.timeout)
+        where = "The 'timeout' in 'connect_args' or in the URL"
+        CHECKS["UOW_SQLITE_BUSY_TIMEOUT"](database.timeout, where)
         options["factory"] = connection_class(options.get("factory", SqliteConnection))
         path, query = path_of(str(args[0]), is_uri=bool(options.get("uri")))
         is_immutable = query.get("immutable") in {"1", "on", "true"}

@@ -69,8 +69,6 @@ CONFLICTS = [
     psycopg_error("40P01", "ERROR"),
     psycopg_error("55P03", "ERROR"),
     made("psycopg2.errors", "text", pgcode="40001"),
-    made("asyncpg.exceptions", "text", sqlstate="40P01", name="DeadlockDetectedError"),
-    made("sqlalchemy.dialects.postgresql.asyncpg", "text", sqlstate="40001", name="Error"),
     *mysql_errors(1213, 1205, 1020),
     made("MySQLdb._exceptions", 1213, "Deadlock found"),
     made("sqlite3", "database is locked", sqlite_errorname="SQLITE_BUSY"),
@@ -105,9 +103,6 @@ LOST = [
     made("psycopg2", "server closed the connection unexpectedly", pgcode=None),
     made("psycopg2", "connection already closed", pgcode=None, name="InterfaceError"),
     made("psycopg2", "error with status PGRES_TUPLES_OK", pgcode=None, name="DatabaseError"),
-    made("asyncpg.exceptions", "text", sqlstate="08003", name="ConnectionDoesNotExistError"),
-    made("asyncpg.exceptions._base", "connection is closed", name="InterfaceError"),
-    made("sqlalchemy.dialects.postgresql.asyncpg", "text", sqlstate="08003", name="Error"),
     *mysql_errors(1047, 1053, 1158, 1159, 1160, 1161, 1927, 2002, 2003, 2005, 2006, 2013),
     *mysql_errors(2014, 2027, 2045, 2055, 3169, 4031),
     made("pymysql.err", 0, "", name="InterfaceError"),
@@ -129,7 +124,6 @@ def test_a_lost_connection_is_unknown_at_commit(error: Exception) -> None:
 IN_DOUBT = [
     psycopg_error("40003", "ERROR"),
     psycopg_error("08007", "ERROR"),
-    made("asyncpg.exceptions", "text", sqlstate="40003", name="StatementCompletionUnknownError"),
     made("pymysql.err", 1180, "Got error 'Operation not permitted' during COMMIT"),
 ]
 
@@ -300,13 +294,11 @@ def test_the_severity_tells_whether_the_session_lives() -> None:
     assert is_transient(psycopg_error("40001", "FATAL"))
 
 
-def test_the_severity_is_read_in_every_drivers_words() -> None:
-    """psycopg and psycopg2 have a ``diag``; asyncpg has it on the error; PgBouncer has one word."""
-    for error in (
-        made("asyncpg.exceptions", "text", sqlstate="53300", severity_en="FATAL"),
-        made("psycopg", "text", sqlstate="53300", diag=SimpleNamespace(severity="FATAL")),
-    ):
-        assert is_disconnect(error)
+def test_the_severity_is_read_in_the_words_of_every_server() -> None:
+    """PostgreSQL sends it twice, once in its own language; PgBouncer has one word."""
+    for name in ("severity_nonlocalized", "severity"):
+        diagnosis = SimpleNamespace(**{name: "FATAL"})
+        assert is_disconnect(made("psycopg", "text", sqlstate="53300", diag=diagnosis))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspe
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from flask_uow._config.reading import read
 from flask_uow._config.settings import SqliteProfile
 from flask_uow._sqlite import connection as _sqlite_connection
 from flask_uow._sqlite import database as _sqlite_database
@@ -40,6 +41,12 @@ from tests.support.witness import Witness
 MakeEngine = Callable[..., Engine]
 
 
+def profile_of(**values: Any) -> SqliteProfile:
+    """The profile of an app with these settings."""
+    config = {f"UOW_SQLITE_{name.upper()}": value for name, value in values.items()}
+    return read({"SQLALCHEMY_DATABASE_URI": "sqlite://", **config}).sqlite
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "app.db"
@@ -53,7 +60,7 @@ def make_engine(file: Path) -> Iterator[MakeEngine]:
     def make(url: str = f"sqlite:///{file}", options: Any = None, **profile: Any) -> Engine:
         engine = create_engine(url, **(options or {}))
         growth = profile.pop("on_wal_growth", None)
-        _sqlite_engine.set_up_transactions(engine, SqliteProfile(**profile), on_wal_growth=growth)
+        _sqlite_engine.set_up_transactions(engine, profile_of(**profile), on_wal_growth=growth)
         made.append(engine)
         return engine
 
@@ -189,7 +196,7 @@ def test_every_knob(make_engine: MakeEngine) -> None:
 def test_a_wrong_value_gets_a_sentence(value: dict[str, Any], sentence: str) -> None:
     """P11: named as it is written in ``app.config``."""
     with pytest.raises(ConfigError, match=sentence):
-        SqliteProfile(**value)
+        profile_of(**value)
 
 
 @pytest.mark.parametrize("query", ["?timeout=7", ""])
