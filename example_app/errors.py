@@ -1,8 +1,9 @@
 """The error handlers: each error becomes one sentence, as an HTML page or as JSON.
 
-When one of these handlers runs, the unit of work of the request has been rolled back, so every
-response here may say that nothing was stored. The handlers can use the database: the pages they
-render list the accounts again, and what the handlers write is committed with their response.
+When one of these handlers runs, the unit of work of the request has been rolled back, if it wrote
+anything, so every response here may say that nothing was stored. The handlers can use the database:
+the pages they render list the accounts again, and what the handlers write is committed with their
+response.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
 
     :param name: the name of the file, for the journal.
     :param skip_bad: leave out the lines that are refused.
-    :raises Refused: a line is bad; the message names the line and the reason. With *skip_bad*:
-        the file is not such a CSV file, or the start of its next line cannot be found.
+    :raises Refused: a line is bad; the message names the line and the reason. With *skip_bad*,
+        only for a bad header, no lines, text that is not UTF-8 or CSV, or a line that is too long.
     """
     attempt = journal.begin(f"Import of {name}")
     # In the order of their ids, as 'ledger.transfer' locks them, and for the whole file.

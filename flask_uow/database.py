@@ -135,6 +135,7 @@ class Database:
         """Return ``engines[name]``; migration environments use this method.
 
         :raises UnknownEngine: no engine has this name.
+        :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         return self.engines[name]
 
@@ -180,7 +181,7 @@ class Database:
         """Create the tables that do not exist yet, each on its own engine.
 
         :raises UnknownEngine: a table names an engine that is not configured; no table is created.
-        :raises OutsideContext: no Flask context is active.
+        :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         for metadata, engine, tables in self._tables_by_engine():
             metadata.create_all(engine, tables=tables)
@@ -189,7 +190,7 @@ class Database:
         """Drop all tables, each on its own engine.
 
         :raises UnknownEngine: a table names an engine that is not configured; no table is dropped.
-        :raises OutsideContext: no Flask context is active.
+        :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         for metadata, engine, tables in reversed(self._tables_by_engine()):
             metadata.drop_all(engine, tables=tables)
@@ -283,8 +284,8 @@ class Database:
 
         Inside a request or another block, the block is a savepoint: an exception that leaves it
         undoes only the block, and its work is committed with the rest. Elsewhere (command, worker,
-        script) the outermost block is the whole unit and commits at its end; loaded objects stay
-        readable. ``raise Rollback`` undoes a block, and the code after it continues.
+        script) the outermost block is the whole transaction and commits at its end; loaded objects
+        stay readable. ``raise Rollback`` undoes a block, and the code after it continues.
 
         ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 
@@ -294,8 +295,9 @@ class Database:
         :param retries: how often the decorated function is run again after a conflict with another
             transaction, each time in a new transaction and after a pause (``UOW_RETRY_PAUSE``).
             Not possible with ``with``, which cannot run its lines twice.
-        :raises BlockRefused: an option was given to a block that is not the outermost, or there is
-            uncommitted work before the outermost block; nothing was done.
+        :raises BlockRefused: an option was given inside a request or another block, or there is
+            uncommitted work before the block; nothing was done.
+        :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
         :raises ConfigError: an option has a wrong value, or *function* is not a function.
         :raises OutsideContext: no Flask context is active.
         """
@@ -341,8 +343,8 @@ class Database:
 
         Hooks run after the COMMIT and before the response is sent, in the order in which they were
         added. A rollback of the unit or of a block drops the hooks that were added in it. The error
-        of a hook is logged; the other hooks run, and the response is sent. If no unit is open, the
-        function is called at once. Can be used as a decorator.
+        of a hook is logged; the other hooks run, and the response is sent. If no commit is to
+        come, it is called at once. Can be used as a decorator.
 
         :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
@@ -353,7 +355,7 @@ class Database:
     ) -> Callable[P, T]:
         """Call ``function(*args, **kwargs)`` after the work so far, or its block, was rolled back.
 
-        Otherwise as :meth:`on_commit`; but if no unit is open, the function is never called.
+        Otherwise as :meth:`on_commit`; but if no commit is to come, it is never called.
 
         :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """

@@ -64,7 +64,7 @@ class AppState:
     def engines(self) -> dict[str, Engine]:
         """The engines by name, in declared order. Built once, whichever thread is first.
 
-        :raises ConfigError: a dialect is unknown, a driver is missing, a file has no place.
+        :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
         """
         fork.notice()
         if self._engines is None:

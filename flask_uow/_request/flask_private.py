@@ -24,7 +24,7 @@ current_app_context: Callable[[None], Context] = _cv_app.get
 current_request_context: Callable[[None], Context] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
-# Two attributes that this package sets on contexts.
+# Attributes that this package sets on contexts; context.py and view_retry.py have others.
 HOME = "_flask_uow_home"
 """The app context in which a request was seen first, if the request remembers none."""
 RUNNING = "_flask_uow_running"

@@ -111,7 +111,7 @@ def _files(seen: dict[str, Any]) -> list[Any]:
 
 
 def current_retry(context: Context) -> ViewRetry | None:
-    """The view that is run in *context*, if it wants to be run again."""
+    """The ``ViewRetry`` of *context*, if its view has retries."""
     return getattr(context, _RETRY, None)
 
 

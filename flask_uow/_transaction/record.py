@@ -68,7 +68,7 @@ class TransactionRecord:
         return self._is_lost and self.present_error is not None
 
     def mark_unknown(self) -> None:
-        """Note that the app uses the connection itself, so that its writes are not seen here."""
+        """Note that the app has the connection: writes by a driver cursor are not seen here."""
         self.floor = StatementEffect.UNKNOWN
         self.effect = max(self.effect, StatementEffect.UNKNOWN)
 

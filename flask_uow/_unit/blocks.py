@@ -1,8 +1,8 @@
 """Explicit blocks: ``db.atomic()`` and ``db.independent()`` (P4, P7).
 
 ``atomic`` is all or nothing. Inside a unit that commits automatically, a block is a savepoint.
-Elsewhere, in a command or a worker, the outermost block *is* the unit: it commits at its end. Only
-this block may choose an isolation level, be read-only, or run again after a conflict.
+Elsewhere, in a command or a worker, the outermost block *is* the transaction: it commits at its
+end. Only this block may choose an isolation level, be read-only, or run again after a conflict.
 
 ``independent`` is another session on another connection, whose commit nothing around it undoes.
 """
@@ -84,7 +84,8 @@ class AtomicBlock:
             _refuse_earlier_work(unit)
             _prepare(unit, self._units, self._options)
         elif self._outermost_only:
-            raise BlockRefused(_why_not_nested(self._outermost_only, unit))
+            in_request = self._units.is_dispatching()
+            raise BlockRefused(_why_not_nested(self._outermost_only, unit, in_request=in_request))
         self._entered = unit, unit.begin_block(outermost=outermost)
         return unit.session
 
@@ -139,7 +140,7 @@ class Atomic(AtomicBlock):
         return super().__enter__()
 
     def __call__(self, function: F) -> F:
-        _refuse_generator(function)
+        _refuse_unsuitable(function)
         if inspect.iscoroutinefunction(function):
             return cast(F, self._wrap_coroutine(function))
 
@@ -193,23 +194,23 @@ class Atomic(AtomicBlock):
         return True
 
     def _commits(self) -> int:
-        """How often this unit has committed, in any way; retries ask for it."""
+        """The number of COMMITs since the count began; only retries need it."""
         return len(self._units.unit().count_commits()) if self._retries else 0
 
     def _pause(self, attempt: int) -> float:
         return _retry.pause_before(attempt + 1, self._units.retry_pause)
 
 
-def _refuse_generator(function: Callable[..., Any]) -> None:
+def _refuse_unsuitable(function: Callable[..., Any]) -> None:
+    if isinstance(function, (staticmethod, classmethod)):  # of these, only the first is callable
+        raise ConfigError(
+            "'@db.atomic' was put above '@staticmethod' or '@classmethod'. Write it below, directly"
+            " above the 'def'."
+        )
     if not callable(function):
         raise ConfigError(
             f"'@db.atomic' was put on {shown(function)}, which is not a function. Write"
             " '@db.atomic' or '@db.atomic(...)' above a 'def', or 'with db.atomic():'."
-        )
-    if isinstance(function, (staticmethod, classmethod)):
-        raise ConfigError(
-            "'@db.atomic' was put above '@staticmethod' or '@classmethod'. Write it below, directly"
-            " above the 'def'."
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError(
@@ -236,18 +237,16 @@ def _completed(result: Any, function: Callable[..., Any]) -> Any:
     return result
 
 
-def _why_not_nested(names: Sequence[str], unit: UnitOfWork) -> str:
+def _why_not_nested(names: Sequence[str], unit: UnitOfWork, *, in_request: bool) -> str:
     what = " and ".join(f"'{name}'" for name in names)
     around = "another 'db.atomic()' block" if unit.blocks else "a request, whose unit is running"
     for_view = " and ".join(f"'{name}'" for name in names if name != "durable")
-    instead = (
-        f" For a view, write '@db.unit(...)' with {for_view} above it."
-        if for_view and not unit.blocks
-        else ""
-    )
+    instead = ", or give it to the outermost block"
+    if in_request:  # whose blocks are all savepoints
+        instead = f", or write '@db.unit(...)' with {for_view} above the view" if for_view else ""
     return (
-        f"'db.atomic()' was given {what}, which belongs to a whole transaction, inside {around}."
-        f" Nothing was done. Leave the option out here, or give it to the outermost block.{instead}"
+        f"'db.atomic()' was given {what}, which only a whole transaction can have, inside {around}."
+        f" Nothing was done. Leave the option out here{instead}."
     )
 
 

@@ -1,8 +1,8 @@
 """Functions that wait for the outcome of a transaction: ``on_commit`` and ``on_rollback`` (P10).
 
-They run when the transaction has really ended, never at the release of a savepoint. A hook that
-was added inside a savepoint is dropped when the savepoint is rolled back. When it is released, the
-hook belongs to the surrounding block.
+``on_commit`` hooks run after the COMMIT, never at the release of a savepoint. If the savepoint in
+which hooks were added is rolled back, its ``on_rollback`` hooks run and the others are dropped.
+When it is released, the hooks belong to the surrounding block.
 
 A session has none of this until the first function is added: its listeners cost nothing before.
 

@@ -14,7 +14,7 @@ from .._drivers.outcomes import Outcome, Phase
 from ..errors import TransactionLost
 
 LONGEST_PAUSE = 2.0
-"""Seconds. A request that has waited for longer should get an error response instead."""
+"""Seconds: the limit for one pause. After that a request should get an error response."""
 
 _random = random.SystemRandom()  # two workers forked from one process do not get the same numbers
 
@@ -23,7 +23,7 @@ def is_worthwhile(error: BaseException) -> bool:
     """Whether *error* is a conflict, after which certainly nothing is stored.
 
     A conflict is a serialization failure, a deadlock or a lock timeout. It may be raised by a
-    statement or by COMMIT. After any other error the work may be stored.
+    statement or by COMMIT. After any other error, running again is useless or unsafe.
     """
     if isinstance(error, TransactionLost) and error.__cause__ is not None:
         error = error.__cause__  # the code swallowed the conflict, and met its consequence

@@ -45,9 +45,9 @@ _IN_BLOCK = (
 _LET_IT_END = "Let the block end."
 _OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
-    "{}() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
-    " whole at its end. Leave the commit out, or set the key to 'flush' or 'allow', for"
-    " one blueprint if need be."
+    "{}() is refused at {}: explicit commits are forbidden here, by UOW_EXPLICIT_COMMIT or"
+    " 'db.explicit_commit(...)'. Leave the call out, or set 'flush' or 'allow', for one blueprint"
+    " if need be."
 )
 
 
@@ -59,7 +59,7 @@ class UnitSession(Session):
 
     :ivar unit: the unit of work that it belongs to, which says what it may do.
     :ivar engines: the engines of the app by name, in the order of their configuration.
-    :ivar routes: the engine of each mapper that was asked for, shared by the sessions of an app.
+    :ivar routes: a cache of the engine of each mapper, shared by sessions with the same engines.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: the transactions begun on them; the app may have ended them since.
     :ivar record: what the running transaction has done; a new one for each transaction.
@@ -147,7 +147,7 @@ class UnitSession(Session):
 
     @exclusive
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
-        """Return a connection. What driver cursors do cannot be seen, so it may have written."""
+        """Return a connection. Its driver cursors are not seen, so it counts as having written."""
         given = (*args, *kwargs.values(), None)[0]
         if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
             self.plain_commit = False  # as in get_bind()
@@ -390,10 +390,10 @@ class UnitSession(Session):
         if unit.phase is ENDED:
             transaction.close()
             raise UnitEnded(
-                "This session's unit of work has ended together with its Flask context: it was"
-                " committed or rolled back, and its connection belongs to others now. Did an object"
-                " or a thread keep 'db.session()' beyond the request? Use 'db.session' again each"
-                " time, inside a context of its own."
+                "This session's unit of work has ended: it was committed or rolled back, and its"
+                " connection is back in the pool. Did an object or a thread keep the session beyond"
+                " its request or its block? Use 'db.session' again each time, inside a context of"
+                " its own."
             )
         self.record = TransactionRecord(will_write=unit.will_write, read_only=unit.read_only)
         self.connections = {}
