@@ -46,7 +46,7 @@ def _constraint(error: IntegrityError | OperationalError) -> ResponseReturnValue
         raise error  # a fault, not a refusal: 500
     # In the handler's own unit of work: the refused work is gone, and this row is committed with
     # the response. 'db.independent()' is not needed.
-    journal.refused(g.get("attempt", f"{request.method} {request.path}"), reason)
+    journal.refused(g.get("description", f"{request.method} {request.path}"), reason)
     return _respond(409, f"{reason} Nothing was stored.", _form())
 
 

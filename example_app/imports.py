@@ -133,7 +133,7 @@ def _store_or_refuse(
 
 def _orders(
     records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
-) -> Iterator[ledger.Order]:
+) -> Iterator[ledger.PaymentOrder]:
     # Counted here as well, because a constraint that fails for a batch does not name the line.
     balances = {account.id: account.balance for account in accounts.values()}
     for line, record in records:
@@ -144,15 +144,15 @@ def _orders(
         yield order
 
 
-def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.Order:
+def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.PaymentOrder:
     source = _account(row["from"], accounts)
     target = _account(row["to"], accounts)
     amount = money.read(row["amount"])
     memo = fields.text(row.get("memo"), "memo", longest=200, required=False)
-    return ledger.Order(source.id, target.id, amount, memo)
+    return ledger.PaymentOrder(source.id, target.id, amount, memo)
 
 
-def _change(balances: dict[int, int], order: ledger.Order, source: Account) -> None:
+def _change(balances: dict[int, int], order: ledger.PaymentOrder, source: Account) -> None:
     if balances[source.id] < order.amount and not source.may_overdraw:
         has = money.show(balances[source.id])
         raise Refused(f'"{source.name}" has only {has} and cannot pay {money.show(order.amount)}.')

@@ -39,7 +39,7 @@ def pay(form: Mapping[str, Any]) -> Transfer:
     """
     _make_serializable()
     order = ledger.order(form.get("from"), form.get("to"), form.get("amount"), form.get("memo"))
-    g.attempt = (
+    g.description = (
         f"Transfer of {money.show(order.amount)} from account {order.source} to {order.target}"
     )
     (transfer,) = ledger.transfer([order])

@@ -17,7 +17,7 @@ from ._request import lifecycle, view_retry
 from ._request.app_state import EXTENSION, AppState
 from ._request.context import UnitRegistry
 from ._request.proxy import SessionProxy
-from ._request.view_options import CommitRule, F, mark
+from ._request.view_options import CommitRule, F, attach_options
 from ._transaction import routing
 from ._unit import commit_hooks
 from ._unit.blocks import Atomic, ExplicitCommit, Independent
@@ -67,7 +67,7 @@ class Database:
             bases.append(_new_base(self._metadatas))
         self._registries = [_registry_of(base) for base in bases]
         for registry_ in self._registries:
-            routing.stamp(registry_.mappers)  # for classes that are mapped already
+            routing.note_bind_keys(registry_.mappers)  # for classes that are mapped already
         self.Model: Any = bases[0]
         options = dict(session_options or {})
         options["class_"] = unit_session_class(options.get("class_", Session))
@@ -157,10 +157,6 @@ class Database:
     def current_unit(self) -> UnitOfWork | None:
         """Return the unit of work of the current context; None if it has not been opened."""
         return self._units.peek()
-
-    @property
-    def _scope(self) -> UnitRegistry[Session]:
-        return self._units
 
     @property
     def metadata(self) -> MetaData:
@@ -253,7 +249,9 @@ class Database:
             read_only,
             retries_option(retries, "'retries' of '@db.unit(...)'"),
         )
-        return lambda function: mark(view_retry.watch_view(function, self._units, options), options)
+        return lambda function: attach_options(
+            view_retry.watch_view(function, self._units, options), options
+        )
 
     @overload
     def atomic(self, function: F, /) -> F: ...
@@ -328,7 +326,7 @@ class Database:
         return Independent(self._units)
 
     def explicit_commit(self, mode: str) -> ExplicitCommit:
-        """Set the effect of ``db.session.commit()`` in a ``with`` block, for code of others.
+        """Set the effect of ``db.session.commit()`` in a ``with`` block, for third-party code.
 
         :param mode: ``"allow"``: it commits; ``"flush"``: it only flushes, and the unit stays all
             or nothing; ``"forbid"``: it is refused. See ``UOW_EXPLICIT_COMMIT``.

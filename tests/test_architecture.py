@@ -152,21 +152,21 @@ def test_the_tower_does_not_know_the_migrations() -> None:
 def test_migrations_import_in_one_direction() -> None:
     """No circle among their modules; ``install`` knows the commands only when one is used."""
     wing = PACKAGE / "migrations"
-    graph = {path: _neighbours(path) for path in wing.rglob("*.py")}
+    graph = {path: _neighbors(path) for path in wing.rglob("*.py")}
     graph[wing / "install.py"].discard(wing / "cli.py")
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-def _neighbours(path: Path) -> set[Path]:
+def _neighbors(path: Path) -> set[Path]:
     """The modules of the package that *path* imports, at its start or later."""
-    neighbours: set[Path] = set()
+    neighbors: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             start = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for name in [start, *(start / alias.name for alias in node.names)]:
                 if (module := name.with_suffix(".py")).is_file():
-                    neighbours.add(module)
-    return neighbours
+                    neighbors.add(module)
+    return neighbors
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "migrations").rglob("*.py")), ids=name_of)

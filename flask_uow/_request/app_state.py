@@ -26,7 +26,7 @@ Variant = tuple["dict[str, Engine]", "dict[Any, Engine]"]
 class AppState:
     """``app.extensions["uow"]``.
 
-    :ivar owner: the registry of the ``Database`` that initialised the app.
+    :ivar owner: the ``UnitRegistry`` of the ``Database`` that initialized the app.
     :ivar on_open: called whenever a unit of this app is opened.
     """
 

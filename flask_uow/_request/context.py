@@ -1,8 +1,8 @@
 """The current Flask context, and the unit of work that is kept on it.
 
-The scope of a unit is the innermost context: the request if there is one, else the app context
-(P2). The unit is an attribute of the context object itself, so it cannot outlive it, and no two
-contexts can share it.
+A unit belongs to the innermost context: the request if there is one, else the app context (P2).
+It is an attribute of that context object, so no two contexts share a unit, and the unit ends with
+its context.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
 from .app_state import EXTENSION, AppState, Variant
 from .flask_private import (
+    DISPATCHED_IN,
     HOME,
-    RUNNING,
     SEPARATE_REQUEST_CONTEXT,
     Context,
     current_app_context,
@@ -36,13 +36,13 @@ from .view_options import of_request
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
 
-def is_running(context: Context) -> bool:
+def is_dispatching(context: Context) -> bool:
     """Whether *context* is dispatching a request, so that its unit commits automatically.
 
     Not in an app context, and not in a request context that was pushed without dispatching it, as
     socket events and tests do.
     """
-    return getattr(context, RUNNING, None) is not None
+    return getattr(context, DISPATCHED_IN, None) is not None
 
 
 class UnitRegistry(ScopedRegistry[S]):
@@ -59,7 +59,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """The session of the current unit.
 
         :raises OutsideContext: no Flask context is active.
-        :raises SetupError: the app was not initialised with this ``Database``.
+        :raises SetupError: the app was not initialized with this ``Database``.
         :raises ConcurrentUse: another thread is inside the database with this unit.
         """
         context = current_context()
@@ -102,7 +102,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def is_dispatching(self) -> bool:
         """Is a request being dispatched in the current context?"""
-        return is_running(current_context())
+        return is_dispatching(current_context())
 
     def new_session(self) -> UnitSession:
         """A session of the current app that belongs to no unit. Raises as :meth:`state`."""
@@ -124,7 +124,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """The state of the app of *context*, by default the current one.
 
         :raises OutsideContext: no Flask context is active.
-        :raises SetupError: the app was not initialised with this ``Database``.
+        :raises SetupError: the app was not initialized with this ``Database``.
         """
         context = context or current_context()
         if context is None:
@@ -194,9 +194,11 @@ class UnitRegistry(ScopedRegistry[S]):
         context = current_context()
         unit = self.on(context)
         if unit is None:
-            return self.unit() if is_running(context) else None
+            return self.unit() if is_dispatching(context) else None
         waits = (
-            unit.has_work or unit.blocks or (is_running(context) and unit.phase is Phase.RUNNING)
+            unit.has_work
+            or unit.blocks
+            or (is_dispatching(context) and unit.phase is Phase.RUNNING)
         )
         return unit if waits else None
 
@@ -230,7 +232,7 @@ class UnitRegistry(ScopedRegistry[S]):
                 # It may be pushed again, for a streamed body or by a test client, and does not
                 # say then which app context it lives in.
                 setattr(context, HOME, home)
-            if settings.explicit_commit and rule != "explicit" and is_running(context):
+            if settings.explicit_commit and rule != "explicit" and is_dispatching(context):
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
         unit = UnitOfWork(

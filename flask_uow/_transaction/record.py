@@ -23,7 +23,7 @@ class TransactionRecord:
     """The effects and errors of one transaction so far.
 
     :ivar effect: the strongest effect of its statements.
-    :ivar floor: the effect that remains after a rollback to any savepoint.
+    :ivar effect_kept: the effect that remains after a rollback to any savepoint.
     :ivar error: the last error of a statement, which may come from an earlier transaction of the
         connection; see :attr:`present_error`.
     :ivar will_write: the unit is expected to write, so its first statement may take locks.
@@ -34,7 +34,7 @@ class TransactionRecord:
 
     # On the class, because every transaction creates a record and few of them set these attributes.
     effect = StatementEffect.READ
-    floor = StatementEffect.READ
+    effect_kept = StatementEffect.READ
     error: BaseException | None = None
     _failed: RootTransaction | None = None
     _is_lost = False
@@ -69,7 +69,7 @@ class TransactionRecord:
 
     def mark_unknown(self) -> None:
         """Note that the app has the connection: writes by a driver cursor are not seen here."""
-        self.floor = StatementEffect.UNKNOWN
+        self.effect_kept = StatementEffect.UNKNOWN
         self.effect = max(self.effect, StatementEffect.UNKNOWN)
 
     def set_savepoint(self, savepoint: object) -> None:
@@ -83,7 +83,7 @@ class TransactionRecord:
         """Forget the effects that a rollback to *savepoint* has undone, if it is a savepoint."""
         if self.savepoints and savepoint in self.savepoints:
             effect, length = self.savepoints.pop(savepoint)
-            self.effect = max(effect, self.floor)
+            self.effect = max(effect, self.effect_kept)
             del self.flushed[length:]
 
 

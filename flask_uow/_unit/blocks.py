@@ -61,15 +61,15 @@ class AtomicBlock:
     """A ``with`` block that is all or nothing.
 
     :param options: how its transaction runs.
-    :param outermost_only: the names of what only a whole transaction can have.
+    :param transaction_options: the names of its options that only a whole transaction can have.
     """
 
     def __init__(
-        self, units: UnitSource, options: UnitOptions, outermost_only: Sequence[str]
+        self, units: UnitSource, options: UnitOptions, transaction_options: Sequence[str]
     ) -> None:
         self._units = units
         self._options = options
-        self._outermost_only = outermost_only
+        self._transaction_options = transaction_options
         self._entered: tuple[UnitOfWork, Block] | None = None
 
     def __enter__(self) -> Session:
@@ -79,14 +79,16 @@ class AtomicBlock:
                 " write 'with db.atomic():' again instead of keeping the object."
             )
         unit = self._units.unit()
-        outermost = not (unit.blocks or self._units.is_dispatching())
-        if outermost:
+        commits = not (unit.blocks or self._units.is_dispatching())
+        if commits:
             _refuse_earlier_work(unit)
             _prepare(unit, self._units, self._options)
-        elif self._outermost_only:
+        elif self._transaction_options:
             in_request = self._units.is_dispatching()
-            raise BlockRefused(_why_not_nested(self._outermost_only, unit, in_request=in_request))
-        self._entered = unit, unit.begin_block(outermost=outermost)
+            raise BlockRefused(
+                _why_not_nested(self._transaction_options, unit, in_request=in_request)
+            )
+        self._entered = unit, unit.begin_block(commits=commits)
         return unit.session
 
     def __exit__(
@@ -183,7 +185,7 @@ class Atomic(AtomicBlock):
 
     def _another(self) -> AtomicBlock:
         """A block of the same kind for one call; calls may be nested, or run in many threads."""
-        return AtomicBlock(self._units, self._options, self._outermost_only)
+        return AtomicBlock(self._units, self._options, self._transaction_options)
 
     def _is_repeated(self, error: Exception, attempt: int, before: int) -> bool:
         if not self._retries or not _retry.is_worthwhile(error) or self._commits() != before:

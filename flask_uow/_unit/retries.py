@@ -10,7 +10,7 @@ from typing import Any
 
 from .._config.settings import RETRY_PAUSE
 from .._drivers import outcomes
-from .._drivers.outcomes import Outcome, Phase
+from .._drivers.outcomes import Moment, Outcome
 from ..errors import TransactionLost
 
 LONGEST_PAUSE = 2.0
@@ -27,7 +27,7 @@ def is_worthwhile(error: BaseException) -> bool:
     """
     if isinstance(error, TransactionLost) and error.__cause__ is not None:
         error = error.__cause__  # the code swallowed the conflict, and met its consequence
-    not_applied = outcomes.outcome_of(error, Phase.AT_COMMIT) is Outcome.NOT_APPLIED
+    not_applied = outcomes.outcome_of(error, Moment.AT_COMMIT) is Outcome.NOT_APPLIED
     return not_applied and outcomes.is_transient(error)
 
 

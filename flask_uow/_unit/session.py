@@ -43,7 +43,7 @@ _IN_BLOCK = (
     " to be stored whatever happens belongs in 'with db.independent() as session:'."
 )
 _LET_IT_END = "Let the block end."
-_OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
+_OF_OTHERS = " Put third-party code that commits into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
     "{}() is refused at {}: explicit commits are forbidden here, by UOW_EXPLICIT_COMMIT or"
     " 'db.explicit_commit(...)'. Leave the call out, or set 'flush' or 'allow', for one blueprint"
