@@ -51,7 +51,7 @@ def _constraint(error: IntegrityError | OperationalError) -> ResponseReturnValue
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:
-    # The page for these needs no database, because the failure may be that of the database.
+    # The page for these needs no database, because the database may have failed.
     body, status = _respond(error.code or 500, error.description or error.name, "error.html")
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return body, status, headers

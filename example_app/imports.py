@@ -32,7 +32,7 @@ Record = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
-class Bad:
+class SkippedLine:
     """A line that was left out."""
 
     line: int
@@ -51,12 +51,12 @@ class Result:
 
     count: int = 0
     skipped: int = 0
-    reasons: list[Bad] = field(default_factory=list)
+    reasons: list[SkippedLine] = field(default_factory=list)
 
     def skip(self, line: int, reason: str) -> None:
         self.skipped += 1
         if len(self.reasons) < _LISTED:
-            self.reasons.append(Bad(line, reason))
+            self.reasons.append(SkippedLine(line, reason))
 
 
 def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
@@ -72,7 +72,7 @@ def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
         only for a bad header, no lines, text that is not UTF-8 or CSV, or a line that is too long.
     """
     attempt = journal.begin(f"Import of {name}")
-    # In the order of their ids, as 'ledger.transfer' locks them, and for the whole file.
+    # Locked in the order of the ids, as by 'ledger.transfer', for the whole file.
     accounts = ledger.lock_accounts()
     records = _records(stream)
     columns = _read_header(records)

@@ -81,9 +81,9 @@ def order(source: object, target: object, amount: object, memo: object) -> Payme
 def transfer(orders: Iterable[PaymentOrder]) -> list[Transfer]:
     """Carry out *orders*.
 
-    The balances are changed first, in the order of the account ids: a concurrent transfer of the
-    same money waits here, and two transfers cannot deadlock. The database adds each change to the
-    current balance, so no change is lost. A constraint refuses overdrafts.
+    The balances are changed first, in the order of the account ids: a concurrent transfer
+    between the same accounts waits here, and two transfers cannot deadlock. The database adds each
+    change to the current balance, so no change is lost. A constraint refuses overdrafts.
 
     :raises UnknownAccount: an account does not exist.
     :raises IntegrityError: an account would be overdrawn (on MariaDB an ``OperationalError``).

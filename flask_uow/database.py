@@ -74,7 +74,7 @@ class Database:
         self._session_options = options
         self._units: UnitRegistry[Session] = UnitRegistry()
         self.session: SessionProxy[Session] = SessionProxy(self._units)
-        """The session of the current unit of work (P2).
+        """The session of the current unit of work.
 
         Opened at its first use, committed or rolled back before the response is sent, closed when
         the context ends."""
@@ -100,11 +100,7 @@ class Database:
                 " 'register_extension') once for each app, on one 'Database()'."
             )
         reading.read_commit_rule(app.config)
-        app.extensions[EXTENSION] = AppState(
-            app,
-            self._units,
-            self._session_options,
-        )
+        app.extensions[EXTENSION] = AppState(app, self._units, self._session_options)
         app.extensions.setdefault("sqlalchemy", self)  # other extensions look here
         lifecycle.install(app, self._units)
         app.shell_context_processor(self._shell_names)
@@ -337,7 +333,7 @@ class Database:
     def on_commit(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Callable[P, T]:
-        """Call ``function(*args, **kwargs)`` after the work so far has been committed (P10).
+        """Call ``function(*args, **kwargs)`` after the work so far has been committed.
 
         Hooks run after the COMMIT and before the response is sent, in the order in which they were
         added. A rollback of the unit or of a block drops the hooks that were added in it. The error
@@ -371,7 +367,7 @@ class Database:
         return function
 
     def set_rollback_only(self) -> None:
-        """Roll back the current unit at its end, whatever the status of the response (P4).
+        """Roll back the current unit at its end, whatever the status of the response.
 
         For a response that reports an error with status 200, for instance. From then on,
         ``commit()`` is refused. If an exception leaves the view later, the work is rolled back and

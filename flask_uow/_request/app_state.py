@@ -70,11 +70,7 @@ class AppState:
         if self._engines is None:
             with self._lock:
                 if self._engines is None:  # pragma: no branch  # false for the second of two
-                    self._engines = build.build(
-                        self.settings,
-                        self._app.instance_path,
-                        self.owner,
-                    )
+                    self._engines = build.build(self.settings, self._app.instance_path, self.owner)
         return self._engines
 
     @property
@@ -98,8 +94,8 @@ class AppState:
         factory = self._sessionmaker or self.sessionmaker
         return factory.class_(**factory.kw)
 
-    def fit(self, unit: UnitOfWork, options: UnitOptions) -> None:
-        """Let the transactions of *unit* be as *options* want them.
+    def apply(self, unit: UnitOfWork, options: UnitOptions) -> None:
+        """Apply *options* to the transactions of *unit*.
 
         :raises ConfigError: the isolation level is not known.
         """
@@ -110,7 +106,7 @@ class AppState:
             unit.count_commits()
 
     def variant(self, options: UnitOptions) -> Variant:
-        """The engines for transactions as *options* want them, and what is kept for sessions.
+        """The engines for transactions with *options*, and the routes of their sessions.
 
         :raises ConfigError: the isolation level is not known.
         """

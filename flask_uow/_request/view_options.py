@@ -46,7 +46,7 @@ def attach_options(view: F, options: UnitOptions) -> F:
     return view
 
 
-def of_request(app: Flask, request: Request) -> UnitOptions:
+def options_of(app: Flask, request: Request) -> UnitOptions:
     """The options of the view that *request* was routed to.
 
     Options of a method override those of its view class, and those of the class override those of
@@ -81,7 +81,7 @@ _known: weakref.WeakSet[Any] = weakref.WeakSet()  # views that have no options, 
 
 
 def _refuse_lost(app: Flask, view: FunctionType, endpoint: str | None) -> None:
-    """A decorator without ``functools.wraps`` hides the options of what it wraps."""
+    """Refuse a view whose decorator, without ``functools.wraps``, hides its options."""
     lost = _marked_inside(view, depth=5)
     if lost is not None and not any(lost is other for other in app.view_functions.values()):
         raise ConfigError(
@@ -102,7 +102,7 @@ def _marked_inside(function: FunctionType, depth: int) -> FunctionType | None:
             continue
         if content in _marked:
             return content
-        if hasattr(content, _OPTIONS):  # wraps has kept it: another view, which this one calls
+        if hasattr(content, _OPTIONS):  # another view with options, which this one calls
             continue
         found = _marked_inside(content, depth - 1) if depth else None
         if found is not None:

@@ -4,7 +4,8 @@
 Elsewhere, in a command or a worker, the outermost block *is* the transaction: it commits at its
 end. Only this block may choose an isolation level, be read-only, or run again after a conflict.
 
-``independent`` is another session on another connection, whose commit nothing around it undoes.
+``independent`` is another session on another connection, which stays committed if the unit is
+rolled back.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class UnitSource(Protocol):
         ...
 
     def engines_for(self, options: UnitOptions) -> tuple[Mapping[str, Engine], dict[Any, Engine]]:
-        """The engines for transactions as *options* say, and the routes kept for them."""
+        """The engines for transactions with *options*, and the routes of their sessions."""
         ...
 
     @property
@@ -188,7 +189,7 @@ class Atomic(AtomicBlock):
         return AtomicBlock(self._units, self._options, self._transaction_options)
 
     def _is_repeated(self, error: Exception, attempt: int, before: int) -> bool:
-        if not self._retries or not _retry.is_worthwhile(error) or self._commits() != before:
+        if not self._retries or not _retry.is_conflict(error) or self._commits() != before:
             return False
         if attempt > self._retries:
             _retry.note(error, attempt)
@@ -263,9 +264,9 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
         return
     if has_begun_by_hand(session):
         raise BlockRefused(
-            "'db.atomic()' was written inside 'with db.session.begin():' or 'begin_nested()', which"
-            " it would have to end. Nothing was done. Write 'with db.atomic():' for the outer one,"
-            " too; inside another, it is a savepoint."
+            "'db.atomic()' was written inside 'with db.session.begin():' or 'begin_nested()', whose"
+            " transaction it would end. Nothing was done. Write 'with db.atomic():' for the outer"
+            " one, too; inside another, it is a savepoint."
         )
     work = [*session.record.flushed, *pending(session)]
     if work or session.record.effect is StatementEffect.WRITE:
@@ -278,11 +279,11 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
 
 
 def _prepare(unit: UnitOfWork, units: UnitSource, options: UnitOptions) -> None:
-    """Let the next transaction of *unit* be as *options* want it, and no other."""
+    """Apply *options* to the next transaction of *unit* only."""
     session = unit.session
     if session.in_transaction() and session.record.effect is StatementEffect.READ:
         # Begin a new transaction: objects read before may be out of date and are read again.
-        session.rollback_now()
+        session.rollback_unchecked()
     engines, routes, read_only, _ = unit.terms
     if options.of_transaction:
         if session.in_transaction():

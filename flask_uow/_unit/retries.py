@@ -19,7 +19,7 @@ LONGEST_PAUSE = 2.0
 _random = random.SystemRandom()  # two workers forked from one process do not get the same numbers
 
 
-def is_worthwhile(error: BaseException) -> bool:
+def is_conflict(error: BaseException) -> bool:
     """Whether *error* is a conflict, after which certainly nothing is stored.
 
     A conflict is a serialization failure, a deadlock or a lock timeout. It may be raised by a
@@ -32,11 +32,11 @@ def is_worthwhile(error: BaseException) -> bool:
 
 
 def pause_before(attempt: int, first: float = RETRY_PAUSE) -> float:
-    """Seconds to wait before *attempt*, the second being 2.
+    """Seconds to wait before *attempt*, so that two transactions do not keep conflicting.
 
-    Random between half and all of a time that doubles, so two transactions that conflicted do not
-    keep conflicting.
+    A random time, from half of the limit up to it; the limit doubles with each attempt.
 
+    :param attempt: its number; the first retry is 2.
     :param first: the longest pause before the second attempt.
     """
     longest = min(first * 2.0 ** (attempt - 2), max(first, LONGEST_PAUSE))
@@ -44,7 +44,7 @@ def pause_before(attempt: int, first: float = RETRY_PAUSE) -> float:
 
 
 def note(error: BaseException, attempts: int) -> None:
-    """Let the traceback of the last error say how often it was tried."""
+    """Add the number of attempts to the traceback of *error*."""
     add_note: Any = getattr(error, "add_note", None)  # since Python 3.11
     if add_note is not None:
         add_note(f"flask_uow: this was attempt {attempts}; the ones before met conflicts too")

@@ -127,7 +127,7 @@ class UnitOfWork(UnitState):
             return
         self.session.settle_idle(committed=False)
         try:
-            self.session.rollback_now()
+            self.session.rollback_unchecked()
         except Exception:
             logger.exception("The rollback of a unit of work failed; its connections are dropped.")
             # A session that was interrupted during a state change refuses to roll back, and
@@ -252,7 +252,7 @@ class UnitOfWork(UnitState):
         """Drop the connections of this unit instead of giving them back to the pool."""
         connections = self.session.connections.values()
         try:
-            self.session.invalidate_now()
+            self.session.invalidate_unchecked()
         except Exception:
             logger.exception("A session failed to drop its connections; now one by one.")
         for connection in connections:

@@ -323,7 +323,7 @@ class Machine:
 
     @property
     def then(self) -> str:
-        if self.unit.session.record.lost:
+        if self.unit.session.record.is_lost:
             return "lost"
         if self.unit.has_work:
             return "work"

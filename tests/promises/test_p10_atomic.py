@@ -917,7 +917,7 @@ def test_outermost_block_inside_a_transaction_begun_by_hand_is_refused(
     """One of the two ends first, and the other would not know; the outer one can go on."""
     with app.app_context():
         with getattr(db.session, begin)():
-            with pytest.raises(BlockRefused, match=r"which it would have to end\."):
+            with pytest.raises(BlockRefused, match=r"whose transaction it would end\."):
                 with db.atomic():
                     write(db, "never")
             write(db)
@@ -1258,10 +1258,10 @@ def test_decorated_function_that_returns_what_is_still_to_run_is_refused(
 
     with app.app_context(), pytest.raises(ConfigError, match="returned a coroutine"):
         hidden()
-    for decorator in (staticmethod, classmethod):
-        method: Any = decorator(write)
+    decorators: list[Any] = [staticmethod, classmethod]
+    for decorator in decorators:
         with pytest.raises(ConfigError, match="above '@staticmethod' or '@classmethod'"):
-            db.atomic(method)
+            db.atomic(decorator(write))
 
 
 def test_request_does_not_commit_with_a_block_still_open(
