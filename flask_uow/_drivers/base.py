@@ -47,7 +47,7 @@ class Outcome(enum.Enum):
     """Nothing is stored, as far as is known, and the unit would fail again."""
 
 
-class Phase(enum.Enum):
+class Moment(enum.Enum):
     """When the error came."""
 
     BEFORE_COMMIT = "before COMMIT"

@@ -18,13 +18,13 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from .base import DISCONNECTED, STOPPED, UNNAMED, Meaning, Outcome, Phase
+from .base import DISCONNECTED, STOPPED, UNNAMED, Meaning, Moment, Outcome
 from .known import driver_of_error
 
-__all__ = ["Outcome", "Phase"]
+__all__ = ["Moment", "Outcome"]
 
 
-def outcome_of(error: BaseException, phase: Phase) -> Outcome:
+def outcome_of(error: BaseException, moment: Moment) -> Outcome:
     """Return the outcome of the unit that *error* ended.
 
     This is about one transaction: a unit that has committed earlier must not be run again, even if
@@ -33,7 +33,7 @@ def outcome_of(error: BaseException, phase: Phase) -> Outcome:
     :param error: an error of SQLAlchemy or of a driver, or any other exception.
     """
     meaning = _judge(error)[1]
-    return meaning.before if phase is Phase.BEFORE_COMMIT else meaning.at_commit
+    return meaning.before if moment is Moment.BEFORE_COMMIT else meaning.at_commit
 
 
 def code_of(error: BaseException) -> str | None:

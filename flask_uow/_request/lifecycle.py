@@ -46,7 +46,7 @@ from . import view_retry
 from .app_state import EXTENSION, AppState
 from .context import UnitRegistry
 from .flask_private import (
-    RUNNING,
+    DISPATCHED_IN,
     SEPARATE_REQUEST_CONTEXT,
     Context,
     current_app_context,
@@ -79,7 +79,7 @@ def _note_dispatch(original: Method) -> Method:
     @wraps(original)
     def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
         context = current_request_context(None)
-        setattr(context, RUNNING, current_app_context(None))
+        setattr(context, DISPATCHED_IN, current_app_context(None))
         return original(*args, **kwargs)
 
     return full_dispatch_request
@@ -171,7 +171,7 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:
             _finish_late(units, context, unit, response)
-        setattr(context, RUNNING, None)  # from here on nothing is committed automatically
+        setattr(context, DISPATCHED_IN, None)  # from here on nothing is committed automatically
         return response
 
     return process_response

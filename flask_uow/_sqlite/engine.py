@@ -240,7 +240,7 @@ class _Listeners:
 
 def _is_lost(context: ExecutionContext) -> bool:
     record = record_of(context.root_connection)
-    return record is not None and record.lost
+    return record is not None and record.is_lost
 
 
 def _path_of(connection: sqlite3.Connection) -> str:

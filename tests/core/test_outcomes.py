@@ -21,8 +21,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from flask_uow._drivers import outcomes as _outcomes
 from flask_uow._drivers.outcomes import (
+    Moment,
     Outcome,
-    Phase,
     aborts_transaction,
     code_of,
     is_disconnect,
@@ -47,7 +47,7 @@ def wrapped(orig: BaseException, *, invalidated: bool = False) -> DBAPIError:
 
 def outcomes(error: BaseException) -> tuple[Outcome, Outcome]:
     """Before COMMIT and at COMMIT."""
-    return outcome_of(error, Phase.BEFORE_COMMIT), outcome_of(error, Phase.AT_COMMIT)
+    return outcome_of(error, Moment.BEFORE_COMMIT), outcome_of(error, Moment.AT_COMMIT)
 
 
 def mysql_errors(*numbers: int) -> list[Exception]:
@@ -83,7 +83,7 @@ CONFLICTS = [
 
 
 @pytest.mark.parametrize("error", CONFLICTS, ids=repr)
-def test_a_conflict_is_transient_in_both_phases(error: Exception) -> None:
+def test_a_conflict_is_transient_at_both_moments(error: Exception) -> None:
     """Serialization failures, deadlocks and lock timeouts have certainly stored nothing."""
     assert outcomes(error) == (NOT_APPLIED, NOT_APPLIED)
     assert is_transient(error)
@@ -144,7 +144,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("error", REFUSED, ids=repr)
-def test_a_refusal_is_certain_in_both_phases(error: Exception) -> None:
+def test_a_refusal_is_certain_at_both_moments(error: Exception) -> None:
     """Timeouts and limits of PostgreSQL are definite, but no matter of other transactions."""
     assert outcomes(error) == (NOT_APPLIED, NOT_APPLIED)
     assert not is_transient(error)
@@ -249,7 +249,7 @@ def test_an_exhausted_pool_has_done_nothing() -> None:
     )
     with engine.connect(), pytest.raises(PoolTimeout) as caught:
         engine.connect()
-    assert outcome_of(caught.value, Phase.BEFORE_COMMIT) is NOT_APPLIED
+    assert outcome_of(caught.value, Moment.BEFORE_COMMIT) is NOT_APPLIED
     engine.dispose()
 
 
@@ -341,7 +341,7 @@ def test_sqlite_without_a_code_is_known_by_its_text(
     error = sqlite3.OperationalError(text)
     assert not hasattr(error, "sqlite_errorname")
     assert code_of(error) == code
-    assert outcome_of(error, Phase.BEFORE_COMMIT) is expected
+    assert outcome_of(error, Moment.BEFORE_COMMIT) is expected
 
 
 @pytest.mark.parametrize("number", [1213, 1205, 1020, 1180, 1047, 1614, 2006, 2013])
