@@ -28,6 +28,7 @@ class SqliteConnection(sqlite3.Connection):
     """SQLite's connection, which leaves the queue when its transaction ends.
 
     :ivar database: the one that it was opened for.
+    :ivar timeout: seconds that it waits for its turn; a migration changes them.
     :ivar queue: the queue of the database; None if there is none.
     :ivar identity: which file the database was when it was opened.
     :ivar next_check: when to look whether that file is still there.
@@ -42,6 +43,7 @@ class SqliteConnection(sqlite3.Connection):
     """
 
     database: Database
+    timeout: float
     queue: WriteQueue | None = None
     identity: tuple[int, int] | None = None
     next_check = 0.0
@@ -103,7 +105,7 @@ class SqliteConnection(sqlite3.Connection):
         """
         try:
             if immediate:
-                self._wait_in_queue(self.database.timeout)
+                self._wait_in_queue(self.timeout)
                 self.resting = False
             super().execute("BEGIN IMMEDIATE" if immediate else "BEGIN")
             self.began = True
@@ -114,7 +116,7 @@ class SqliteConnection(sqlite3.Connection):
     def expect_begin(self, statement: str) -> None:
         """Note that *statement* is run outside of a transaction, and is perhaps a BEGIN itself."""
         if is_locking_begin(statement):
-            self._wait_in_queue(self.database.timeout)
+            self._wait_in_queue(self.timeout)
 
     def prepare(self, kind: SqliteKind) -> None:
         """Prepare for a statement of *kind* in a transaction without work: wait for the turn.
@@ -132,7 +134,7 @@ class SqliteConnection(sqlite3.Connection):
         # With a rollback journal the writer, in its COMMIT, waits for us to stop reading.
         waits = self.database.is_wal or not self.has_read
         try:
-            self._wait_in_queue(self.database.timeout if waits else 0)
+            self._wait_in_queue(self.timeout if waits else 0)
         except sqlite3.OperationalError as error:
             self.writing = False
             if self.has_read:
@@ -153,7 +155,7 @@ class SqliteConnection(sqlite3.Connection):
             lender: Any = error.by_own_flow
             outer = lender and lender()
             if outer is None or not outer.gives_way():
-                raise explain.not_its_turn(error, self.database) from None
+                raise explain.not_its_turn(error, self.database, self.timeout) from None
             if not self.queue.borrow(self._owner, lender):
                 self._wait_in_queue(seconds)
 

@@ -135,6 +135,7 @@ class _Listeners:
         self._pool = engine and engine.pool
         if isinstance(connection, SqliteConnection):
             connection.database, connection.queue = self._database, self._database.queue
+            connection.timeout = self._database.timeout
         elif self._profile.queue and not self._told:
             self._told = True
             warnings.warn(

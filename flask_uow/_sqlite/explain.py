@@ -44,7 +44,9 @@ def locked(text: str) -> sqlite3.OperationalError:
     return cast(sqlite3.OperationalError, error)
 
 
-def not_its_turn(error: QueueTimeout, database: Database) -> sqlite3.OperationalError:
+def not_its_turn(
+    error: QueueTimeout, database: Database, timeout: float
+) -> sqlite3.OperationalError:
     """Return the error for a writer that has waited in the queue for too long."""
     if error.by_own_flow:
         return locked(
@@ -54,7 +56,7 @@ def not_its_turn(error: QueueTimeout, database: Database) -> sqlite3.Operational
         )
     return locked(
         f"the write lock of {database.name!r} was held {error}, and did not become free within"
-        f" {database.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its"
+        f" {timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its"
         " first statement to its commit: do slow work (mail, HTTP) before or after"
     )
 
@@ -77,7 +79,7 @@ def _explain_lock(context: ExceptionContext, database: Database) -> str:
     connection, name = _driver_connection(context), database.name
     if getattr(connection, "writing", False) and getattr(connection, "has_read", False):
         return OUT_OF_DATE
-    limit = f"within {database.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
+    limit = f"within {timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
     if context.statement is None and connection is not None:
         return (
             f"the COMMIT waited for the transactions that read from {name!r}, and they did not end"
