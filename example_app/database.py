@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase
 from flask_uow import Database
 
 # MariaDB ignores case when it compares text, unless the collation is a binary one. SQLite and
-# PostgreSQL do not.
+# PostgreSQL never ignore it.
 _TEXT = String(200).with_variant(
     mysql.VARCHAR(200, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
 )

@@ -1,8 +1,9 @@
 """The error handlers: each error becomes one sentence, as an HTML page or as JSON.
 
-When one of these handlers runs, the unit of work of the request has been rolled back, so every
-response here may say that nothing was stored. The handlers can use the database: the pages they
-render list the accounts again, and what the handlers write is committed with their response.
+When one of these handlers runs, the unit of work of the request has been rolled back, if it wrote
+anything, so every response here may say that nothing was stored. The handlers can use the database:
+the pages they render list the accounts again, and what the handlers write is committed with their
+response.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ def _constraint(error: IntegrityError | OperationalError) -> ResponseReturnValue
         raise error  # a fault, not a refusal: 500
     # In the handler's own unit of work: the refused work is gone, and this row is committed with
     # the response. 'db.independent()' is not needed.
-    journal.refused(g.get("attempt", f"{request.method} {request.path}"), reason)
+    journal.refused(g.get("description", f"{request.method} {request.path}"), reason)
     return _respond(409, f"{reason} Nothing was stored.", _form())
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:
-    # The page for these needs no database, because the failure may be that of the database.
+    # The page for these needs no database, because the database may have failed.
     body, status = _respond(error.code or 500, error.description or error.name, "error.html")
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return body, status, headers

@@ -32,7 +32,7 @@ Record = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
-class Bad:
+class SkippedLine:
     """A line that was left out."""
 
     line: int
@@ -51,12 +51,12 @@ class Result:
 
     count: int = 0
     skipped: int = 0
-    reasons: list[Bad] = field(default_factory=list)
+    reasons: list[SkippedLine] = field(default_factory=list)
 
     def skip(self, line: int, reason: str) -> None:
         self.skipped += 1
         if len(self.reasons) < _LISTED:
-            self.reasons.append(Bad(line, reason))
+            self.reasons.append(SkippedLine(line, reason))
 
 
 def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
@@ -68,11 +68,11 @@ def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
 
     :param name: the name of the file, for the journal.
     :param skip_bad: leave out the lines that are refused.
-    :raises Refused: a line is bad; the message names the line and the reason. With *skip_bad*:
-        the file is not such a CSV file, or the start of its next line cannot be found.
+    :raises Refused: a line is bad; the message names the line and the reason. With *skip_bad*,
+        only for a bad header, no lines, text that is not UTF-8 or CSV, or a line that is too long.
     """
     attempt = journal.begin(f"Import of {name}")
-    # In the order of their ids, as 'ledger.transfer' locks them, and for the whole file.
+    # Locked in the order of the ids, as by 'ledger.transfer', for the whole file.
     accounts = ledger.lock_accounts()
     records = _records(stream)
     columns = _read_header(records)
@@ -133,7 +133,7 @@ def _store_or_refuse(
 
 def _orders(
     records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
-) -> Iterator[ledger.Order]:
+) -> Iterator[ledger.PaymentOrder]:
     # Counted here as well, because a constraint that fails for a batch does not name the line.
     balances = {account.id: account.balance for account in accounts.values()}
     for line, record in records:
@@ -144,15 +144,15 @@ def _orders(
         yield order
 
 
-def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.Order:
+def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.PaymentOrder:
     source = _account(row["from"], accounts)
     target = _account(row["to"], accounts)
     amount = money.read(row["amount"])
     memo = fields.text(row.get("memo"), "memo", longest=200, required=False)
-    return ledger.Order(source.id, target.id, amount, memo)
+    return ledger.PaymentOrder(source.id, target.id, amount, memo)
 
 
-def _change(balances: dict[int, int], order: ledger.Order, source: Account) -> None:
+def _change(balances: dict[int, int], order: ledger.PaymentOrder, source: Account) -> None:
     if balances[source.id] < order.amount and not source.may_overdraw:
         has = money.show(balances[source.id])
         raise Refused(f'"{source.name}" has only {has} and cannot pay {money.show(order.amount)}.')

@@ -1,6 +1,6 @@
 """The journal: transfers that were refused, and imports that were started.
 
-Its rows tell of work that was rolled back, so they must not be part of that work.
+A row must stay when the work that it records is rolled back.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def begin(what: str) -> int:
     The row is committed in a transaction of its own before this function returns. An error
     handler would be too late: it does not run if the worker is killed in the middle of a long
     file, and the writes of the unit of work are rolled back then. Call this before the unit has
-    written anything: SQLite has one writer at a time, so this transaction would wait for the unit
-    around it.
+    written anything: SQLite has one writer at a time, and refuses this transaction if the unit
+    around it has written.
     """
     attempt = Attempt(what=what)
     with db.independent() as session:

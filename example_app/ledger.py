@@ -17,7 +17,7 @@ from .refusals import Refused, UnknownAccount
 
 
 @dataclass(frozen=True)
-class Order:
+class PaymentOrder:
     """A transfer to be carried out.
 
     :ivar source: the id of the account that pays.
@@ -65,12 +65,12 @@ def open_account(name: object, *, may_overdraw: bool = False) -> Account:
     return account
 
 
-def order(source: object, target: object, amount: object, memo: object) -> Order:
+def order(source: object, target: object, amount: object, memo: object) -> PaymentOrder:
     """Check the fields of a form or of a JSON body, and return the transfer that they ask for.
 
     :raises Refused: a field is missing or wrong, or both accounts are the same.
     """
-    return Order(
+    return PaymentOrder(
         fields.account_id(source, "source account"),
         fields.account_id(target, "target account"),
         money.read(amount),
@@ -78,12 +78,12 @@ def order(source: object, target: object, amount: object, memo: object) -> Order
     )
 
 
-def transfer(orders: Iterable[Order]) -> list[Transfer]:
+def transfer(orders: Iterable[PaymentOrder]) -> list[Transfer]:
     """Carry out *orders*.
 
-    The balances are changed first, in the order of the account ids: a concurrent transfer of the
-    same money waits here, and two transfers cannot deadlock. The database adds each change to the
-    current balance, so no change is lost. A constraint refuses overdrafts.
+    The balances are changed first, in the order of the account ids: a concurrent transfer
+    between the same accounts waits here, and two transfers cannot deadlock. The database adds each
+    change to the current balance, so no change is lost. A constraint refuses overdrafts.
 
     :raises UnknownAccount: an account does not exist.
     :raises IntegrityError: an account would be overdrawn (on MariaDB an ``OperationalError``).
@@ -110,7 +110,7 @@ def lock_accounts() -> list[Account]:
     return list(db.session.scalars(statement))
 
 
-def _record(order: Order) -> Transfer:
+def _record(order: PaymentOrder) -> Transfer:
     transfer = Transfer(memo=order.memo, at=order.at)
     transfer.postings = [
         Posting(account_id=order.source, amount=-order.amount),

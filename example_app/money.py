@@ -1,4 +1,4 @@
-"""Money: whole cents in the ledger, text such as ``1,250.00`` for people and programs."""
+"""Money: whole cents in the ledger, ``1,250.00`` for people, ``1250.00`` for programs."""
 
 from __future__ import annotations
 

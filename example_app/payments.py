@@ -1,10 +1,10 @@
-"""A single transfer, as a form or the API asks for it: the order, the refusal, the receipt.
+"""A single transfer, requested by a form or the API: the order, the refusal, the receipt.
 
 The isolation level depends on the database:
 
 - PostgreSQL: SERIALIZABLE. What a transfer has read is still true when it commits, so a rule that
   reads before it writes (a daily limit, say) also holds when other transfers run at the same time.
-  Reading blocks no other transaction. Instead, of two conflicting transfers one fails, at a
+  Reading blocks no other transaction. Instead, one of two conflicting transfers fails, at a
   statement or at its COMMIT, and is rolled back; its view runs again (``RETRIES``).
 - MariaDB: its default, REPEATABLE READ. Its SERIALIZABLE locks every row that a SELECT reads until
   the transaction ends, so two transfers that both read a row before they change it would deadlock.
@@ -39,11 +39,11 @@ def pay(form: Mapping[str, Any]) -> Transfer:
     """
     _make_serializable()
     order = ledger.order(form.get("from"), form.get("to"), form.get("amount"), form.get("memo"))
-    g.attempt = (
+    g.description = (
         f"Transfer of {money.show(order.amount)} from account {order.source} to {order.target}"
     )
     (transfer,) = ledger.transfer([order])
-    receipts.promise(transfer)
+    receipts.send_after_commit(transfer)
     return transfer
 
 

@@ -24,12 +24,12 @@ def init_app(app: Flask) -> None:
     app.config.setdefault("OUTBOX", Path(app.instance_path, "outbox"))
 
 
-def promise(transfer: Transfer) -> None:
+def send_after_commit(transfer: Transfer) -> None:
     """Send a receipt after *transfer* has been committed, and only then.
 
     The COMMIT comes after the view and may fail. The transfer is then refused or tried again, and
-    a receipt that was already sent would be wrong. The hook is given
-    the id, not the object, because the object belongs to a transaction that has ended by then.
+    a receipt that was already sent would be wrong. The hook is given the id, not the object,
+    because the object belongs to a transaction that has ended by then.
     """
     db.on_commit(_send, transfer.id)
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from . import ledger
 from .database import db
-from .ledger import Order
+from .ledger import PaymentOrder
 from .models import Account
 
 _ACCOUNTS = {
@@ -54,7 +54,9 @@ def sow() -> int:
     monday = today - timedelta(days=today.weekday() + _DAYS)
     start = datetime.combine(monday, time())
     orders = [
-        Order(ids[source], ids[target], cents, memo, at=start + timedelta(days=day, hours=hour))
+        PaymentOrder(
+            ids[source], ids[target], cents, memo, at=start + timedelta(days=day, hours=hour)
+        )
         for day, hour, source, target, cents, memo in sorted(_transfers())
     ]
     return len(ledger.transfer(orders))

@@ -59,8 +59,8 @@ def lines(account_id: int) -> Iterator[Line]:
 
     Closing this generator before its end closes the cursor on the server, too.
     """
-    statement = _lines(account_id).order_by(Posting.id).execution_options(yield_per=500)
-    with db.session.execute(statement) as rows:
+    query = _lines(account_id).order_by(Posting.id).execution_options(yield_per=500)
+    with db.session.execute(query) as rows:
         for row in rows:
             yield Line(*row)
 
@@ -99,12 +99,12 @@ def _transfer(transfer: Transfer) -> Transfer:
 
 def _page(
     count: Select[Any],
-    statement: Select[Any],
+    query: Select[Any],
     number: int,
     make: Callable[..., Row],
     size: int = PAGE_SIZE,
 ) -> Page[Row]:
     last = max(1, -(-db.session.execute(count).scalar_one() // size))
     number = min(number, last)
-    rows = db.session.execute(statement.limit(size).offset((number - 1) * size))
+    rows = db.session.execute(query.limit(size).offset((number - 1) * size))
     return Page([make(*row) for row in rows], number, last)

@@ -17,7 +17,7 @@ from ._request import lifecycle, view_retry
 from ._request.app_state import EXTENSION, AppState
 from ._request.context import UnitRegistry
 from ._request.proxy import SessionProxy
-from ._request.view_options import CommitRule, F, mark
+from ._request.view_options import CommitRule, F, attach_options
 from ._transaction import routing
 from ._unit import commit_hooks
 from ._unit.blocks import Atomic, ExplicitCommit, Independent
@@ -67,14 +67,14 @@ class Database:
             bases.append(_new_base(self._metadatas))
         self._registries = [_registry_of(base) for base in bases]
         for registry_ in self._registries:
-            routing.stamp(registry_.mappers)  # for classes that are mapped already
+            routing.note_bind_keys(registry_.mappers)  # for classes that are mapped already
         self.Model: Any = bases[0]
         options = dict(session_options or {})
         options["class_"] = unit_session_class(options.get("class_", Session))
         self._session_options = options
         self._units: UnitRegistry[Session] = UnitRegistry()
         self.session: SessionProxy[Session] = SessionProxy(self._units)
-        """The session of the current unit of work (P2).
+        """The session of the current unit of work.
 
         Opened at its first use, committed or rolled back before the response is sent, closed when
         the context ends."""
@@ -100,11 +100,7 @@ class Database:
                 " 'register_extension') once for each app, on one 'Database()'."
             )
         reading.read_commit_rule(app.config)
-        app.extensions[EXTENSION] = AppState(
-            app,
-            self._units,
-            self._session_options,
-        )
+        app.extensions[EXTENSION] = AppState(app, self._units, self._session_options)
         app.extensions.setdefault("sqlalchemy", self)  # other extensions look here
         lifecycle.install(app, self._units)
         app.shell_context_processor(self._shell_names)
@@ -135,6 +131,7 @@ class Database:
         """Return ``engines[name]``; migration environments use this method.
 
         :raises UnknownEngine: no engine has this name.
+        :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         return self.engines[name]
 
@@ -158,10 +155,6 @@ class Database:
         return self._units.peek()
 
     @property
-    def _scope(self) -> UnitRegistry[Session]:
-        return self._units
-
-    @property
     def metadata(self) -> MetaData:
         """The first given ``MetaData``; without one, that of the first base."""
         return self.metadatas[0]
@@ -180,7 +173,7 @@ class Database:
         """Create the tables that do not exist yet, each on its own engine.
 
         :raises UnknownEngine: a table names an engine that is not configured; no table is created.
-        :raises OutsideContext: no Flask context is active.
+        :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         for metadata, engine, tables in self._tables_by_engine():
             metadata.create_all(engine, tables=tables)
@@ -189,7 +182,7 @@ class Database:
         """Drop all tables, each on its own engine.
 
         :raises UnknownEngine: a table names an engine that is not configured; no table is dropped.
-        :raises OutsideContext: no Flask context is active.
+        :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         for metadata, engine, tables in reversed(self._tables_by_engine()):
             metadata.drop_all(engine, tables=tables)
@@ -252,7 +245,9 @@ class Database:
             read_only,
             retries_option(retries, "'retries' of '@db.unit(...)'"),
         )
-        return lambda function: mark(view_retry.watch_view(function, self._units, options), options)
+        return lambda function: attach_options(
+            view_retry.watch_view(function, self._units, options), options
+        )
 
     @overload
     def atomic(self, function: F, /) -> F: ...
@@ -283,8 +278,8 @@ class Database:
 
         Inside a request or another block, the block is a savepoint: an exception that leaves it
         undoes only the block, and its work is committed with the rest. Elsewhere (command, worker,
-        script) the outermost block is the whole unit and commits at its end; loaded objects stay
-        readable. ``raise Rollback`` undoes a block, and the code after it continues.
+        script) the outermost block is the whole transaction and commits at its end; loaded objects
+        stay readable. ``raise Rollback`` undoes a block, and the code after it continues.
 
         ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 
@@ -294,8 +289,9 @@ class Database:
         :param retries: how often the decorated function is run again after a conflict with another
             transaction, each time in a new transaction and after a pause (``UOW_RETRY_PAUSE``).
             Not possible with ``with``, which cannot run its lines twice.
-        :raises BlockRefused: an option was given to a block that is not the outermost, or there is
-            uncommitted work before the outermost block; nothing was done.
+        :raises BlockRefused: an option was given inside a request or another block, or there is
+            uncommitted work before the block; nothing was done.
+        :raises RollbackOnly: ``db.set_rollback_only()`` was called before.
         :raises ConfigError: an option has a wrong value, or *function* is not a function.
         :raises OutsideContext: no Flask context is active.
         """
@@ -326,7 +322,7 @@ class Database:
         return Independent(self._units)
 
     def explicit_commit(self, mode: str) -> ExplicitCommit:
-        """Set the effect of ``db.session.commit()`` in a ``with`` block, for code of others.
+        """Set the effect of ``db.session.commit()`` in a ``with`` block, for third-party code.
 
         :param mode: ``"allow"``: it commits; ``"flush"``: it only flushes, and the unit stays all
             or nothing; ``"forbid"``: it is refused. See ``UOW_EXPLICIT_COMMIT``.
@@ -337,12 +333,12 @@ class Database:
     def on_commit(
         self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Callable[P, T]:
-        """Call ``function(*args, **kwargs)`` after the work so far has been committed (P10).
+        """Call ``function(*args, **kwargs)`` after the work so far has been committed.
 
         Hooks run after the COMMIT and before the response is sent, in the order in which they were
         added. A rollback of the unit or of a block drops the hooks that were added in it. The error
-        of a hook is logged; the other hooks run, and the response is sent. If no unit is open, the
-        function is called at once. Can be used as a decorator.
+        of a hook is logged; the other hooks run, and the response is sent. If no commit is to
+        come, it is called at once. Can be used as a decorator.
 
         :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
@@ -353,7 +349,7 @@ class Database:
     ) -> Callable[P, T]:
         """Call ``function(*args, **kwargs)`` after the work so far, or its block, was rolled back.
 
-        Otherwise as :meth:`on_commit`; but if no unit is open, the function is never called.
+        Otherwise as :meth:`on_commit`; but if no commit is to come, it is never called.
 
         :raises HookRefused: *function* is a coroutine function, or an argument is an ORM object.
         """
@@ -371,7 +367,7 @@ class Database:
         return function
 
     def set_rollback_only(self) -> None:
-        """Roll back the current unit at its end, whatever the status of the response (P4).
+        """Roll back the current unit at its end, whatever the status of the response.
 
         For a response that reports an error with status 200, for instance. From then on,
         ``commit()`` is refused. If an exception leaves the view later, the work is rolled back and

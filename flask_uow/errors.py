@@ -11,12 +11,12 @@
          ├─ UnitEnded (RuntimeError)      a session was used after its unit of work ended
          │   └─ ForkedUnit                a forked child used a unit of its parent
          ├─ ConcurrentUse (RuntimeError)  two threads used one unit of work at once
-         ├─ RollbackOnly (RuntimeError)   ``commit()`` after ``set_rollback_only()``
-         ├─ BlockRefused (RuntimeError)   a block cannot begin here, or not with these options
-         ├─ CommitRefused (RuntimeError)  ``commit()`` or ``rollback()`` where a block decides
+         ├─ RollbackOnly (RuntimeError)   ``commit()`` or a block after ``set_rollback_only()``
+         ├─ BlockRefused (RuntimeError)   a block cannot begin or end here
+         ├─ CommitRefused (RuntimeError)  ``commit()`` or the like where it is not allowed
          ├─ HookRefused (ValueError)      ``on_commit()`` was given what cannot be called later
-         ├─ ReadOnly (RuntimeError)       a statement writes in a unit that only reads
-         ├─ Rollback (RuntimeError)       raise it to undo a ``db.atomic()`` block
+         ├─ ReadOnly (RuntimeError)       a statement or a flush would write where it may not
+         ├─ Rollback (RuntimeError)       raise it to undo a block
          ├─ PartialCommit (RuntimeError)  some engines have committed, and a later one failed
          ├─ TransactionLost (RuntimeError) an earlier error has rolled back the whole transaction
          ├─ PoolExhausted (RuntimeError)  every connection of the pool is checked out
@@ -103,18 +103,18 @@ class ConcurrentUse(UowError, RuntimeError):
 
 
 class RollbackOnly(UowError, RuntimeError):
-    """``commit()`` was called on a unit that ``db.set_rollback_only()`` had marked."""
+    """``commit()`` or ``db.atomic()`` was called after ``db.set_rollback_only()``."""
 
 
 class BlockRefused(UowError, RuntimeError):
-    """``db.atomic()`` cannot begin here, or not with these options."""
+    """A block cannot begin or end here, or not with these options."""
 
 
 class CommitRefused(UowError, RuntimeError):
-    """``commit()``, ``rollback()`` or ``close()`` was called where it is not allowed.
+    """A method that begins or ends a transaction was called where it is not allowed.
 
-    Inside ``db.atomic()`` the block decides, and in a request with
-    ``UOW_EXPLICIT_COMMIT = "forbid"`` the commit rule.
+    Inside ``db.atomic()`` only the block does that; ``"forbid"`` refuses ``commit()`` and
+    ``begin()``.
     """
 
 
@@ -123,11 +123,11 @@ class HookRefused(UowError, ValueError):
 
 
 class ReadOnly(UowError, RuntimeError):
-    """A statement writes in a unit of work with ``read_only=True``."""
+    """A statement or a flush would write where ``read_only=True``."""
 
 
 class Rollback(UowError, RuntimeError):
-    """Raise it inside ``with db.atomic():`` to undo the block and continue after it.
+    """Raise it inside ``db.atomic()`` or ``db.independent()`` to undo the block.
 
     :param block: the block to undo, as ``db.atomic()`` returned it; None for the innermost.
     """
@@ -166,14 +166,14 @@ class PartialCommit(UowError, RuntimeError):
 
 
 class TransactionLost(UowError, InvalidRequestError, RuntimeError):
-    """A statement or a commit follows an error that has rolled back the whole transaction (P3).
+    """A statement or a commit follows an error that has rolled back the whole transaction.
 
-    That error is the ``__cause__``. The class is also a SQLAlchemy error, so that
+    That error, if it is known, is the ``__cause__``. The class is also a SQLAlchemy error, so that
     ``except SQLAlchemyError`` catches it.
     """
 
     def __init__(self, error: BaseException | None) -> None:
-        name = (
+        what = (
             "only the driver has seen it, or the connection itself was rolled back"
             if error is None
             else type(error).__name__
@@ -181,7 +181,7 @@ class TransactionLost(UowError, InvalidRequestError, RuntimeError):
         text = "" if error is None else f": {str(error).strip()}"
         super().__init__(
             "The transaction no longer exists: the database rolled it back after an earlier error"
-            f" that the code swallowed ({name}{text})."
+            f" that the code swallowed ({what}{text})."
             " A commit would store nothing, or only what came after that error, so it is refused."
             " Let the error leave the view, or call 'rollback()' and do the whole work again. Put"
             " a statement that may fail inside 'with db.session.begin_nested():'; this does not"

@@ -1,4 +1,4 @@
-"""The shape of the package: who may import whom, what is public, how much is to be read."""
+"""The shape of the package: what imports what, what is public, how long the core is."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
 
 
 def test_every_folder_is_a_floor() -> None:
-    """A new folder, or a module at the top of the package, gets its floor on purpose."""
+    """A new folder, or a module at the top of the package, must be listed."""
     assert {floor_of(path) for path in FILES} == set(FLOORS)
 
 
@@ -84,7 +84,7 @@ def test_only_the_upper_floors_know_flask(path: Path) -> None:
     reason="blocks.py, session.py and unit.py are still too long: about 1,930 lines in all"
 )
 def test_the_heart_is_read_in_one_sitting() -> None:
-    """What decides over a unit: at most 1,500 lines with the docstrings."""
+    """What decides the outcome of a unit: at most 1,500 lines with the docstrings."""
     heart = [*(PACKAGE / "_unit").glob("*.py"), PACKAGE / "_request" / "lifecycle.py"]
     assert sum(len(path.read_text().splitlines()) for path in heart) <= 1500
 
@@ -142,7 +142,7 @@ def test_import_is_light() -> None:
 
 
 def test_the_tower_does_not_know_the_migrations() -> None:
-    """But for the one line in which ``Database`` hands an app over."""
+    """Only ``Database`` imports them."""
     knowing = {floor_of(path) for path in FILES if "migrations" in imports_of(path)[0]} - {
         "migrations"
     }
@@ -150,28 +150,28 @@ def test_the_tower_does_not_know_the_migrations() -> None:
 
 
 def test_migrations_import_in_one_direction() -> None:
-    """No circle among their modules; ``install`` knows the commands only when one is used."""
+    """No import cycle among their modules; ``install`` imports the commands only for their use."""
     wing = PACKAGE / "migrations"
-    graph = {path: _neighbours(path) for path in wing.rglob("*.py")}
+    graph = {path: _neighbors(path) for path in wing.rglob("*.py")}
     graph[wing / "install.py"].discard(wing / "cli.py")
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
-def _neighbours(path: Path) -> set[Path]:
+def _neighbors(path: Path) -> set[Path]:
     """The modules of the package that *path* imports, at its start or later."""
-    neighbours: set[Path] = set()
+    neighbors: set[Path] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             start = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
             for name in [start, *(start / alias.name for alias in node.names)]:
                 if (module := name.with_suffix(".py")).is_file():
-                    neighbours.add(module)
-    return neighbours
+                    neighbors.add(module)
+    return neighbors
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "migrations").rglob("*.py")), ids=name_of)
 def test_migrations_import_alembic_only_when_they_run(path: Path) -> None:
-    """An app that has the commands pays for their names; and only the commands print."""
+    """No module imports Alembic at its top; only the commands import click."""
     body = ast.parse(path.read_text()).body
     imported = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in body if isinstance(node, ast.ImportFrom)}

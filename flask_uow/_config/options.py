@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Union, cast
 
 from ..errors import ConfigError, shown
+from .checks import Check, did_you_mean
 
 CommitRule = Union[Literal["on_success", "always", "explicit"], Callable[[Any], bool]]
 """When a request commits automatically:
@@ -54,24 +54,16 @@ def commit_rule(value: object, where: str) -> CommitRule:
     """
     if callable(value) or value in _RULES:
         return cast(CommitRule, value)
-    near = difflib.get_close_matches(str(value).lower().replace("-", "_"), _RULES, n=1)
     raise ConfigError(
         f"{where} is {shown(value)}, which is not a commit rule."
-        f"{f' Did you mean {near[0]!r}?' if near else ''}"
+        f"{did_you_mean(str(value).lower().replace('-', '_'), _RULES)}"
         f" It must be {', '.join(map(repr, _RULES))} or a function that receives the response"
         " and returns True to commit."
     )
 
 
-def retries_option(retries: object, where: str) -> int:
-    """Check a number of retries.
-
-    :param where: the place of the value in the code, for the message.
-    :raises ConfigError: *retries* is not a whole number from 0 to 100.
-    """
-    if isinstance(retries, bool) or not isinstance(retries, int) or not 0 <= retries <= 100:
-        raise ConfigError(
-            f"{where} is {shown(retries)}, and it must be a whole number from 0 to 100: how often"
-            " the work is run again after its first attempt."
-        )
-    return retries
+retries_option = Check(
+    lambda value: type(value) is int and 0 <= value <= 100,  # not True, which is an int
+    "a whole number from 0 to 100: how often the work is run again after its first attempt",
+)
+"""Checks a number of retries."""

@@ -1,4 +1,4 @@
-"""Read ``app.config`` into frozen settings: every key, its check and the message about it."""
+"""Read ``app.config`` into frozen settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from .._transaction.routing import DEFAULT
-from ..errors import ConfigError, ConfigNotice, shown
+from ..errors import ConfigError, ConfigNotice
+from .checks import CHECKS, did_you_mean
 from .options import CommitRule, commit_rule
 from .settings import (
     RETRY_PAUSE,
@@ -29,26 +30,14 @@ Config: TypeAlias = Mapping[str, object]
 """``app.config``, or a dict in it: every value may be of a wrong type."""
 
 _URI = "SQLALCHEMY_DATABASE_URI"
-_POOL_KEYS = {
-    f"UOW_{field.name.upper()}": field.name
-    for field in fields(PoolSettings)
-    if field.name != "stacks"  # set by DEBUG
-}
-_SQLITE_KEYS = {f"UOW_SQLITE_{field.name.upper()}": field.name for field in fields(SqliteProfile)}
 _KNOWN = {
-    *_POOL_KEYS,
-    *_SQLITE_KEYS,
+    *(key for key in CHECKS if key.isidentifier()),
     _URI,
     "SQLALCHEMY_BINDS",
     "SQLALCHEMY_ENGINES",
     "SQLALCHEMY_ENGINE_OPTIONS",
     "SQLALCHEMY_ECHO",
     "UOW_COMMIT",
-    "UOW_EXPLICIT_COMMIT",
-    "UOW_RETRY_PAUSE",
-    "UOW_CLI_GROUP",
-    "UOW_MIGRATIONS",
-    "UOW_CHECK_MIGRATIONS",
     # Keys of Flask-SQLAlchemy that are accepted, because flask_uow acts as their defaults say.
     "SQLALCHEMY_TRACK_MODIFICATIONS",
     "SQLALCHEMY_RECORD_QUERIES",
@@ -76,11 +65,28 @@ def read(config: Config) -> Settings:
     return Settings(
         commit=read_commit_rule(config),
         engines=tuple(_read_engines(config)),
-        pool=_read_pool(config),
-        sqlite=SqliteProfile(**_given(config, _SQLITE_KEYS)),
+        pool=PoolSettings(stacks=bool(config.get("DEBUG")), **_given(config, "UOW_", PoolSettings)),
+        sqlite=SqliteProfile(**_given(config, "UOW_SQLITE_", SqliteProfile)),
         explicit_commit=_read_explicit_commit(config),
-        retry_pause=_read_retry_pause(config),
+        retry_pause=_read(config, "UOW_RETRY_PAUSE", RETRY_PAUSE),
     )
+
+
+def _read(config: Config, key: str, default: object) -> Any:
+    return CHECKS[key](config.get(key, default), key)
+
+
+def _given(config: Config, prefix: str, class_: type[Any]) -> dict[str, Any]:
+    """Return the values in *config*, checked, by the names of the fields of *class_*."""
+    found = {}
+    for field in fields(class_):
+        key = prefix + field.name.upper()
+        if key in CHECKS and key in config:
+            value = config[key]
+            if isinstance(value, str):  # words for SQLite may be in upper case
+                value = value.lower()
+            found[field.name] = CHECKS[key](value, key)
+    return found
 
 
 def read_commit_rule(config: Config) -> CommitRule:
@@ -97,16 +103,9 @@ def read_migration_names(config: Config) -> tuple[str, str | None]:
     :raises ConfigError: ``UOW_CLI_GROUP`` is not a name, or ``UOW_CHECK_MIGRATIONS`` none of its
         values.
     """
-    group = config.get("UOW_CLI_GROUP", "db") or ""
-    if not isinstance(group, str):
-        raise ConfigError(f"UOW_CLI_GROUP is {shown(group)}, and it must be a name, such as 'db'.")
-    check = config.get("UOW_CHECK_MIGRATIONS", "warn")
-    if check not in ("warn", "error", False, None):  # a tuple: the value may be unhashable
-        raise ConfigError(
-            f"UOW_CHECK_MIGRATIONS is {shown(check)}, and it must be 'warn', 'error' or False:"
-            " what the first request does in debug mode if revisions are pending."
-        )
-    return group, str(check) if check else None
+    group = _read(config, "UOW_CLI_GROUP", "db")
+    check = _read(config, "UOW_CHECK_MIGRATIONS", "warn")
+    return group or "", check or None
 
 
 def read_migrations(config: Config) -> MigrationSettings:
@@ -118,42 +117,17 @@ def read_migrations(config: Config) -> MigrationSettings:
     given = config.get("UOW_MIGRATIONS") or {}
     if isinstance(given, (str, Path)):
         given = {"directory": given}
-    if not isinstance(given, Mapping):
-        raise ConfigError(
-            f"UOW_MIGRATIONS is {shown(given)}, and it must be the name of a folder, or a dict:"
-            " {'directory': 'migrations', 'engines': ['default'], 'include_schemas': True}, where"
-            " all other keys are options of Alembic's 'context.configure()'."
-        )
-    options = dict(given)
+    options = dict(CHECKS["UOW_MIGRATIONS"](given, "UOW_MIGRATIONS"))
     directory = options.pop("directory", "migrations")
-    if not isinstance(directory, (str, Path)) or not str(directory):
-        raise ConfigError(
-            f"UOW_MIGRATIONS['directory'] is {shown(directory)}, and it must be the name of a"
-            " folder, such as 'migrations'."
-        )
+    engines = options.pop("engines", None)
+    CHECKS["UOW_MIGRATIONS['directory']"](directory, "UOW_MIGRATIONS['directory']")
+    CHECKS["UOW_MIGRATIONS['engines']"](engines, "UOW_MIGRATIONS['engines']")
     return MigrationSettings(
         directory=str(directory),
         group=read_migration_names(config)[0] or "db",
-        engines=_read_migrated(options.pop("engines", None)),
+        engines=None if engines is None else tuple(name or DEFAULT for name in engines),
         options=options,
     )
-
-
-def _read_migrated(given: object) -> tuple[str, ...] | None:
-    if given is None:
-        return None
-    names = list(given) if isinstance(given, (list, tuple)) else [0]
-    if not names or not all(name is None or isinstance(name, str) for name in names):
-        raise ConfigError(
-            f"UOW_MIGRATIONS['engines'] is {shown(given)}, and it must be a list of names of"
-            " engines, such as ['default', 'audit']; all are migrated if it is left out."
-        )
-    found = tuple(str(name or DEFAULT) for name in names)
-    if len(set(found)) < len(found):
-        raise ConfigError(
-            f"UOW_MIGRATIONS['engines'] is {shown(given)}, and it must name each engine only once."
-        )
-    return found
 
 
 def refuse_unknown_options(options: Config, known: Iterable[str]) -> None:
@@ -165,76 +139,24 @@ def refuse_unknown_options(options: Config, known: Iterable[str]) -> None:
     names = {"directory", "engines", *known}
     for key in options:
         if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.6)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(
                 f"UOW_MIGRATIONS has a key {key!r}, which is not an option of"
                 " Alembic's 'context.configure()'; the others are 'directory' and 'engines'."
-                f"{hint}"
+                f"{did_you_mean(key, names)}"
             )
+
+
+explicit_commit = CHECKS["UOW_EXPLICIT_COMMIT"]
+"""Checks an effect of ``commit()``."""
 
 
 def _read_explicit_commit(config: Config) -> dict[str, str]:
-    given = config.get("UOW_EXPLICIT_COMMIT", "allow")
-    modes = {
-        name: explicit_commit(
-            mode, f"UOW_EXPLICIT_COMMIT[{name!r}]" if name else "UOW_EXPLICIT_COMMIT"
-        )
-        for name, mode in (given if isinstance(given, Mapping) else {"": given}).items()
+    given = config.get("UOW_EXPLICIT_COMMIT", {})
+    modes = given if isinstance(given, Mapping) else {"": given}
+    return {
+        name: explicit_commit(mode, "UOW_EXPLICIT_COMMIT" + (f"[{name!r}]" if name else ""))
+        for name, mode in modes.items()
     }
-    return modes if set(modes.values()) - {"allow"} else {}
-
-
-def explicit_commit(mode: object, where: str) -> str:
-    """Check a value of ``UOW_EXPLICIT_COMMIT``.
-
-    :param where: the place of the value in the code or in ``app.config``, for the message.
-    :raises ConfigError: *mode* is not one of ``"allow"``, ``"flush"`` and ``"forbid"``.
-    """
-    if mode not in _MODES:
-        raise ConfigError(
-            f"{where} is {shown(mode)}, and it must be {', '.join(map(repr, _MODES[:-1]))} or"
-            f" {_MODES[-1]!r}: what 'db.session.commit()' does during a request."
-        )
-    return str(mode)
-
-
-_MODES = ("allow", "flush", "forbid")
-
-
-def _read_retry_pause(config: Config) -> float:
-    value = config.get("UOW_RETRY_PAUSE", RETRY_PAUSE)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise ConfigError(
-            f"UOW_RETRY_PAUSE is {shown(value)}, and it must be a number of seconds, 0 or more."
-        )
-    return float(value)
-
-
-def _read_pool(config: Config) -> PoolSettings:
-    given = _given(config, _POOL_KEYS)
-    for name, value in given.items():
-        key = _key(name)
-        if name == "liveness":
-            if not isinstance(value, bool):
-                raise ConfigError(f"{key} is {shown(value)}, and it must be True or False.")
-            continue
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (is_number and value >= 0) and not (value is None and name != "ping_idle"):
-            never = "" if name == "ping_idle" else ", or None for never"
-            raise ConfigError(
-                f"{key} is {shown(value)}, and it must be a number of seconds, 0 or more{never}."
-            )
-    return PoolSettings(stacks=bool(config.get("DEBUG")), **given)
-
-
-def _given(config: Config, keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values in *config*, by the names of the fields for *keys*."""
-    return {name: config[key] for key, name in keys.items() if key in config}
-
-
-def _key(name: str) -> str:
-    return f"UOW_{name.upper()}"
 
 
 def _read_engines(config: Config) -> list[EngineSettings]:
@@ -286,9 +208,8 @@ def _engine(name: str, value: object, common: Config, where: str) -> EngineSetti
 
 def _url(value: object, where: str) -> URL:
     if isinstance(value, str) and value.startswith("postgres://"):
-        value = value.replace(
-            "postgres://", "postgresql://", 1
-        )  # as several hosting services write it
+        # As several hosting services write it.
+        value = value.replace("postgres://", "postgresql://", 1)
     try:
         return URL.create(**value) if isinstance(value, Mapping) else make_url(cast("URL", value))
     except (ArgumentError, TypeError, ValueError) as error:

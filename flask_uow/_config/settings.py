@@ -3,41 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import URL
 
-from ..errors import ConfigError, shown
 from .options import CommitRule
 
 RETRY_PAUSE = 0.05
 """The longest pause before the second attempt, in seconds. Each later pause is twice as long."""
-
-_LONGEST_TIMEOUT = 2_000_000  # SQLite counts milliseconds, in 31 bits
-
-
-def refuse_timeout(name: str, value: object) -> None:
-    """Check the timeout *name*.
-
-    :raises ConfigError: *value* is not a number of seconds that SQLite can wait.
-    """
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and 0 <= cast(float, value) <= _LONGEST_TIMEOUT):  # false for nan as well
-        raise ConfigError(
-            f"{name} is {shown(value)}, and it must be a number of seconds, 0 or more, and not"
-            f" more than {_LONGEST_TIMEOUT} (23 days)."
-        )
-
-
-def _choice(key: str, value: object, choices: tuple[str, ...]) -> str:
-    if isinstance(value, str) and value.lower() in choices:
-        return value.lower()
-    why = ""
-    if key.endswith("JOURNAL_MODE") and str(value).lower() in {"off", "memory"}:
-        why = " Without a journal on disk, an interrupted transaction cannot be undone."
-    names = ", ".join(map(repr, choices[:-1]))
-    raise ConfigError(f"{key} is {shown(value)}, and it must be {names} or {choices[-1]!r}.{why}")
 
 
 @dataclass(frozen=True)
@@ -61,14 +35,7 @@ class PoolSettings:
     recycle: float | None = 1800.0
     network_timeout: float | None = 4.0
     hold_warning: float | None = 60.0
-    stacks: bool = False
-
-
-_CHOICES = {
-    "journal_mode": ("wal", "delete", "truncate", "persist"),
-    "synchronous": ("off", "normal", "full", "extra"),
-    "begin": ("auto", "deferred", "immediate"),
-}
+    stacks: bool = False  # not a key: True in debug mode
 
 
 @dataclass(frozen=True)
@@ -86,7 +53,6 @@ class SqliteProfile:
         expected to write, ``immediate`` always, ``deferred`` never. A deferred transaction that
         reads and then writes may be refused.
     :ivar queue: writers get the write lock in the order in which they asked for it.
-    :raises ConfigError: a setting has a value that is not allowed.
     """
 
     journal_mode: str = "wal"
@@ -95,17 +61,6 @@ class SqliteProfile:
     busy_timeout: float = 5.0
     begin: str = "auto"
     queue: bool = True
-
-    def __post_init__(self) -> None:
-        for option in fields(self):
-            key, value = f"UOW_SQLITE_{option.name.upper()}", getattr(self, option.name)
-            if option.name in _CHOICES:
-                value = _choice(key, value, _CHOICES[option.name])
-                object.__setattr__(self, option.name, value)
-            elif option.name == "busy_timeout":
-                refuse_timeout(key, value)
-            elif not isinstance(value, bool):
-                raise ConfigError(f"{key} is {shown(value)}, and it must be True or False.")
 
 
 @dataclass(frozen=True)
@@ -126,7 +81,7 @@ class Settings:
     """All settings of an app for its databases.
 
     :ivar explicit_commit: the effect of ``commit()`` in a request, by the name of the blueprint;
-        ``""`` is for all other views. Empty if ``commit()`` is allowed everywhere.
+        ``""`` is for all other views. By default empty: ``commit()`` commits.
     :ivar retry_pause: the longest pause before the second attempt, in seconds.
     """
 

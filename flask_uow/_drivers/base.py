@@ -21,12 +21,11 @@ Nothing here knows Flask, sessions or engines, and nothing imports a driver.
 
 from __future__ import annotations
 
-import contextlib
 import enum
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -48,7 +47,7 @@ class Outcome(enum.Enum):
     """Nothing is stored, as far as is known, and the unit would fail again."""
 
 
-class Phase(enum.Enum):
+class Moment(enum.Enum):
     """When the error came."""
 
     BEFORE_COMMIT = "before COMMIT"
@@ -65,20 +64,16 @@ class Meaning:
     :ivar at_commit: the outcome of an error at COMMIT.
     :ivar transient: the error is a conflict with another transaction.
     :ivar disconnected: the connection must not be used again.
+    :ivar aborts: the server has rolled back the transaction, unnoticed by the driver.
+    :ivar may_abort: it may have, depending on a setting of the server, unknown to the client.
     """
 
     before: Outcome
     at_commit: Outcome
     transient: bool = False
     disconnected: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The code of an error, and its meaning."""
-
-    code: str | None
-    meaning: Meaning
+    aborts: bool = False
+    may_abort: bool = False
 
 
 CONFLICT = Meaning(Outcome.NOT_APPLIED, Outcome.NOT_APPLIED, transient=True)
@@ -107,7 +102,7 @@ class Driver:
 
     :ivar name: SQLAlchemy's name for it, ``dialect.driver``.
     :ivar module: the module that it imports and that defines its errors.
-    :ivar package: the package to install; empty if flask_uow cannot use the driver.
+    :ivar package: the package to install; empty for a driver that comes with Python.
     :ivar serves: the dialects that use this driver if their URL names none.
     :ivar advice: what to write instead under gevent and eventlet, if the driver waits in C.
     """
@@ -191,17 +186,9 @@ class Driver:
 
     # Errors
 
-    def judge(self, error: BaseException) -> Verdict:
-        """Return the row of *error* in the table of the family."""
-        return Verdict(None, UNNAMED)
-
-    def aborts_transaction(self, verdict: Verdict) -> bool:
-        """Tell whether the server has rolled back the transaction, unnoticed by the driver."""
-        return False
-
-    def may_abort_transaction(self, verdict: Verdict) -> bool:
-        """Tell whether that rollback depends on a setting of the server, unknown to the client."""
-        return False
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
+        """Return the code of *error*, if the driver tells it, and its meaning."""
+        return None, UNNAMED
 
 
 def whole_seconds(seconds: float) -> int:
@@ -220,23 +207,12 @@ def set_tcp_options(descriptor: int, seconds: int) -> None:
         "TCP_KEEPCNT": 2,
         "TCP_USER_TIMEOUT": seconds * 1000,
     }
-    with borrowed_socket(descriptor) as sock:
-        if sock.family not in {socket.AF_INET, socket.AF_INET6}:
-            return
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in options.items():
-            if hasattr(socket, name):  # pragma: no branch  # each system has its own
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-
-@contextlib.contextmanager
-def borrowed_socket(number: int) -> Iterator[socket.socket]:
-    """Yield a socket object for a descriptor, and leave the socket of the driver open."""
     # A socket object of gevent, or under a default timeout, makes the descriptor non-blocking.
-    blocking = os.get_blocking(number)
-    borrowed = socket.socket(fileno=number)
-    try:
-        yield borrowed
-    finally:
-        borrowed.detach()
-        os.set_blocking(number, blocking)
+    blocking = os.get_blocking(descriptor)
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:  # the driver's stays open
+        if duplicate.family in {socket.AF_INET, socket.AF_INET6}:
+            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in options.items():
+                if hasattr(socket, name):  # pragma: no branch  # each system has its own
+                    duplicate.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    os.set_blocking(descriptor, blocking)

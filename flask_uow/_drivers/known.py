@@ -41,12 +41,10 @@ def synchronous(backend: str) -> str:
     return _SYNCHRONOUS.get(backend, backend)
 
 
-def driver_of_error(error: BaseException) -> Driver | None:
-    """Return the driver that defines the class of *error*; None if no known driver does."""
+def driver_of_error(error: BaseException) -> Driver:
+    """Return the driver that defines the class of *error*, or a base of it; else a general one."""
     for class_ in type(error).__mro__:
-        package, _, rest = class_.__module__.partition(".")
-        if package == "sqlalchemy":  # SQLAlchemy's asyncpg dialect defines error classes
-            package = rest.rpartition(".")[2]
-        if package in _BY_MODULE:
-            return _BY_MODULE[package]
-    return None
+        driver = _BY_MODULE.get(class_.__module__.partition(".")[0])
+        if driver is not None:
+            return driver
+    return Driver()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Protocol, cast
-from weakref import ref
+from weakref import WeakMethod
 
 from sqlalchemy import Engine, event
 
@@ -18,7 +19,7 @@ from .base import (
     STOPPED,
     UNNAMED,
     Driver,
-    Verdict,
+    Meaning,
     set_tcp_options,
     whole_seconds,
 )
@@ -29,15 +30,20 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ABORTED = replace(CONFLICT, aborts=True)
+# The setting innodb_rollback_on_timeout decides whether it rolls back the transaction.
+_PERHAPS_ABORTED = replace(_ABORTED, may_abort=True)
+
 # By number. An error without a row is UNNAMED, because no rule covers a failed COMMIT.
 _MYSQL = {
-    1213: CONFLICT,  # deadlock; Galera's certification conflict, also at COMMIT (documentation)
-    1205: CONFLICT,  # lock wait timeout, NOWAIT
-    1020: CONFLICT,  # innodb_snapshot_isolation, on by default from MariaDB 11.6.2 on
+    1213: _ABORTED,  # deadlock; Galera's certification conflict, also at COMMIT (documentation)
+    1205: _PERHAPS_ABORTED,  # lock wait timeout, NOWAIT
+    1020: _ABORTED,  # innodb_snapshot_isolation, on by default from MariaDB 11.6.2 on
     3572: CONFLICT,  # documentation: NOWAIT on MySQL 8
-    1206: CONFLICT,  # documentation: the lock table is full
-    1613: CONFLICT,  # documentation: XA, lock wait timeout
-    1614: CONFLICT,  # documentation: XA, deadlock
+    1206: _ABORTED,  # documentation: the lock table is full
+    1613: _ABORTED,  # documentation: XA, lock wait timeout
+    1614: _ABORTED,  # documentation: XA, deadlock
+    1402: replace(UNNAMED, aborts=True),  # documentation: XA, rolled back
     1180: IN_DOUBT,  # error during COMMIT. On Galera one of four such commits was stored
     1047: DISCONNECTED,  # a Galera node without its cluster; a new connection may reach another
     1317: STOPPED,  # KILL QUERY
@@ -67,9 +73,6 @@ _MYSQL = {
     3169: DISCONNECTED,  # documentation: the session was killed
     4031: DISCONNECTED,  # documentation: wait_timeout, on MySQL 8
 }
-_ROLLS_BACK = frozenset("1213 1205 1020 1206 1402 1613 1614 1180 1047".split())
-# The setting innodb_rollback_on_timeout decides whether it rolls back the transaction.
-_LOCK_WAIT_TIMEOUT = "1205"
 
 
 @dataclass(frozen=True)
@@ -85,44 +88,27 @@ class _MySQL(Driver):
         if descriptor := self.descriptor_of(connection):
             set_tcp_options(descriptor(), whole_seconds(seconds))
 
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
         number = error.args[0] if error.args else None
         if not isinstance(number, int):
-            return Verdict(None, UNNAMED)
-        return Verdict(str(number) if number else None, _MYSQL.get(number, UNNAMED))
-
-    def aborts_transaction(self, verdict: Verdict) -> bool:
-        return verdict.meaning.disconnected or verdict.code in _ROLLS_BACK
-
-    def may_abort_transaction(self, verdict: Verdict) -> bool:
-        return verdict.code == _LOCK_WAIT_TIMEOUT
+            return None, UNNAMED
+        return str(number) if number else None, _MYSQL.get(number, UNNAMED)
 
 
-_UNSEEN = "_flask_uow_unseen"  # on a connection of PyMySQL: the error that a cursor has raised
+_UNSEEN = "_flask_uow_unseen"  # on a connection of PyMySQL: an error that ended its transaction
 
 
 class _Connection(Protocol):
     """A connection of PyMySQL, as far as it is used here."""
 
-    cursorclass: type[_Cursor]
-    cursor: Callable[..., _Cursor]
+    query: Callable[..., object]
 
     def get_autocommit(self) -> bool: ...
 
 
-class _Cursor(Protocol):
-    """A cursor of PyMySQL; its private method sends each statement."""
-
-    connection: _Connection
-
-    def __init__(self, connection: _Connection) -> None: ...
-
-    def _query(self, sql: str) -> int: ...
-
-
 @dataclass(frozen=True)
 class PyMySQL(_MySQL):
-    """The private names ``_sock``, ``_read_timeout`` and ``_query`` have no public counterparts."""
+    """The private names ``_sock`` and ``_read_timeout`` have no public counterparts."""
 
     def _timeouts(self, own: Mapping[str, object], seconds: int) -> dict[str, object]:
         # PyMySQL's connect_timeout does not cover the greeting; this read_timeout does, and is
@@ -166,8 +152,8 @@ class PyMySQL(_MySQL):
         do_rollback = engine.dialect.do_rollback
 
         def on_connect(connection: _Connection, _entry: object) -> None:
-            connection.cursorclass = reporting(connection.cursorclass)
-            connection.cursor = partial(_reporting_cursor, ref(connection))
+            # Weak: only the garbage collector frees a connection that refers to itself.
+            connection.query = partial(noting_query, WeakMethod(connection.query))
 
         def rollback(proxy: PoolProxiedConnection) -> None:
             getattr(proxy.dbapi_connection, "__dict__", {}).pop(_UNSEEN, None)
@@ -177,32 +163,22 @@ class PyMySQL(_MySQL):
         setattr(engine.dialect, "do_rollback", rollback)  # noqa: B010
 
 
-def _reporting_cursor(connection: ref[_Connection], cursor: type[_Cursor] | None = None) -> _Cursor:
-    """Replace ``connection.cursor()``, which the app may call with a cursor class of its own."""
-    owner = cast("_Connection", connection())  # alive while its method is called
-    return reporting(cursor or owner.cursorclass)(owner)
+def noting_query(method: WeakMethod[Callable[..., object]], sql: str, **options: bool) -> object:
+    """Replace ``connection.query()``, by which each cursor sends its statements.
 
-
-@cache
-def reporting(cursor_class: type[_Cursor]) -> type[_Cursor]:
-    """Return a subclass of *cursor_class* that notes an error which ends the transaction."""
-    if getattr(cursor_class, "_flask_uow_reports", False):
-        return cursor_class
-
-    def _query(cursor: _Cursor, sql: str) -> int:
-        try:
-            return cursor_class._query(cursor, sql)
-        except Exception as error:
-            verdict = _PYMYSQL.judge(error)
-            # After a lock wait timeout a savepoint may help, and none is visible here.
-            is_certain = not _PYMYSQL.may_abort_transaction(verdict)
-            is_gone = _PYMYSQL.aborts_transaction(verdict) and is_certain
-            if is_gone and not cursor.connection.get_autocommit():
-                setattr(cursor.connection, _UNSEEN, error)
-            raise
-
-    own = {"_query": _query, "_flask_uow_reports": True}
-    return cast("type[_Cursor]", type(cursor_class.__name__, (cursor_class,), own))
+    It notes an error that has ended the transaction.
+    """
+    query = cast("MethodType", method())  # alive while it is called
+    try:
+        return query(sql, **options)
+    except Exception as error:
+        meaning = _PYMYSQL.judge(error)[1]
+        # After a lock wait timeout a savepoint may help, and none is visible here.
+        is_gone = meaning.disconnected or (meaning.aborts and not meaning.may_abort)
+        connection = cast("_Connection", query.__self__)
+        if is_gone and not connection.get_autocommit():
+            setattr(connection, _UNSEEN, error)
+        raise
 
 
 _BOTH = ("mysql", "mariadb")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import CONFLICT, DISCONNECTED, UNNAMED, Driver, Verdict
+from .base import CONFLICT, DISCONNECTED, UNNAMED, Driver, Meaning
 
 _ORACLE = {
     60: CONFLICT,  # deadlock
@@ -19,11 +19,11 @@ _ORACLE = {
 
 @dataclass(frozen=True)
 class Oracle(Driver):
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
         details = error.args[0] if error.args else None
         number = getattr(details, "code", None)
         code: str | None = getattr(details, "full_code", None)
-        return Verdict(code, _ORACLE.get(number, UNNAMED) if isinstance(number, int) else UNNAMED)
+        return code, _ORACLE.get(number, UNNAMED) if isinstance(number, int) else UNNAMED
 
 
 DRIVERS = (

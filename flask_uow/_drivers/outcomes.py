@@ -18,15 +18,13 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from .base import DISCONNECTED, STOPPED, UNNAMED, Driver, Outcome, Phase, Verdict
+from .base import DISCONNECTED, STOPPED, UNNAMED, Meaning, Moment, Outcome
 from .known import driver_of_error
 
-__all__ = ["Outcome", "Phase"]
-
-_UNKNOWN = Driver()
+__all__ = ["Moment", "Outcome"]
 
 
-def outcome_of(error: BaseException, phase: Phase) -> Outcome:
+def outcome_of(error: BaseException, moment: Moment) -> Outcome:
     """Return the outcome of the unit that *error* ended.
 
     This is about one transaction: a unit that has committed earlier must not be run again, even if
@@ -34,8 +32,8 @@ def outcome_of(error: BaseException, phase: Phase) -> Outcome:
 
     :param error: an error of SQLAlchemy or of a driver, or any other exception.
     """
-    meaning = _judge(error)[1].meaning
-    return meaning.before if phase is Phase.BEFORE_COMMIT else meaning.at_commit
+    meaning = _judge(error)[1]
+    return meaning.before if moment is Moment.BEFORE_COMMIT else meaning.at_commit
 
 
 def code_of(error: BaseException) -> str | None:
@@ -44,12 +42,12 @@ def code_of(error: BaseException) -> str | None:
     None if the driver has none: libpq does not expose the SQLSTATE of a failed connect, and
     psycopg2 does not expose that of a terminated session.
     """
-    return _judge(error)[1].code
+    return _judge(error)[0]
 
 
 def is_transient(error: BaseException) -> bool:
     """Tell whether *error* is a conflict, so that the unit is likely to succeed if run again."""
-    return _judge(error)[1].meaning.transient
+    return _judge(error)[1].transient
 
 
 def is_disconnect(error: BaseException) -> bool:
@@ -58,37 +56,32 @@ def is_disconnect(error: BaseException) -> bool:
     SQLAlchemy asks psycopg whether its connection is closed. Psycopg does not notice an RST that
     arrives while it waits: it raises an error and still reports an open connection.
     """
-    return _judge(error)[1].meaning.disconnected
+    return _judge(error)[1].disconnected
 
 
 def aborts_transaction(error: BaseException) -> bool:
     """Tell whether the server has rolled back the transaction, unnoticed by the driver.
 
-    This happens in the MySQL family. The drivers for PostgreSQL and SQLite know the state of their
-    transaction.
+    This happens in the MySQL family, and where the connection is closed. The drivers for
+    PostgreSQL and SQLite know the state of their transaction.
     """
-    driver, verdict = _judge(error)
-    return driver.aborts_transaction(verdict)
+    meaning = _judge(error)[1]
+    return meaning.aborts or meaning.disconnected
 
 
 def may_abort_transaction(error: BaseException) -> bool:
     """Tell whether the transaction may still be open, although :func:`aborts_transaction`."""
-    driver, verdict = _judge(error)
-    return driver.may_abort_transaction(verdict)
+    return _judge(error)[1].may_abort
 
 
-def _judge(error: BaseException) -> tuple[Driver, Verdict]:
-    """Return the driver of *error* and its verdict; an error of no driver is UNNAMED."""
+def _judge(error: BaseException) -> tuple[str | None, Meaning]:
+    """Return the code of *error* and its meaning; an error of no driver is UNNAMED."""
     if isinstance(error, PoolTimeout):  # no connection, so nothing was done before COMMIT
-        return _UNKNOWN, Verdict(None, STOPPED)
+        return None, STOPPED
     orig = (error.orig if isinstance(error, DBAPIError) else None) or error
-    driver = driver_of_error(orig) or _UNKNOWN
-    verdict = driver.judge(orig)
-    meaning = verdict.meaning
+    code, meaning = driver_of_error(orig).judge(orig)
     if isinstance(error, DBAPIError) and error.connection_invalidated and not meaning.disconnected:
         # SQLAlchemy, or a listener, knows that the connection is closed; the code of the error
         # still decides the outcome.
-        is_unnamed = meaning is UNNAMED
-        meaning = DISCONNECTED if is_unnamed else replace(meaning, disconnected=True)
-        verdict = replace(verdict, meaning=meaning)
-    return driver, verdict
+        meaning = DISCONNECTED if meaning is UNNAMED else replace(meaning, disconnected=True)
+    return code, meaning

@@ -1,4 +1,4 @@
-"""PostgreSQL: psycopg and psycopg2; parts of pg8000 and asyncpg."""
+"""PostgreSQL: psycopg and psycopg2; a part of pg8000."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sqlalchemy import Engine, event
 
@@ -20,7 +20,7 @@ from .base import (
     UNNAMED,
     WRONG,
     Driver,
-    Verdict,
+    Meaning,
 )
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _POSTGRESQL = {
     "08007": IN_DOUBT,  # documentation: transaction resolution unknown
     "57014": REFUSED,  # statement_timeout, cancelled by request
     "25006": REFUSED,  # read-only: the primary is another server now
-    "53300": REFUSED,  # too many connections. Of a failed connect only asyncpg tells a code
+    "53300": REFUSED,  # too many connections
     "57P01": DISCONNECTED,  # terminated, server shut down; at COMMIT, perhaps waiting for a standby
     "57P02": DISCONNECTED,  # documentation: another server process crashed
     "57P03": DISCONNECTED,  # documentation: the server is starting up or shutting down
@@ -68,25 +68,35 @@ class PostgreSQL(Driver):
 
 
 @dataclass(frozen=True)
-class _Judging(PostgreSQL):
-    """A driver whose errors have an SQLSTATE."""
+class _LibPQ(Driver):
+    """A driver built on libpq. Its failed transaction can continue after ROLLBACK TO SAVEPOINT.
 
-    def judge(self, error: BaseException) -> Verdict:
-        code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    :cvar reporter: the attribute of a connection that has the ``transaction_status`` of libpq.
+    """
+
+    reporter: ClassVar[str]
+
+    # By getattr: a wrapper around a connection may not have all attributes.
+
+    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
+        reporter = getattr(connection, self.reporter, None)
+        return getattr(reporter, "transaction_status", None) == _IN_ERROR
+
+    def is_open(self, connection: object) -> bool:
+        reporter = getattr(connection, self.reporter, None)
+        return getattr(reporter, "transaction_status", None) in {_IN_TRANSACTION, _IN_ERROR}
+
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
+        code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         if code is None:
-            return Verdict(None, DISCONNECTED if _is_about_a_connection(error) else UNNAMED)
+            return None, DISCONNECTED if _is_about_a_connection(error) else UNNAMED
         row = _POSTGRESQL.get(code) or _POSTGRESQL.get(code[:2])
         severity = _severity(error)
         if severity is None:
-            return Verdict(code, row or WRONG)
+            return code, row or WRONG
         is_end = severity in _ENDS_SESSION
         row = row or (DISCONNECTED if is_end else WRONG)
-        return Verdict(code, replace(row, disconnected=is_end))
-
-
-@dataclass(frozen=True)
-class _LibPQ(_Judging):
-    """A driver built on libpq. Its failed transaction can continue after ROLLBACK TO SAVEPOINT."""
+        return code, replace(row, disconnected=is_end)
 
     def _timeouts(self, own: Mapping[str, object], seconds: int) -> dict[str, object]:
         if _ELSEWHERE & own.keys() or "PGSERVICE" in os.environ:
@@ -105,15 +115,7 @@ class _LibPQ(_Judging):
 
 @dataclass(frozen=True)
 class Psycopg(_LibPQ):
-    # By getattr: a wrapper around a connection may not have all attributes.
-
-    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
-        pgconn = getattr(connection, "pgconn", None)
-        return getattr(pgconn, "transaction_status", None) == _IN_ERROR
-
-    def is_open(self, connection: object) -> bool:
-        pgconn = getattr(connection, "pgconn", None)
-        return getattr(pgconn, "transaction_status", None) in {_IN_TRANSACTION, _IN_ERROR}
+    reporter = "pgconn"
 
     def watch_transactions(self, engine: Engine) -> None:
         """Skip a rollback if no transaction is open.
@@ -160,15 +162,7 @@ class Psycopg(_LibPQ):
 
 @dataclass(frozen=True)
 class Psycopg2(_LibPQ):
-    def is_aborted(self, connection: object, error: BaseException | None) -> bool:
-        return self._status(connection) == _IN_ERROR
-
-    def is_open(self, connection: object) -> bool:
-        return self._status(connection) in {_IN_TRANSACTION, _IN_ERROR}
-
-    def _status(self, connection: object) -> int | None:
-        ask: Callable[[], int] | None = getattr(connection, "get_transaction_status", None)
-        return None if ask is None else ask()
+    reporter = "info"
 
     def how_not_to_block(self, library: str) -> str | None:
         if sys.modules["psycopg2.extensions"].get_wait_callback() is not None:
@@ -183,7 +177,6 @@ DRIVERS = (
     Psycopg("psycopg", "psycopg", "psycopg[binary]", ("postgresql",)),
     Psycopg2("psycopg2", "psycopg2", "psycopg2-binary", ("postgresql",)),
     PostgreSQL("pg8000", "pg8000", "pg8000"),
-    _Judging("asyncpg", "asyncpg"),
 )
 
 _NOT_WAITED = (
@@ -208,12 +201,9 @@ class _WithNotices(Protocol):
 
 
 def _severity(error: BaseException) -> str | None:
-    diagnosis = getattr(error, "diag", error)
-    for name in ("severity_nonlocalized", "severity_en", "severity"):
-        severity: str | None = getattr(diagnosis, name, None)
-        if severity:
-            return severity
-    return None
+    diagnosis = getattr(error, "diag", None)
+    severity: str | None = getattr(diagnosis, "severity_nonlocalized", None)
+    return severity or getattr(diagnosis, "severity", None)  # PgBouncer sends the latter only
 
 
 def _is_about_a_connection(error: BaseException) -> bool:

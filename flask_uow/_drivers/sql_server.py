@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .base import CONFLICT, DISCONNECTED, UNNAMED, Driver, Meaning, Verdict
+from .base import CONFLICT, DISCONNECTED, UNNAMED, Driver, Meaning
 
 _SQL_SERVER: Mapping[object, Meaning] = {
     "40001": CONFLICT,  # deadlock, as ODBC reports it
@@ -19,11 +19,11 @@ _SQL_SERVER: Mapping[object, Meaning] = {
 
 @dataclass(frozen=True)
 class SQLServer(Driver):
-    def judge(self, error: BaseException) -> Verdict:
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
         code = error.args[0] if error.args else None
         if not isinstance(code, (int, str)):
-            return Verdict(None, UNNAMED)
-        return Verdict(str(code), _SQL_SERVER.get(code, UNNAMED))
+            return None, UNNAMED
+        return str(code), _SQL_SERVER.get(code, UNNAMED)
 
 
 DRIVERS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .base import CONFLICT, DISCONNECTED, STOPPED, UNNAMED, WRONG, Driver, Verdict
+from .base import CONFLICT, DISCONNECTED, STOPPED, UNNAMED, WRONG, Driver, Meaning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,18 +54,20 @@ class SQLite(Driver):
         undo: Callable[[], None] = getattr(connection, "undo", connection.rollback)
         undo()
 
-    def judge(self, error: BaseException) -> Verdict:
+    def code_of(self, error: BaseException) -> str | None:
         name: str | None = getattr(error, "sqlite_errorname", None)
+        if name is not None:
+            return name
         text = str(error)
-        if name is None:
-            names = (name for start, name in _SQLITE_TEXTS.items() if text.startswith(start))
-            name = next(names, None)
-        if name is None and "constraint failed" in text:
-            name = "SQLITE_CONSTRAINT"
+        names = (name for start, name in _SQLITE_TEXTS.items() if text.startswith(start))
+        return next(names, "SQLITE_CONSTRAINT" if "constraint failed" in text else None)
+
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
+        name = self.code_of(error)
         if name is None:  # a misuse of the module
-            return Verdict(None, DISCONNECTED if "closed database" in text else UNNAMED)
+            return None, DISCONNECTED if "closed database" in str(error) else UNNAMED
         primary = "_".join(name.split("_")[:2])
-        return Verdict(name, _SQLITE.get(primary, WRONG))
+        return name, _SQLITE.get(primary, WRONG)
 
 
 DRIVERS = (SQLite("pysqlite", "sqlite3"),)

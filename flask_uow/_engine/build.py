@@ -19,7 +19,7 @@ from .._sqlite import engine as sqlite
 from .._sqlite import profile
 from .._transaction.routing import DEFAULT, unknown
 from ..errors import ConfigError, UnknownEngine
-from . import fork, greenlets, lost_transactions, pool
+from . import fork, greenlets, liveness, lost_transactions, pool
 from .checkouts import CheckoutContext, CheckoutTracker
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,9 @@ def _protect(
     """Add what protects an engine, in this order: listeners run in the order of their addition."""
     # First on a new connection: what follows may send statements.
     pool.finish_connecting(engine, own.options, settings.pool)
-    # First at a checkout: a dead connection is replaced before use.
-    pool.replace_dead_connections(engine, own.options, settings.pool)
+    # First at a checkout: a dead connection is replaced before use. SQLite has no server.
+    if engine.dialect.name != "sqlite":
+        liveness.replace_dead_connections(engine, own.options, settings.pool)
     # After that: a connection that was refused is not checked out.
     tracker = pool.track_checkouts(engine, settings.pool, context)
     # It begins the transaction before a statement ...

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec, module_from_spec
 from time import monotonic
 from types import ModuleType
@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, QueuePool, StaticPool
 
+from .._config.settings import PoolSettings
 from .._drivers.known import driver_of
 
 if TYPE_CHECKING:
@@ -61,13 +62,19 @@ class _Life:
 
 
 class Liveness:
-    """Looks after the idle connections of one engine."""
+    """Looks after the idle connections of one engine.
+
+    :param ping_idle: seconds since the last use after which the server is asked, instead of
+        looking at the socket.
+    :param lifetime: seconds after which a connection is replaced, up to a tenth earlier; None, or
+        a negative number as in ``pool_recycle``, for never.
+    """
 
     def __init__(self, engine: Engine, ping_idle: float, lifetime: float | None) -> None:
         self._dialect = engine.dialect
         self._driver = driver_of(engine.dialect)
         self._ping_idle = ping_idle
-        self._lifetime = float("inf") if lifetime is None else lifetime
+        self._lifetime = float("inf") if lifetime is None or lifetime < 0 else lifetime
         self._last_loss = 0.0
         self._told = False
 
@@ -121,30 +128,32 @@ class Liveness:
 
 
 def replace_dead_connections(
-    engine: Engine, *, ping_idle: float = 30.0, lifetime: float | None = 1800.0
+    engine: Engine, given: Mapping[str, Any], settings: PoolSettings
 ) -> None:
-    """Check the connections of *engine* when they leave the pool.
+    """Check the connections of *engine* when they leave its pool.
 
-    For a pool whose connections have one user at a time, and which keeps them (``QueuePool``).
-
-    :param ping_idle: seconds since the last use after which the server is asked, instead of
-        looking at the socket. 30, well below what routers remember an idle connection for.
-    :param lifetime: seconds after which a connection is replaced, up to a tenth earlier; None
-        for never. Half an hour, so that a change of addresses or roles is followed.
+    :param given: the options for ``create_engine()`` as the user gave them.
     """
-    liveness = Liveness(engine, ping_idle, lifetime)
-    event.listen(engine, "connect", liveness.note_connection)
-    event.listen(engine, "checkout", liveness.check)
+    if not settings.liveness or given.get("pool_pre_ping"):
+        return
+    if isinstance(engine.pool, QueuePool):
+        liveness = Liveness(engine, settings.ping_idle, given.get("pool_recycle", settings.recycle))
+        event.listen(engine, "connect", liveness.note_connection)
+        event.listen(engine, "checkout", liveness.check)
+    elif not isinstance(engine.pool, (NullPool, StaticPool)):  # there no connection is ever idle
+        logger.info(
+            "The pool of %r is a %s, whose connections are not checked for liveness: it may lend"
+            " one of them to several at a time. 'pool_pre_ping': True is SQLAlchemy's own check.",
+            engine.url.set(query={}),  # there may be a password in it, too
+            type(engine.pool).__name__,
+        )
 
 
 # The look -------------------------------------------------------------------------------------
 
 
 def _own_copy_of_select() -> ModuleType:
-    """The module ``select`` as Python made it.
-
-    In the one that can be imported, gevent and eventlet put functions that wait in their loop.
-    """
+    """Return ``select`` as Python made it, without what gevent and eventlet replace in it."""
     spec: Any = find_spec("select")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)

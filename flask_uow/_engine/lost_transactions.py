@@ -85,10 +85,10 @@ def _refuse_if_lost(connection: Connection, record: TransactionRecord, statement
     if error is None:
         return
     undoes = is_rollback(statement)
-    if record.lost or driver_of(connection.dialect).is_aborted(_driver_side(connection), error):
+    if record.is_lost or driver_of(connection.dialect).is_aborted(_driver_side(connection), error):
         # ROLLBACK TO SAVEPOINT heals the transaction on PostgreSQL. After a lock wait timeout on
         # MariaDB, which may have ended the transaction or not, it is how to find out.
-        in_doubt = not record.lost or outcomes.may_abort_transaction(error)
+        in_doubt = not record.is_lost or outcomes.may_abort_transaction(error)
         if not (in_doubt and undoes):
             raise TransactionLost(error)
     if undoes:
@@ -194,7 +194,7 @@ def _refuse_commit_if_lost(dialect: Dialect, proxy: _Proxy) -> None:
     driver = driver_of(dialect)
     record: TransactionRecord | None = vars(proxy).get(_FAILED)
     error = None if record is None else record.present_error
-    is_lost = record is not None and record.lost
+    is_lost = record is not None and record.is_lost
     if is_lost or driver.is_aborted(proxy.dbapi_connection, error):
         error = error or driver.unseen_error_of(proxy.dbapi_connection)
         # First: an error raised at the commit leaves the driver's transaction open, for the next

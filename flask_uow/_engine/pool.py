@@ -1,4 +1,4 @@
-"""The pool of an engine: which class it is, what it says when it is empty, what it checks.
+"""The pool of an engine: its class, its options, and what it says when it is empty.
 
 Where the user leaves the choice open, an engine gets a :class:`ConnectionPool`: SQLAlchemy's
 ``QueuePool`` that names the checkouts of its connections when it has run dry, and that replaces
@@ -15,22 +15,15 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, Engine, event, exc
-from sqlalchemy.pool import (
-    ConnectionPoolEntry,
-    NullPool,
-    PoolProxiedConnection,
-    QueuePool,
-    StaticPool,
-)
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool, StaticPool
 
 from .._config.settings import PoolSettings
 from .._drivers.known import driver_of
 from .._transaction import sqlalchemy_private
 from ..errors import PoolExhausted
-from . import liveness
 from .checkouts import CheckoutContext, CheckoutTracker
 
 if TYPE_CHECKING:
@@ -38,11 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Options: TypeAlias = Mapping[str, Any]
-"""For ``create_engine()``, as the user gave them."""
 
-
-def options_for(url: URL, given: Options, settings: PoolSettings) -> dict[str, Any]:
+def options_for(url: URL, given: Mapping[str, Any], settings: PoolSettings) -> dict[str, Any]:
     """Return the options for ``create_engine()``: *given*, and what it leaves open."""
     options = dict(given)
     if options.get("pool") is not None:
@@ -59,7 +49,7 @@ def options_for(url: URL, given: Options, settings: PoolSettings) -> dict[str, A
     return options
 
 
-def finish_connecting(engine: Engine, given: Options, settings: PoolSettings) -> None:
+def finish_connecting(engine: Engine, given: Mapping[str, Any], settings: PoolSettings) -> None:
     """Set the network timeout on each socket of *engine* whose driver has no argument for it.
 
     :param given: the options for ``create_engine()`` as the user gave them.
@@ -74,27 +64,6 @@ def finish_connecting(engine: Engine, given: Options, settings: PoolSettings) ->
         driver.finish_connecting(connection, own, seconds)
 
     event.listen(engine, "connect", on_connect)
-
-
-def replace_dead_connections(engine: Engine, given: Options, settings: PoolSettings) -> None:
-    """Check the connections of *engine* when they leave its pool, if it is a pool of servers.
-
-    :param given: the options for ``create_engine()`` as the user gave them.
-    """
-    pool = engine.pool
-    if engine.dialect.name == "sqlite" or not settings.liveness or given.get("pool_pre_ping"):
-        return
-    if isinstance(pool, QueuePool):
-        liveness.replace_dead_connections(
-            engine, ping_idle=settings.ping_idle, lifetime=_lifetime(given, settings)
-        )
-    elif not isinstance(pool, (NullPool, StaticPool)):  # there no connection is ever idle
-        logger.info(
-            "The pool of %r is a %s, whose connections are not checked for liveness: it may lend"
-            " one of them to several at a time. 'pool_pre_ping': True is SQLAlchemy's own check.",
-            engine.url.set(query={}),  # there may be a password in it, too
-            type(pool).__name__,
-        )
 
 
 def track_checkouts(
@@ -114,11 +83,6 @@ def track_checkouts(
     return tracker
 
 
-def _lifetime(given: Options, settings: PoolSettings) -> float | None:
-    lifetime = given.get("pool_recycle", settings.recycle)
-    return None if lifetime is None or lifetime < 0 else lifetime
-
-
 _COLLECTION_PERIOD = 10.0  # seconds
 
 
@@ -136,11 +100,9 @@ class ConnectionPool(QueuePool):
         super().__init__(creator, pool_size=pool_size, max_overflow=max_overflow, **options)
         limited = pool_size > 0 and max_overflow >= 0
         self._limit = pool_size + max_overflow if limited else float("inf")
-        # Weak references: an interrupted function leaves no entry in these.
-        self._entries: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()
-        self._attempts: weakref.WeakSet[_Attempt] = weakref.WeakSet()
+        # Weak references: an interrupted function leaves nothing in it.
+        self._known: weakref.WeakSet[ConnectionPoolEntry | _Attempt] = weakref.WeakSet()
         self._replacing = threading.Lock()
-        self._collecting = threading.Lock()
         self._next_collection = 0.0
 
     def recreate(self) -> ConnectionPool:
@@ -155,7 +117,9 @@ class ConnectionPool(QueuePool):
         :raises PoolExhausted: all were in use for too long; the message names their checkouts.
         """
         if self.size() + self.overflow() >= self._limit and not self.checkedin():
-            self._run_dry()
+            self._replace_lost()
+            if self.tracker is not None:
+                self.tracker.warn_of_old()
         try:
             return super().connect()
         except exc.TimeoutError as error:
@@ -174,19 +138,11 @@ class ConnectionPool(QueuePool):
         exception in a function of that traceback: a circle. It may take long until Python looks
         for circles by itself, or for ever if the app has switched that off.
         """
-        # It stops all threads, so of many that wait one collects, and not again soon.
-        if time.monotonic() >= self._next_collection and self._collecting.acquire(blocking=False):
-            try:
-                gc.collect()
-                self._next_collection = time.monotonic() + _COLLECTION_PERIOD
-            finally:
-                self._collecting.release()
+        if (now := time.monotonic()) >= self._next_collection:
+            # It stops all threads, so of many that wait one collects, and not again soon.
+            self._next_collection = now + _COLLECTION_PERIOD
+            gc.collect()
         return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
-
-    def _run_dry(self) -> None:
-        self._replace_lost()
-        if self.tracker is not None:
-            self.tracker.warn_of_old()
 
     def _explanation(self) -> str:
         waited, size = self.timeout(), self.size()
@@ -213,19 +169,19 @@ class ConnectionPool(QueuePool):
 
     def _create_connection(self) -> ConnectionPoolEntry:
         attempt = _Attempt()
-        self._attempts.add(attempt)
+        self._known.add(attempt)
         try:
             entry = super()._create_connection()
-            self._entries.add(entry)
+            self._known.add(entry)
         finally:
-            self._attempts.discard(attempt)  # the traceback of an error may live on
+            self._known.discard(attempt)  # the traceback of an error may live on
         return entry
 
     def _count_lost(self) -> int:
         before = self.size() + self.overflow()
-        seen = len(self._entries) + len(self._attempts)
+        known = len(self._known)
         # Other threads continue meanwhile: only what is missing at both times is lost.
-        return max(0, min(before, self.size() + self.overflow()) - seen)
+        return max(0, min(before, self.size() + self.overflow()) - known)
 
     def _replace_lost(self) -> int:
         """Open a new connection for each that is lost; return how many."""

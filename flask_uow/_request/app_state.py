@@ -26,7 +26,7 @@ Variant = tuple["dict[str, Engine]", "dict[Any, Engine]"]
 class AppState:
     """``app.extensions["uow"]``.
 
-    :ivar owner: the registry of the ``Database`` that initialised the app.
+    :ivar owner: the ``UnitRegistry`` of the ``Database`` that initialized the app.
     :ivar on_open: called whenever a unit of this app is opened.
     """
 
@@ -64,17 +64,13 @@ class AppState:
     def engines(self) -> dict[str, Engine]:
         """The engines by name, in declared order. Built once, whichever thread is first.
 
-        :raises ConfigError: a dialect is unknown, a driver is missing, a file has no place.
+        :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
         """
         fork.notice()
         if self._engines is None:
             with self._lock:
                 if self._engines is None:  # pragma: no branch  # false for the second of two
-                    self._engines = build.build(
-                        self.settings,
-                        self._app.instance_path,
-                        self.owner,
-                    )
+                    self._engines = build.build(self.settings, self._app.instance_path, self.owner)
         return self._engines
 
     @property
@@ -98,8 +94,8 @@ class AppState:
         factory = self._sessionmaker or self.sessionmaker
         return factory.class_(**factory.kw)
 
-    def fit(self, unit: UnitOfWork, options: UnitOptions) -> None:
-        """Let the transactions of *unit* be as *options* want them.
+    def apply(self, unit: UnitOfWork, options: UnitOptions) -> None:
+        """Apply *options* to the transactions of *unit*.
 
         :raises ConfigError: the isolation level is not known.
         """
@@ -110,7 +106,7 @@ class AppState:
             unit.count_commits()
 
     def variant(self, options: UnitOptions) -> Variant:
-        """The engines for transactions as *options* want them, and what is kept for sessions.
+        """The engines for transactions with *options*, and the routes of their sessions.
 
         :raises ConfigError: the isolation level is not known.
         """

@@ -1,8 +1,8 @@
 """The current Flask context, and the unit of work that is kept on it.
 
-The scope of a unit is the innermost context: the request if there is one, else the app context
-(P2). The unit is an attribute of the context object itself, so it cannot outlive it, and no two
-contexts can share it.
+A unit belongs to the innermost context: the request if there is one, else the app context (P2).
+It is an attribute of that context object, so no two contexts share a unit, and the unit ends with
+its context.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError
 from .app_state import EXTENSION, AppState, Variant
 from .flask_private import (
+    DISPATCHED_IN,
     HOME,
-    RUNNING,
     SEPARATE_REQUEST_CONTEXT,
     Context,
     current_app_context,
@@ -30,19 +30,19 @@ from .flask_private import (
     is_pushed,
     request_of,
 )
-from .view_options import of_request
+from .view_options import options_of
 
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
 
 
-def is_running(context: Context) -> bool:
+def is_dispatching(context: Context) -> bool:
     """Whether *context* is dispatching a request, so that its unit commits automatically.
 
     Not in an app context, and not in a request context that was pushed without dispatching it, as
     socket events and tests do.
     """
-    return getattr(context, RUNNING, None) is not None
+    return getattr(context, DISPATCHED_IN, None) is not None
 
 
 class UnitRegistry(ScopedRegistry[S]):
@@ -59,7 +59,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """The session of the current unit.
 
         :raises OutsideContext: no Flask context is active.
-        :raises SetupError: the app was not initialised with this ``Database``.
+        :raises SetupError: the app was not initialized with this ``Database``.
         :raises ConcurrentUse: another thread is inside the database with this unit.
         """
         context = current_context()
@@ -70,9 +70,9 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def peek(self) -> UnitOfWork | None:
         """The current unit, if it was opened."""
-        return self.on(current_context())
+        return self.unit_of(current_context())
 
-    def on(self, context: Context) -> UnitOfWork | None:
+    def unit_of(self, context: Context) -> UnitOfWork | None:
         """The unit that is kept on *context*, if it was opened."""
         return getattr(context, self.key, None)
 
@@ -82,11 +82,11 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def has_location(self, context: Context) -> bool:
         """Tell whether a unit was opened on *context*, which knows the line."""
-        return getattr(context, self.key, None) is not None
+        return self.unit_of(context) is not None
 
     def describe(self, context: Context) -> str:
         """Describe *context* for messages: the request, its endpoint, where its unit was opened."""
-        request, unit = request_of(context), self.on(context)
+        request, unit = request_of(context), self.unit_of(context)
         if request is None:
             text = f"an app context of {context.app.name!r}"
         else:
@@ -94,7 +94,7 @@ class UnitRegistry(ScopedRegistry[S]):
         return text if unit is None else f"{text}, from {source_location(*unit.place)}"
 
     def unit(self) -> UnitOfWork:
-        """The current unit, opened if need be. Raises as calling does."""
+        """The current unit, opened if need be. Raises as :meth:`__call__`."""
         self()
         return cast(UnitOfWork, self.peek())
 
@@ -102,7 +102,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def is_dispatching(self) -> bool:
         """Is a request being dispatched in the current context?"""
-        return is_running(current_context())
+        return is_dispatching(current_context())
 
     def new_session(self) -> UnitSession:
         """A session of the current app that belongs to no unit. Raises as :meth:`state`."""
@@ -124,7 +124,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """The state of the app of *context*, by default the current one.
 
         :raises OutsideContext: no Flask context is active.
-        :raises SetupError: the app was not initialised with this ``Database``.
+        :raises SetupError: the app was not initialized with this ``Database``.
         """
         context = context or current_context()
         if context is None:
@@ -147,15 +147,15 @@ class UnitRegistry(ScopedRegistry[S]):
     def fail(self, context: Context, error: BaseException) -> None:
         """Record that an exception left the view: for the unit, or for one opened later."""
         context.__dict__[self._failed] = True
-        unit = self.on(context)
-        # Two errors come here again: that of the unit's own commit, and one without a handler.
+        unit = self.unit_of(context)
+        # A failed commit and an unhandled error come here twice.
         if unit is not None and not unit.is_undone:
             unit.fail(error)
 
     def retry(self, context: Context, *, rollback_only: bool, will_write: bool) -> None:
         """Undo :meth:`fail`: the view is run again."""
         context.__dict__.pop(self._failed, None)
-        unit = self.on(context)
+        unit = self.unit_of(context)
         if unit is not None:
             unit.retry(rollback_only=rollback_only, will_write=will_write)
 
@@ -190,25 +190,26 @@ class UnitRegistry(ScopedRegistry[S]):
         self._open(current_context(), obj)
 
     def unit_awaiting_outcome(self) -> UnitOfWork | None:
-        """The unit whose outcome is still to come, if there is one; opened in a request."""
+        """The unit whose outcome is to come, or None; a request opens one."""
         context = current_context()
-        unit = self.on(context)
+        unit = self.unit_of(context)
         if unit is None:
-            return self.unit() if is_running(context) else None
+            return self.unit() if is_dispatching(context) else None
         waits = (
-            unit.has_work or unit.blocks or (is_running(context) and unit.phase is Phase.RUNNING)
+            unit.has_work
+            or unit.blocks
+            or (is_dispatching(context) and unit.phase is Phase.RUNNING)
         )
         return unit if waits else None
 
     def clear(self) -> None:
-        """Undo what is not committed, end the unit; the next use opens a new one.
+        """Undo uncommitted work and end the unit; the next use opens a new one.
 
         :raises CommitRefused: inside a block.
         """
         unit = self.peek()
         if unit is not None:
-            if unit.blocks:
-                unit.session.close()  # which is refused
+            unit.session.refuse_in_block("close")
             self.forget(current_context())
             unit.end(warn=False)
 
@@ -222,29 +223,28 @@ class UnitRegistry(ScopedRegistry[S]):
             )
         request, home = request_of(context), current_app_context(None)
         session, settings = session or state.new_session(), state.settings
-        options = NO_OPTIONS if request is None else of_request(context.app, request)
+        options = NO_OPTIONS if request is None else options_of(context.app, request)
         rule = options.commit or settings.commit
         explicit_commit = None
         if request is not None:
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
-                # It may be pushed again, for a streamed body or by a test client, and does not
-                # say then which app context it lives in.
+                # If *context* is pushed again, it no longer knows its app context.
                 setattr(context, HOME, home)
-            if settings.explicit_commit and rule != "explicit" and is_running(context):
+            if settings.explicit_commit and rule != "explicit" and is_dispatching(context):
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
         unit = UnitOfWork(
             session,
             rule,
             home,
-            will_write=is_running(context) and request.method not in _SAFE,
+            will_write=is_dispatching(context) and request.method not in _SAFE,
             failed=getattr(context, self._failed, False),
             place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
         )
         if explicit_commit is not None:
             unit.set_explicit_commit(explicit_commit)
         if options is not NO_OPTIONS:
-            state.fit(unit, options)
+            state.apply(unit, options)
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)

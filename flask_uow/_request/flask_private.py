@@ -24,10 +24,10 @@ current_app_context: Callable[[None], Context] = _cv_app.get
 current_request_context: Callable[[None], Context] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
-# Two attributes that this package sets on contexts.
+# Attributes that this package sets on contexts; context.py and view_retry.py have others.
 HOME = "_flask_uow_home"
 """The app context in which a request was seen first, if the request remembers none."""
-RUNNING = "_flask_uow_running"
+DISPATCHED_IN = "_flask_uow_dispatched_in"
 """Set on a context whose request is being dispatched: the app context that it began in."""
 
 if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
@@ -68,7 +68,7 @@ def _innermost(request: Any, app_context: Context) -> Any:
     pushed = request._cv_tokens
     home = pushed[-1][1] if pushed else None
     if home is None:
-        home = request.__dict__.get(HOME) or request.__dict__.get(RUNNING)
+        home = request.__dict__.get(HOME) or request.__dict__.get(DISPATCHED_IN)
         if home is None or not is_pushed(home):
             home = app_context if app_context.app is request.app else None
             request.__dict__[HOME] = home

@@ -46,7 +46,7 @@ from . import view_retry
 from .app_state import EXTENSION, AppState
 from .context import UnitRegistry
 from .flask_private import (
-    RUNNING,
+    DISPATCHED_IN,
     SEPARATE_REQUEST_CONTEXT,
     Context,
     current_app_context,
@@ -80,7 +80,7 @@ def _note_dispatch(original: Method) -> Method:
     @wraps(original)
     def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
         context = current_request_context(None)
-        setattr(context, RUNNING, current_app_context(None))
+        setattr(context, DISPATCHED_IN, current_app_context(None))
         return original(*args, **kwargs)
 
     return full_dispatch_request
@@ -185,7 +185,7 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
                 unit.fail(error)
                 return handle(error, response, args, kwargs, is_handled=_is_handled)
             _respond(units, context, unit, response)
-        setattr(context, RUNNING, None)  # from here on nothing is committed automatically
+        setattr(context, DISPATCHED_IN, None)  # from here on nothing is committed automatically
         return response
 
     def handle(
@@ -202,7 +202,7 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
             logger.exception("The work of an error handler could not be stored.")
             response = app.make_response(InternalServerError())
             _respond(units, context, unit, response)
-            setattr(context, RUNNING, None)
+            setattr(context, DISPATCHED_IN, None)
             return response
         if is_handled:
             raise error

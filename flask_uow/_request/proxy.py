@@ -38,9 +38,9 @@ class SessionProxy(scoped_session[S]):
 
         @property
         def _proxied(self) -> S:
-            """What the methods of ``scoped_session`` ask for, each time: so the usual case first.
+            """The session, for each method of ``scoped_session``.
 
-            That is a request whose unit is open. The slow path is ``registry()``.
+            Fast path: a request whose unit is open; else ``registry()``.
             """
             unit = getattr(current_request_context(None), self._key, None)
             if unit is not None and unit.home is current_app_context(None):
@@ -84,8 +84,7 @@ class SessionProxy(scoped_session[S]):
         """
         unit = self._units.peek()
         if unit is not None:
-            if unit.blocks:
-                unit.session.invalidate()  # which is refused
+            unit.session.refuse_in_block("invalidate")
             unit.invalidate()
             self._units.clear()
 

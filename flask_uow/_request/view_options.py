@@ -17,23 +17,23 @@ CommitRule = Union[Literal["on_success", "always", "explicit"], Callable[[Respon
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_MARK = "_flask_uow_options"
+_OPTIONS = "_flask_uow_options"
 
 
-def mark(view: F, options: UnitOptions) -> F:
+def attach_options(view: F, options: UnitOptions) -> F:
     """Attach *options* to a view; ``functools.wraps`` carries them on to what wraps it."""
     if not callable(view):
         raise ConfigError(
             f"'@db.unit(...)' was put on {shown(view)}, which is not a view function. Write it"
             " directly above the 'def', below '@app.route(...)'."
         )
-    if hasattr(view, _MARK):
+    if hasattr(view, _OPTIONS):
         raise ConfigError(
             f"{_name(view)} has two '@db.unit(...)', and one of them would be lost. Write one, with"
             " all its options."
         )
     try:
-        setattr(view, _MARK, options)
+        setattr(view, _OPTIONS, options)
     except AttributeError:
         raise ConfigError(
             f"'@db.unit(...)' was put on {shown(view)}, which cannot keep it. Write it above the"
@@ -46,7 +46,7 @@ def mark(view: F, options: UnitOptions) -> F:
     return view
 
 
-def of_request(app: Flask, request: Request) -> UnitOptions:
+def options_of(app: Flask, request: Request) -> UnitOptions:
     """The options of the view that *request* was routed to.
 
     Options of a method override those of its view class, and those of the class override those of
@@ -58,7 +58,7 @@ def of_request(app: Flask, request: Request) -> UnitOptions:
     view_class = getattr(view, "view_class", None)
     places = () if view_class is None else (*_methods(view_class, request.method), view_class)
     for place in (*places, view):
-        options: UnitOptions | None = getattr(place, _MARK, None)
+        options: UnitOptions | None = getattr(place, _OPTIONS, None)
         if options is not None:
             return options
     if _is_used and isinstance(view, FunctionType) and view not in _known:
@@ -81,7 +81,7 @@ _known: weakref.WeakSet[Any] = weakref.WeakSet()  # views that have no options, 
 
 
 def _refuse_lost(app: Flask, view: FunctionType, endpoint: str | None) -> None:
-    """A decorator without ``functools.wraps`` hides the options of what it wraps."""
+    """Refuse a view whose decorator, without ``functools.wraps``, hides its options."""
     lost = _marked_inside(view, depth=5)
     if lost is not None and not any(lost is other for other in app.view_functions.values()):
         raise ConfigError(
@@ -102,7 +102,7 @@ def _marked_inside(function: FunctionType, depth: int) -> FunctionType | None:
             continue
         if content in _marked:
             return content
-        if hasattr(content, _MARK):  # wraps has kept it: another view, which this one calls
+        if hasattr(content, _OPTIONS):  # another view with options, which this one calls
             continue
         found = _marked_inside(content, depth - 1) if depth else None
         if found is not None:

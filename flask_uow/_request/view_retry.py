@@ -22,7 +22,7 @@ from .._unit import retries as _retry
 from . import flask_private
 from .context import UnitRegistry
 from .flask_private import Context, current_app_context, current_request_context
-from .view_options import F, of_request
+from .view_options import F, options_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,10 +42,10 @@ class ViewRetry:
         self._retries = retries
         self.attempt = 1
         unit = units.unit()
-        # They would be lost with the attempt and not run again.
+        # Earlier work and hooks would be lost with the attempt.
         self._possible = not unit.has_work and not unit.hooks
         self._unit = unit
-        self._committed = unit.count_commits()  # since the unit was opened
+        self._commits = unit.count_commits()  # since the unit was opened
         self._rollback_only = unit.rollback_only
         self._will_write = unit.will_write
         self._g = dict(vars(current_app_context(None).g))
@@ -55,27 +55,27 @@ class ViewRetry:
 
     def is_wanted(self, error: BaseException) -> bool:
         """Whether the view has to run again. Called before anything is rolled back."""
-        if not _retry.is_worthwhile(error):
+        if not _retry.is_conflict(error):
             return False
         if self.attempt > self._retries:
             _retry.note(error, self.attempt)
             return False
         # In another unit, after 'db.session.remove()', a commit may have gone unnoticed.
-        same = self._units.on(self._context) is self._unit
-        return self._possible and same and not self._committed and self._can_read()
+        same = self._units.unit_of(self._context) is self._unit
+        return self._possible and same and not self._commits and self._can_read()
 
     def _can_read(self) -> bool:
         """Can the body be read once more?"""
         request = self._context.request
-        seen = vars(request)
-        if "stream" not in seen:  # it has not been read
+        cached = vars(request)
+        if "stream" not in cached:  # it has not been read
             return True
-        if "form" in seen and request.mimetype in _FORMS:
-            return not any(file.stream.closed for file in _files(seen))
+        if "form" in cached and request.mimetype in _FORMS:
+            return not any(file.stream.closed for file in _files(cached))
         return flask_private.has_cached_body(request)
 
     def again(self, app: Flask, arguments: tuple[Any, ...]) -> Any:
-        """Run the view; its return value.
+        """Run the view again, and return its value.
 
         :param arguments: those of ``app.dispatch_request``: none, from Flask 3.2 on the context.
         """
@@ -106,15 +106,15 @@ class ViewRetry:
             file.stream.seek(0)
 
 
-def _files(seen: dict[str, Any]) -> list[Any]:
+def _files(cached: dict[str, Any]) -> list[Any]:
     """The uploaded files of a request, if the view has parsed them."""
-    if "files" not in seen:
+    if "files" not in cached:
         return []
-    return [file for files in seen["files"].listvalues() for file in files]
+    return [file for files in cached["files"].listvalues() for file in files]
 
 
 def current_retry(context: Context) -> ViewRetry | None:
-    """The view that is run in *context*, if it wants to be run again."""
+    """The ``ViewRetry`` of *context*, if its view has retries."""
     return getattr(context, _RETRY, None)
 
 
@@ -129,8 +129,8 @@ def watch_view(view: F, units: UnitRegistry[Session], options: UnitOptions) -> F
 
     def note() -> None:
         context = current_request_context(None)
-        # The first attempt, and of the view that the request was routed to.
-        routed = context is not None and of_request(context.app, context.request) is options
+        # Only for the first attempt, and for the view that the request was routed to.
+        routed = context is not None and options_of(context.app, context.request) is options
         if routed and current_retry(context) is None:
             setattr(context, _RETRY, ViewRetry(units, context, options.retries))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import stat
@@ -55,16 +56,16 @@ class FileLock:
     SEEN    when that process tried last
     ======  ====================================================
 
-    :param path: created with the rights of *database*.
+    :param path: created with the rights of *database*. Without one, and without ``flock``, every
+        process acquires the lock at once.
     """
 
-    def __init__(self, path: str, database: str | None) -> None:
-        self._path = path
+    def __init__(self, path: str | None, database: str | None) -> None:
+        self._path = path or ""
         self._database = database
         self.process = os.getpid()
         self._descriptor: int | None = None
-        self._is_open = False
-        self._next_opening = 0.0
+        self._next_opening = 0.0 if path and fcntl is not None else math.inf
         self._page: Any = array("q", [0, 0, 0, 0])  # until the file is open: of this process alone
         _locks[self] = None
 
@@ -73,7 +74,7 @@ class FileLock:
 
         :param started: when the wait began: other threads of this process came first, perhaps.
         """
-        if not self._is_open:
+        if self._descriptor is None:
             self._open()
         if self._descriptor is None:
             return True
@@ -122,8 +123,6 @@ class FileLock:
             time.sleep(min(pause, _LONGEST_PAUSE, left))
 
     def _try(self) -> bool:
-        if self._descriptor is None:
-            return True
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -137,10 +136,7 @@ class FileLock:
         if time.monotonic() < self._next_opening:
             return
         try:
-            with contextlib.suppress(FileExistsError):  # another process was faster
-                self._descriptor = self._open_or_create()
-            if self._descriptor is None:
-                self._descriptor = self._open_or_create()
+            self._descriptor = self._create_or_open()
         except OSError as error:
             if not self._next_opening:
                 logger.warning(
@@ -150,32 +146,27 @@ class FileLock:
                 )
             self._next_opening = time.monotonic() + _OPENING_PERIOD
             return
-        self._is_open = True
+        self._next_opening = math.inf  # not again, even if its file system has no locks
         with contextlib.suppress(OSError, ValueError):
             self._map_page()
 
-    def _open_or_create(self) -> int:
-        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            return os.open(self._path, flags)
-        except PermissionError:
-            return os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            descriptor = os.open(self._path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    def _create_or_open(self) -> int:
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW
+        with contextlib.suppress(FileExistsError):
+            descriptor = os.open(self._path, flags | os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            # The rights of the database, as SQLite gives them to its own files: a command that root
+            # runs would leave a file that the web server cannot open.
             with contextlib.suppress(OSError):
-                self._adopt_rights(descriptor)
+                if self._database is not None:
+                    status = os.stat(self._database)  # noqa: PTH116
+                    os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o666)
+                    if os.geteuid() == 0:
+                        os.fchown(descriptor, status.st_uid, status.st_gid)
             return descriptor
-
-    def _adopt_rights(self, descriptor: int) -> None:
-        """Give the file the rights of the database, as SQLite does with its own files.
-
-        Otherwise a command that root runs would leave a file that the web server cannot open.
-        """
-        if self._database is not None:
-            status = os.stat(self._database)  # noqa: PTH116
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o666)
-            if os.geteuid() == 0:
-                os.fchown(descriptor, status.st_uid, status.st_gid)
+        try:
+            return os.open(self._path, flags | os.O_RDWR)
+        except PermissionError:
+            return os.open(self._path, flags | os.O_RDONLY)
 
     def _map_page(self) -> None:
         # Opened once more: mmap keeps a copy of the descriptor, which a child would inherit, and

@@ -17,12 +17,14 @@ Nothing here knows Flask, sessions or connections.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
 import tempfile
 import weakref
-from typing import Any
+from functools import cache
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -37,7 +39,6 @@ _PREFIX = "flask_uow-"
 _LOCK = "lock"
 
 _folders: weakref.WeakKeyDictionary[Engine, _Folder] = weakref.WeakKeyDictionary()
-_swept: set[str] = set()
 
 
 def path_for(engine: Engine) -> str:
@@ -50,41 +51,53 @@ def path_for(engine: Engine) -> str:
         try:
             _sweep(_SHARED_MEMORY)
             _sweep(tempfile.gettempdir())
-            folder = _folders.setdefault(engine, _Folder(engine))
+            created = _Folder(tempfile.mkdtemp(prefix=_PREFIX, dir=_parent()))
         except OSError as error:
             raise ConfigError(
                 f"A SQLite database in memory ({str(engine.url)!r}) is kept in a temporary file,"
                 f" which cannot be created: {error}. Set TMPDIR to a folder that can be written"
                 " to, or configure a file ('sqlite:////var/lib/app/app.db')."
             ) from error
+        folder = _folders.setdefault(engine, created)  # another thread may have been faster
     return f"{folder.path}/memory.db"
 
 
 def remove(engine: Engine) -> None:
     """Remove the database of *engine*, if this process created it; the next one is empty."""
     folder = _folders.get(engine)
-    if folder is not None and folder.process == os.getpid():
+    if folder is not None and folder.remove():
         del _folders[engine]
-        folder.remove()
+
+
+# At the import, not with the first folder: of the functions that run at exit, those that the app
+# registers after this one run before it, and may use the database.
+@atexit.register
+def _remove_all() -> None:
+    for engine in list(_folders):
+        remove(engine)
 
 
 class _Folder:
-    """The folder of one engine.
+    """The folder of one engine, which is removed with it."""
 
-    :ivar process: the process that removes it.
-    :ivar remove: called with the end of the engine, at exit, or before that; once.
-    """
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._process = os.getpid()
+        self._lock: int | None = None
+        self._lock = _take_lock(path)
 
-    def __init__(self, engine: Engine) -> None:
-        self.process = os.getpid()
-        self.path = tempfile.mkdtemp(prefix=_PREFIX, dir=_parent())
-        lock = _take_lock(self.path)
-        self.remove: Any = weakref.finalize(engine, _remove, self.path, lock, self.process)
+    def remove(self) -> bool:
+        """Remove the folder; return False in a child of the process that created it."""
+        if self._process != os.getpid():
+            return False
+        shutil.rmtree(self.path, ignore_errors=True)
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+        return True
 
-
-# Python runs finalizers at exit from the time on at which the first of them was made, and what was
-# registered later runs earlier: functions that the app registers may use the database.
-weakref.finalize(_Folder, int)
+    def __del__(self) -> None:
+        self.remove()
 
 
 def _take_lock(folder: str) -> int | None:
@@ -105,13 +118,6 @@ def _take_lock(folder: str) -> int | None:
     return lock
 
 
-def _remove(folder: str, lock: int | None, process: int) -> None:
-    if process == os.getpid():
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-
-
 def _parent() -> str:
     """Return where folders are created."""
     with contextlib.suppress(OSError):
@@ -121,32 +127,14 @@ def _parent() -> str:
     return tempfile.gettempdir()
 
 
+@cache
 def _sweep(parent: str) -> None:
     """Remove the folders in *parent* of killed processes, if they are this user's; once."""
-    if fcntl is None or parent in _swept:
+    if fcntl is None:
         return
-    _swept.add(parent)
-    with contextlib.suppress(OSError), os.scandir(parent) as entries:
-        for entry in entries:
-            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    _sweep_folder(entry.path)
-
-
-def _sweep_folder(path: str) -> None:
-    """Remove the folder *path* if it is this user's and no process holds its lock.
-
-    :raises OSError: a process uses it, or it has no lock.
-    """
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if os.fstat(folder).st_uid != os.geteuid():
-            return
-        lock = os.open(_LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
-        finally:
-            os.close(lock)
-    finally:
-        os.close(folder)
+    for folder in Path(parent).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # a process uses it, or it has no lock
+            if folder.lstat().st_uid == os.geteuid() and not folder.is_symlink():
+                with (folder / _LOCK).open("rb") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)

@@ -29,7 +29,6 @@ import time
 from collections import deque
 from contextvars import ContextVar
 
-from . import file_lock
 from .file_lock import FileLock, close_inherited, duration_since
 
 
@@ -53,10 +52,7 @@ class WriteQueue:
     """
 
     def __init__(self, file: str | None = None, database: str | None = None) -> None:
-        self.file = file
-        self.database = database
-        # By process id: in a forked child no thread has the turn, whatever its parent was doing.
-        self._queues: dict[int, _ThreadQueue] = {}
+        self._queues = _QueuesByProcess(file, database)
 
     def acquire(self, owner: object, timeout: float) -> None:
         """Wait for the turn of *owner*; return at once if it is its turn already.
@@ -64,26 +60,18 @@ class WriteQueue:
         :param timeout: in seconds.
         :raises QueueTimeout: it did not become the turn of *owner* in that time.
         """
-        queue = self._queues.get(os.getpid())
-        if queue is None:
-            close_inherited()  # for servers that fork in C, where Python does not notice
-            created = _ThreadQueue(self.file, self.database)
-            queue = self._queues.setdefault(os.getpid(), created)
-        queue.acquire(owner, timeout)
+        self._queues[os.getpid()].acquire(owner, timeout)
 
     def borrow(self, owner: object, lender: object) -> bool:
         """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
 
         :return: False if it is not *lender*'s turn any more: ask again.
         """
-        queue = self._queues.get(os.getpid())
-        return queue is not None and queue.borrow(owner, lender)
+        return self._queues[os.getpid()].borrow(owner, lender)
 
     def release(self, owner: object) -> None:
         """End the turns of *owner*, if any; a turn that it has lent stays with the borrower."""
-        queue = self._queues.get(os.getpid())
-        if queue is not None:
-            queue.release(owner)
+        self._queues[os.getpid()].release(owner)
 
 
 class _Turn:
@@ -111,23 +99,25 @@ class _ThreadQueue:
         The turns before it are lent.
     """
 
-    def __init__(self, file: str | None, database: str | None) -> None:
+    def __init__(self, file: FileLock) -> None:
         self.turns: tuple[_Turn, ...] = ()
         self._thread: threading.Thread | None = None
         self._since = 0.0
         self._waiting: deque[_Waiter] = deque()
         # Entered again if garbage collection finds a lost owner while this thread is inside.
         self._lock = threading.RLock()
-        self._file = FileLock(file, database) if file and file_lock.fcntl is not None else None
+        self._file = file
 
     def acquire(self, owner: object, timeout: float) -> None:
-        if self._is_turn_of(owner):
-            return
         started, turn = time.monotonic(), _Turn(owner)
         try:
-            if self._wait_for_threads(turn, started + timeout):
-                return  # it was lent, and has come back
-            if self._file is not None and not self._file.acquire(started, timeout):
+            with self._lock:
+                is_free = not self.turns
+                if is_free:
+                    self.turns = (turn,)
+            if not is_free and self._wait_for_threads(turn, started + timeout):
+                return
+            if not self._file.acquire(started, timeout):
                 raise QueueTimeout(self._file.describe_holder())
             self._since = time.monotonic()
             self._thread = threading.current_thread()
@@ -165,29 +155,21 @@ class _ThreadQueue:
                 turn.is_over = True
             if left:
                 self.turns = left
-                self._call_borrowers(left[-1])
+                # It is the turn of an outer unit: the threads that may borrow it ask again.
+                for waiter in list(self._waiting):
+                    if left[-1] in waiter.taken or left[-1].owner is waiter.turn.owner:
+                        self._waiting.remove(waiter)
+                        waiter.called.release()
                 return
-            if self._file is not None:
-                self._file.release()
+            self._file.release()
             self._thread = None
             following = self._waiting.popleft() if self._waiting else None
             self.turns = () if following is None else (following.turn,)
             if following is not None:
                 following.called.release()
 
-    def _call_borrowers(self, turn: _Turn) -> None:
-        """Let the threads that may borrow *turn* ask again: it is the turn of an outer unit."""
-        for waiter in list(self._waiting):
-            if turn in waiter.taken or turn.owner is waiter.turn.owner:
-                self._waiting.remove(waiter)
-                waiter.called.release()
-
     def _wait_for_threads(self, turn: _Turn, deadline: float) -> bool:
-        """Wait for the turn among the threads; return True if it was lent and has come back."""
-        with self._lock:
-            if not self.turns:
-                self.turns = (turn,)
-                return False
+        """Wait for the turn among the threads; return True if its owner has a turn already."""
         taken = _taken.get()
         while True:
             waiter = _Waiter(turn, taken)
@@ -217,7 +199,7 @@ class _ThreadQueue:
     def _describe_holder(self) -> str:
         thread, since = self._thread, self._since
         if thread is None:  # it waits for another process
-            return self._file.describe_holder() if self._file else "by another thread"
+            return self._file.describe_holder()
         if thread is threading.current_thread():
             # A task in the same event loop, for instance, which could not run during the wait.
             return f"by this very thread, for another unit of work, {duration_since(since)}"
@@ -240,3 +222,16 @@ class _Waiter:
         # By way of the module: gevent replaces it when it patches.
         self.called = threading.Lock()
         self.called.acquire()
+
+
+class _QueuesByProcess(dict[int, _ThreadQueue]):
+    """In a forked child no thread has the turn, whatever its parent was doing."""
+
+    def __init__(self, file: str | None, database: str | None) -> None:
+        super().__init__()
+        self._file = file
+        self._database = database
+
+    def __missing__(self, process: int) -> _ThreadQueue:
+        close_inherited()  # for servers that fork in C, where Python does not notice
+        return self.setdefault(process, _ThreadQueue(FileLock(self._file, self._database)))

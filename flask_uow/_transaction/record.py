@@ -1,7 +1,7 @@
 """The record of a transaction, kept on its connection: its effects and its errors so far.
 
 A unit needs facts that a ``Session`` does not keep: whether anything was written, and whether a
-statement failed. All SQL from the ORM, from Core and from ``text()`` passes the engine, whose
+statement failed. All SQL from the ORM, from Core and from ``text()`` goes through the engine, whose
 listeners note these facts on the connection.
 
 Nothing here knows Flask or sessions.
@@ -23,20 +23,21 @@ class TransactionRecord:
     """The effects and errors of one transaction so far.
 
     :ivar effect: the strongest effect of its statements.
-    :ivar floor: the effect that remains after a rollback to any savepoint.
+    :ivar effect_kept: the effect that remains after a rollback to any savepoint.
     :ivar error: the last error of a statement, which may come from an earlier transaction of the
         connection; see :attr:`present_error`.
     :ivar will_write: the unit is expected to write, so its first statement may take locks.
     :ivar read_only: statements that write are refused.
-    :ivar flushed: the class and kind of each object that the ORM has written, for messages.
+    :ivar flushed: for each object that the ORM has written, its class name and new, changed or
+        deleted.
     :ivar savepoints: by savepoint, the effect and the length of *flushed* before it.
     """
 
     # On the class, because every transaction creates a record and few of them set these attributes.
     effect = StatementEffect.READ
-    floor = StatementEffect.READ
+    effect_kept = StatementEffect.READ
     error: BaseException | None = None
-    _failed: RootTransaction | None = None
+    _failed_in: RootTransaction | None = None
     _is_lost = False
     savepoints: WeakKeyDictionary[object, tuple[StatementEffect, int]] | None = None
 
@@ -50,29 +51,29 @@ class TransactionRecord:
 
         :param lost: the server has rolled back the whole transaction because of it.
         """
-        self._is_lost = lost or self.lost
-        self.error, self._failed = error, transaction
+        self._is_lost = lost or self.is_lost
+        self.error, self._failed_in = error, transaction
 
     def forget_error(self) -> None:
         """Note that a rollback to a savepoint has undone the error."""
-        self.error, self._failed, self._is_lost = None, None, False
+        self.error, self._failed_in, self._is_lost = None, None, False
 
     @property
     def present_error(self) -> BaseException | None:
         """The last error, if its transaction is still the current one."""
-        return self.error if self._failed is not None and self._failed.is_active else None
+        return self.error if self._failed_in is not None and self._failed_in.is_active else None
 
     @property
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Whether the server has rolled back the whole transaction because of an error."""
         return self._is_lost and self.present_error is not None
 
     def mark_unknown(self) -> None:
-        """Note that the app uses the connection itself, so that its writes are not seen here."""
-        self.floor = StatementEffect.UNKNOWN
+        """Note that the app has the connection: writes by a driver cursor are not seen here."""
+        self.effect_kept = StatementEffect.UNKNOWN
         self.effect = max(self.effect, StatementEffect.UNKNOWN)
 
-    def set_savepoint(self, savepoint: object) -> None:
+    def note_savepoint(self, savepoint: object) -> None:
         """Remember the effects before *savepoint*."""
         if self.savepoints is None:
             # Weak keys: SQLAlchemy sends no event when a savepoint is released.
@@ -83,7 +84,7 @@ class TransactionRecord:
         """Forget the effects that a rollback to *savepoint* has undone, if it is a savepoint."""
         if self.savepoints and savepoint in self.savepoints:
             effect, length = self.savepoints.pop(savepoint)
-            self.effect = max(effect, self.floor)
+            self.effect = max(effect, self.effect_kept)
             del self.flushed[length:]
 
 

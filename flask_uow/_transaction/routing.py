@@ -56,17 +56,17 @@ def group(metadata: MetaData, engines: Collection[str | None]) -> dict[str, list
     return groups
 
 
-def stamp(mappers: Iterable[Mapper[object]]) -> None:
+def note_bind_keys(mappers: Iterable[Mapper[object]]) -> None:
     """Write the ``__bind_key__`` of mapped classes on their tables.
 
     Core statements and ``create_all()`` see only the table.
     """
     for mapper in mappers:
-        _stamp(mapper, mapper.class_)
+        _note_bind_key(mapper, mapper.class_)
 
 
 @event.listens_for(Mapper, "instrument_class")
-def _stamp(mapper: Mapper[object], class_: type[object]) -> None:
+def _note_bind_key(mapper: Mapper[object], class_: type[object]) -> None:
     key = getattr(class_, "__bind_key__", None)
     if key and isinstance(mapper.local_table, Table):
         mapper.local_table.info.setdefault("bind_key", key)

@@ -1,10 +1,11 @@
 """Explicit blocks: ``db.atomic()`` and ``db.independent()`` (P4, P7).
 
 ``atomic`` is all or nothing. Inside a unit that commits automatically, a block is a savepoint.
-Elsewhere, in a command or a worker, the outermost block *is* the unit: it commits at its end. Only
-this block may choose an isolation level, be read-only, or run again after a conflict.
+Elsewhere, in a command or a worker, the outermost block *is* the transaction: it commits at its
+end. Only this block may choose an isolation level, be read-only, or run again after a conflict.
 
-``independent`` is another session on another connection, whose commit nothing around it undoes.
+``independent`` is another session on another connection, which stays committed if the unit is
+rolled back.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class UnitSource(Protocol):
         ...
 
     def engines_for(self, options: UnitOptions) -> tuple[Mapping[str, Engine], dict[Any, Engine]]:
-        """The engines for transactions as *options* say, and the routes kept for them."""
+        """The engines for transactions with *options*, and the routes of their sessions."""
         ...
 
     @property
@@ -61,15 +62,15 @@ class AtomicBlock:
     """A ``with`` block that is all or nothing.
 
     :param options: how its transaction runs.
-    :param outermost_only: the names of what only a whole transaction can have.
+    :param transaction_options: the names of its options that only a whole transaction can have.
     """
 
     def __init__(
-        self, units: UnitSource, options: UnitOptions, outermost_only: Sequence[str]
+        self, units: UnitSource, options: UnitOptions, transaction_options: Sequence[str]
     ) -> None:
         self._units = units
         self._options = options
-        self._outermost_only = outermost_only
+        self._transaction_options = transaction_options
         self._entered: tuple[UnitOfWork, Block] | None = None
 
     def __enter__(self) -> Session:
@@ -79,13 +80,16 @@ class AtomicBlock:
                 " write 'with db.atomic():' again instead of keeping the object."
             )
         unit = self._units.unit()
-        outermost = not (unit.blocks or self._units.is_dispatching())
-        if outermost:
+        commits = not (unit.blocks or self._units.is_dispatching())
+        if commits:
             _refuse_earlier_work(unit)
             _prepare(unit, self._units, self._options)
-        elif self._outermost_only:
-            raise BlockRefused(_why_not_nested(self._outermost_only, unit))
-        self._entered = unit, unit.begin_block(outermost=outermost)
+        elif self._transaction_options:
+            in_request = self._units.is_dispatching()
+            raise BlockRefused(
+                _why_not_nested(self._transaction_options, unit, in_request=in_request)
+            )
+        self._entered = unit, unit.begin_block(commits=commits)
         return unit.session
 
     def __exit__(
@@ -139,7 +143,7 @@ class Atomic(AtomicBlock):
         return super().__enter__()
 
     def __call__(self, function: F) -> F:
-        _refuse_generator(function)
+        _refuse_unsuitable(function)
         if inspect.iscoroutinefunction(function):
             return cast(F, self._wrap_coroutine(function))
 
@@ -182,10 +186,10 @@ class Atomic(AtomicBlock):
 
     def _another(self) -> AtomicBlock:
         """A block of the same kind for one call; calls may be nested, or run in many threads."""
-        return AtomicBlock(self._units, self._options, self._outermost_only)
+        return AtomicBlock(self._units, self._options, self._transaction_options)
 
     def _is_repeated(self, error: Exception, attempt: int, before: int) -> bool:
-        if not self._retries or not _retry.is_worthwhile(error) or self._commits() != before:
+        if not self._retries or not _retry.is_conflict(error) or self._commits() != before:
             return False
         if attempt > self._retries:
             _retry.note(error, attempt)
@@ -193,23 +197,23 @@ class Atomic(AtomicBlock):
         return True
 
     def _commits(self) -> int:
-        """How often this unit has committed, in any way; retries ask for it."""
+        """The number of COMMITs since the count began; only retries need it."""
         return len(self._units.unit().count_commits()) if self._retries else 0
 
     def _pause(self, attempt: int) -> float:
         return _retry.pause_before(attempt + 1, self._units.retry_pause)
 
 
-def _refuse_generator(function: Callable[..., Any]) -> None:
+def _refuse_unsuitable(function: Callable[..., Any]) -> None:
+    if isinstance(function, (staticmethod, classmethod)):  # of these, only the first is callable
+        raise ConfigError(
+            "'@db.atomic' was put above '@staticmethod' or '@classmethod'. Write it below, directly"
+            " above the 'def'."
+        )
     if not callable(function):
         raise ConfigError(
             f"'@db.atomic' was put on {shown(function)}, which is not a function. Write"
             " '@db.atomic' or '@db.atomic(...)' above a 'def', or 'with db.atomic():'."
-        )
-    if isinstance(function, (staticmethod, classmethod)):
-        raise ConfigError(
-            "'@db.atomic' was put above '@staticmethod' or '@classmethod'. Write it below, directly"
-            " above the 'def'."
         )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigError(
@@ -236,18 +240,16 @@ def _completed(result: Any, function: Callable[..., Any]) -> Any:
     return result
 
 
-def _why_not_nested(names: Sequence[str], unit: UnitOfWork) -> str:
+def _why_not_nested(names: Sequence[str], unit: UnitOfWork, *, in_request: bool) -> str:
     what = " and ".join(f"'{name}'" for name in names)
     around = "another 'db.atomic()' block" if unit.blocks else "a request, whose unit is running"
     for_view = " and ".join(f"'{name}'" for name in names if name != "durable")
-    instead = (
-        f" For a view, write '@db.unit(...)' with {for_view} above it."
-        if for_view and not unit.blocks
-        else ""
-    )
+    instead = ", or give it to the outermost block"
+    if in_request:  # whose blocks are all savepoints
+        instead = f", or write '@db.unit(...)' with {for_view} above the view" if for_view else ""
     return (
-        f"'db.atomic()' was given {what}, which belongs to a whole transaction, inside {around}."
-        f" Nothing was done. Leave the option out here, or give it to the outermost block.{instead}"
+        f"'db.atomic()' was given {what}, which only a whole transaction can have, inside {around}."
+        f" Nothing was done. Leave the option out here{instead}."
     )
 
 
@@ -262,9 +264,9 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
         return
     if has_begun_by_hand(session):
         raise BlockRefused(
-            "'db.atomic()' was written inside 'with db.session.begin():' or 'begin_nested()', which"
-            " it would have to end. Nothing was done. Write 'with db.atomic():' for the outer one,"
-            " too; inside another, it is a savepoint."
+            "'db.atomic()' was written inside 'with db.session.begin():' or 'begin_nested()', whose"
+            " transaction it would end. Nothing was done. Write 'with db.atomic():' for the outer"
+            " one, too; inside another, it is a savepoint."
         )
     work = [*session.record.flushed, *pending(session)]
     if work or session.record.effect is StatementEffect.WRITE:
@@ -277,11 +279,11 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
 
 
 def _prepare(unit: UnitOfWork, units: UnitSource, options: UnitOptions) -> None:
-    """Let the next transaction of *unit* be as *options* want it, and no other."""
+    """Apply *options* to the next transaction of *unit* only."""
     session = unit.session
     if session.in_transaction() and session.record.effect is StatementEffect.READ:
         # Begin a new transaction: objects read before may be out of date and are read again.
-        session.rollback_now()
+        session.rollback_unchecked()
     engines, routes, read_only, _ = unit.terms
     if options.of_transaction:
         if session.in_transaction():

@@ -1,8 +1,8 @@
 """Functions that wait for the outcome of a transaction: ``on_commit`` and ``on_rollback`` (P10).
 
-They run when the transaction has really ended, never at the release of a savepoint. A hook that
-was added inside a savepoint is dropped when the savepoint is rolled back. When it is released, the
-hook belongs to the surrounding block.
+``on_commit`` hooks run after the COMMIT, never at the release of a savepoint. If the savepoint in
+which hooks were added is rolled back, its ``on_rollback`` hooks run and the others are dropped.
+When it is released, the hooks belong to the surrounding block.
 
 A session has none of this until the first function is added: its listeners cost nothing before.
 
@@ -46,11 +46,11 @@ class CommitHooks:
 
     def __init__(self, session: Session, before_settling: Callable[[], None]) -> None:
         self._before_settling = before_settling
-        self._floor = 0  # the number of hooks that survive a rollback
+        self._kept_count = 0  # the number of hooks that survive a rollback
         self._waiting: list[Hook] = []
         # The number of hooks at each savepoint; one without an entry was set before the first.
-        self._marks: dict[SessionTransaction, int] = {}
-        self._kept: SessionTransaction | None = None
+        self._counts: dict[SessionTransaction, int] = {}
+        self._committing: SessionTransaction | None = None
         event.listen(session, "after_transaction_create", self._note_savepoint)
         event.listen(session, "after_commit", self._note_commit)
         event.listen(session, "after_transaction_end", self._note_end)
@@ -64,16 +64,16 @@ class CommitHooks:
 
     def settle(self, *, committed: bool) -> None:
         """Run the hooks for this outcome and drop the other ones."""
-        run(self._take(0 if committed else self._floor, committed=committed))
+        run(self._take(0 if committed else self._kept_count, committed=committed))
 
     @contextmanager
     def keeping(self, number: int) -> Iterator[None]:
         """Let the first *number* hooks survive a rollback: they are older than the block."""
-        self._floor = number
+        self._kept_count = number
         try:
             yield
         finally:
-            self._floor = 0
+            self._kept_count = 0
 
     def _take(self, start: int, *, committed: bool) -> list[Hook]:
         taken, self._waiting[start:] = self._waiting[start:], []
@@ -83,23 +83,24 @@ class CommitHooks:
 
     def _note_savepoint(self, _session: Session, transaction: SessionTransaction) -> None:
         if transaction.nested:
-            self._marks[transaction] = len(self._waiting)
+            self._counts[transaction] = len(self._waiting)
 
     def _note_commit(self, session: Session) -> None:
         # SQLAlchemy sends the same event for a RELEASE as for a COMMIT.
-        self._kept = session.get_nested_transaction() or session.get_transaction()
+        self._committing = session.get_nested_transaction() or session.get_transaction()
 
     def _note_end(self, _session: Session, transaction: SessionTransaction) -> None:
         # In the other events the session cannot be used, and a hook may want to.
-        kept = self._kept is transaction
-        self._kept = None if kept else self._kept
+        kept = self._committing is transaction
+        if kept:
+            self._committing = None
         if transaction.parent is None:
             self._before_settling()
             self.settle(committed=kept)
         elif transaction.nested:
-            mark = self._marks.pop(transaction, self._floor)
+            count = self._counts.pop(transaction, self._kept_count)
             if not kept:
-                run(self._take(mark, committed=False))
+                run(self._take(count, committed=False))
 
 
 def run(hooks: list[Hook]) -> None:

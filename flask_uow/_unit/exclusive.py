@@ -1,4 +1,4 @@
-"""One thread at a time may be inside the database with a session, and only in its own process.
+"""Only one thread at a time may use a session, in the process that created it.
 
 Nothing here knows Flask.
 """
@@ -15,7 +15,7 @@ from ..errors import ConcurrentUse, ForkedUnit
 
 
 class Exclusive(Protocol):
-    """What has an exclusive lock.
+    """An object whose methods exclude each other.
 
     :ivar lock: locked while a thread is inside.
     :ivar owner_thread: the thread that is inside.
@@ -31,7 +31,11 @@ M = TypeVar("M", bound=Callable[..., Any])
 
 
 def exclusive(method: M) -> M:
-    """Let a method of the session refuse a second thread while a first is in one of them."""
+    """Make *method* refuse a thread while another is in such a method.
+
+    :raises ConcurrentUse: the other thread is in it.
+    :raises ForkedUnit: a parent process has created the object.
+    """
 
     @wraps(method)
     def inside(self: Exclusive, *args: Any, **kwargs: Any) -> Any:
@@ -55,7 +59,7 @@ def exclusive(method: M) -> M:
 
 _FORKED = (
     "This unit of work was open when the process forked: its connection belongs to the parent"
-    " process, which goes on with it. Give the child a context of its own ('with"
+    " process, which continues to use it. Give the child a context of its own ('with"
     " app.app_context():' in it), or fork before the first use of 'db.session'."
 )
 

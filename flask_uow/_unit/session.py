@@ -43,11 +43,11 @@ _IN_BLOCK = (
     " to be stored whatever happens belongs in 'with db.independent() as session:'."
 )
 _LET_IT_END = "Let the block end."
-_OF_OTHERS = " Code of others that commits goes into 'with db.explicit_commit(\"flush\"):'."
+_OF_OTHERS = " Put third-party code that commits into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
-    "{}() is refused at {}: UOW_EXPLICIT_COMMIT is 'forbid', and this request commits as a"
-    " whole at its end. Leave the commit out, or set the key to 'flush' or 'allow', for"
-    " one blueprint if need be."
+    "{}() is refused at {}: explicit commits are forbidden here, by UOW_EXPLICIT_COMMIT or"
+    " 'db.explicit_commit(...)'. Leave the call out, or set 'flush' or 'allow', for one blueprint"
+    " if need be."
 )
 
 
@@ -59,23 +59,24 @@ class UnitSession(Session):
 
     :ivar unit: the unit of work that it belongs to, which says what it may do.
     :ivar engines: the engines of the app by name, in the order of their configuration.
-    :ivar routes: the engine of each mapper that was asked for, shared by the sessions of an app.
+    :ivar routes: a cache of the engine of each mapper, shared by sessions with the same engines.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: the transactions begun on them; the app may have ended them since.
     :ivar record: what the running transaction has done; a new one for each transaction.
     :ivar lock: locked while a thread is inside the database with this session.
     :ivar owner_thread: that thread.
     :ivar generation: the fork generation of its process; see ``_engine.fork``.
-    :ivar plain_commit: no code of the app takes part in the commit of connections.
+    :ivar may_commit_directly: connections may be committed directly; see
+        :meth:`_can_commit_directly`.
     """
 
-    # Of the class until a session says otherwise; these objects are not written to.
+    # Defaults on the class: a session replaces these objects, never changes them.
     unit = UnitState()
     connections: Mapping[Engine, Connection] = MappingProxyType({})
     begun: Sequence[RootTransaction | None] = ()
     record = TransactionRecord()
     owner_thread: int | None = None
-    plain_commit = True
+    may_commit_directly = True
 
     def __init__(
         self,
@@ -124,7 +125,9 @@ class UnitSession(Session):
         if bind is not None or self.bind is not None:
             given = super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
             # A connection may be in a transaction that is not ours to commit.
-            self.plain_commit = self.plain_commit and not isinstance(given, Connection)
+            self.may_commit_directly = self.may_commit_directly and not isinstance(
+                given, Connection
+            )
             return given
         engine = self.routes.get(mapper)
         if engine is not None:
@@ -147,10 +150,10 @@ class UnitSession(Session):
 
     @exclusive
     def connection(self, *args: Any, **kwargs: Any) -> Connection:
-        """Return a connection. What driver cursors do cannot be seen, so it may have written."""
+        """Return a connection. Its driver cursors are not seen, so it counts as having written."""
         given = (*args, *kwargs.values(), None)[0]
         if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
-            self.plain_commit = False  # as in get_bind()
+            self.may_commit_directly = False  # as in get_bind()
         connection = super().connection(*args, **kwargs)
         self.record.mark_unknown()
         return connection
@@ -166,21 +169,21 @@ class UnitSession(Session):
         if unit.explicit_commit == "flush":
             self.flush()
             return
-        self._refuse_in_block("commit", _LET_IT_END + _OF_OTHERS)
+        self.refuse_in_block("commit", _LET_IT_END + _OF_OTHERS)
         if unit.explicit_commit == "forbid":
             raise CommitRefused(_FORBIDDEN.format("commit", caller_location(2)))
         self.settle_idle(committed=True)
-        self.commit_now()
+        self.commit_unchecked()
 
     def begin(self, nested: bool = False) -> SessionTransaction:
-        """Begin. The end of ``with session.begin():`` is a commit; with "flush" it is a savepoint.
+        """Begin a transaction; in the mode ``"flush"``, only a savepoint.
 
         :raises CommitRefused: as :meth:`commit`.
         """
         unit = self.unit
         if nested or unit.explicit_commit == "flush":
             return super().begin(nested=True)
-        self._refuse_in_block("begin", "It has begun already." + _OF_OTHERS)
+        self.refuse_in_block("begin", "It has begun already." + _OF_OTHERS)
         if unit.explicit_commit == "forbid":
             raise CommitRefused(_FORBIDDEN.format("begin", caller_location(2)))
         return super().begin()
@@ -190,11 +193,14 @@ class UnitSession(Session):
 
         :raises CommitRefused: inside a block.
         """
-        self._refuse_in_block("rollback", "Raise 'Rollback' to undo the block.")
+        self.refuse_in_block("rollback", "Raise 'Rollback' to undo the block.")
         self.settle_idle(committed=False)
-        self.rollback_now()
+        self.rollback_unchecked()
 
-    def _refuse_in_block(self, method: str, instead: str = _LET_IT_END) -> None:
+    def refuse_in_block(self, method: str, instead: str = _LET_IT_END) -> None:
+        """
+        :raises CommitRefused: a block is open.
+        """
         if self.unit.blocks:
             raise CommitRefused(_IN_BLOCK.format(method, instead))
 
@@ -204,12 +210,12 @@ class UnitSession(Session):
         if hooks and not self.in_transaction():
             hooks.settle(committed=committed)
 
-    def invalidate_now(self) -> None:
+    def invalidate_unchecked(self) -> None:
         """Drop the connections, even inside a block."""
         super().invalidate()
 
     @exclusive
-    def rollback_now(self) -> None:
+    def rollback_unchecked(self) -> None:
         """Roll back, even inside a block."""
         super().rollback()
 
@@ -218,7 +224,7 @@ class UnitSession(Session):
         """
         :raises CommitRefused: inside a block.
         """
-        self._refuse_in_block("close")
+        self.refuse_in_block("close")
         super().close()
 
     @exclusive
@@ -226,15 +232,15 @@ class UnitSession(Session):
         """
         :raises CommitRefused: inside a block.
         """
-        self._refuse_in_block("reset")
+        self.refuse_in_block("reset")
         super().reset()
 
     def invalidate(self) -> None:
         """
         :raises CommitRefused: inside a block.
         """
-        self._refuse_in_block("invalidate")
-        self.invalidate_now()
+        self.refuse_in_block("invalidate")
+        self.invalidate_unchecked()
 
     @exclusive
     def end(self) -> None:
@@ -245,7 +251,7 @@ class UnitSession(Session):
             self.unit = _ENDED_UNIT
 
     @exclusive
-    def commit_now(self) -> None:
+    def commit_unchecked(self) -> None:
         """Commit without asking blocks or ``UOW_EXPLICIT_COMMIT``: for the unit itself."""
         if self.unit.rollback_only:
             raise RollbackOnly(
@@ -253,8 +259,8 @@ class UnitSession(Session):
                 " so nothing of it will be stored. Decide before the first commit, or leave the"
                 " mark out and let the commit rule of the view ('@db.unit(commit=...)') decide."
             )
-        if len(self.engines) > 1 and self.in_transaction() and self._is_plain():
-            # Before counting: the flush is what reaches the second engine, more often than not.
+        if len(self.engines) > 1 and self.in_transaction() and self._can_commit_directly():
+            # Before counting: often only the flush uses the second engine.
             self.flush()
             if len(self.connections) > 1:
                 self._commit_in_order()
@@ -269,40 +275,40 @@ class UnitSession(Session):
 
         Nothing expires, so what the ORM does for a commit is not needed, and the connections are
         committed directly. An ordinary commit runs where the difference could be noticed: with
-        a listener, an open savepoint, or where :meth:`_is_plain` is false.
+        a listener, an open savepoint, or where :meth:`_can_commit_directly` is false.
         """
-        if self._is_plain() and not sqlalchemy_private.is_commit_heard(self):
+        if self._can_commit_directly() and not sqlalchemy_private.is_commit_heard(self):
             self._flush_all()
             # Again: the flush may be what asks for the engine, or for a savepoint.
-            if self._is_plain() and not self.in_nested_transaction():
+            if self._can_commit_directly() and not self.in_nested_transaction():
                 self._commit_connections()
-                self._conclude()
+                self._close_transaction()
                 return
         expire, self.expire_on_commit = self.expire_on_commit, False
         try:
-            self.commit_now()
+            self.commit_unchecked()
         finally:
             self.expire_on_commit = expire
 
     @exclusive
     def end_keeping_objects(self) -> None:
-        """Roll back where nothing was to be stored, and leave the objects as they are.
+        """Close a transaction that has nothing to store; its objects do not expire.
 
-        Listeners see a commit, because hooks that wait for one have nothing left to wait for.
+        Listeners are sent a commit, so that ``on_commit`` hooks run.
         """
         while (savepoint := self.get_nested_transaction()) is not None:
             savepoint.commit()
         if self.in_transaction():
             sqlalchemy_private.send_after_commit(self)
-            self._conclude()
+            self._close_transaction()
 
-    def _is_plain(self) -> bool:
+    def _can_commit_directly(self) -> bool:
         """Whether the connections may be committed directly, without the ORM's commit.
 
         Not if code of the app takes part in it, and not after a failed flush that the code
         swallowed, because the ORM would raise.
         """
-        return self.plain_commit and not self.twophase and self.is_active
+        return self.may_commit_directly and not self.twophase and self.is_active
 
     def _commit_in_order(self) -> None:
         # Session.commit() visits its connections in the order of a set.
@@ -315,12 +321,12 @@ class UnitSession(Session):
         sqlalchemy_private.send_after_commit(self)
         if self.expire_on_commit:
             self.expire_all()
-        self._conclude()
+        self._close_transaction()
 
     def _flush_all(self) -> None:
         for _ in range(100):  # a listener may add objects meanwhile
             before = len(self.record.flushed)
-            super().flush()  # no second thread can come: its caller is inside already
+            super().flush()  # unlocked: the caller has the lock
             if len(self.record.flushed) == before:
                 break
         else:
@@ -353,7 +359,7 @@ class UnitSession(Session):
                     raise  # nothing has happened: a rollback() puts the objects right
                 # Without this rollback the connection goes back with its transaction open.
                 connection.rollback()
-                self._conclude()
+                self._close_transaction()
                 self.expunge_all()
                 raise PartialCommit(committed, name, [rest for rest, _ in waiting]) from error
             committed.append(name)
@@ -376,24 +382,24 @@ class UnitSession(Session):
         ]
         return declared + strangers
 
-    def _conclude(self) -> None:
+    def _close_transaction(self) -> None:
         self.get_transaction().close()  # type: ignore[union-attr]  # there is one
 
     # Events -----------------------------------------------------------------------------------
 
     def _note_transaction(self, transaction: SessionTransaction) -> None:
         if transaction.nested:
-            self.record.set_savepoint(transaction)
+            self.record.note_savepoint(transaction)
         if transaction.parent is not None:
             return
         unit = self.unit
         if unit.phase is ENDED:
             transaction.close()
             raise UnitEnded(
-                "This session's unit of work has ended together with its Flask context: it was"
-                " committed or rolled back, and its connection belongs to others now. Did an object"
-                " or a thread keep 'db.session()' beyond the request? Use 'db.session' again each"
-                " time, inside a context of its own."
+                "This session's unit of work has ended: it was committed or rolled back, and its"
+                " connection is back in the pool. Did an object or a thread keep the session beyond"
+                " its request or its block? Use 'db.session' again each time, inside a context of"
+                " its own."
             )
         self.record = TransactionRecord(will_write=unit.will_write, read_only=unit.read_only)
         self.connections = {}
@@ -430,7 +436,7 @@ event.listen(UnitSession, "after_flush", UnitSession._note_flush)
 event.listen(UnitSession, "after_soft_rollback", UnitSession._note_rollback)
 
 
-# What else reaches the database.
+# The other methods that reach the database.
 _EXCLUSIVE = {
     name: exclusive(getattr(Session, name))
     for name in """
@@ -458,5 +464,5 @@ def unit_session_class(base: Any) -> type[UnitSession]:
     if base.get_bind is not Session.get_bind:
         own["get_bind"] = base.get_bind  # it chooses the engine itself
     if base.get_bind is not Session.get_bind or base.commit is not Session.commit:
-        own["plain_commit"] = False
+        own["may_commit_directly"] = False
     return cast(type[UnitSession], type(base.__name__, (UnitSession, base), own))

@@ -33,18 +33,18 @@ class Block:
     """A part of a unit that is stored as a whole or not at all.
 
     :ivar savepoint: what it can be rolled back to; None if nothing was there before it.
-    :ivar outermost: it is the whole transaction, and commits.
+    :ivar commits: it is the whole transaction, and its end commits.
     :ivar rollback_only: it is undone at its end, without an error.
     :ivar hooks_before: how many hooks were waiting when it began.
     """
 
-    __slots__ = ("hooks_before", "outermost", "rollback_only", "savepoint")
+    __slots__ = ("commits", "hooks_before", "rollback_only", "savepoint")
 
     def __init__(
-        self, savepoint: SessionTransaction | None, *, outermost: bool, hooks_before: int
+        self, savepoint: SessionTransaction | None, *, commits: bool, hooks_before: int
     ) -> None:
         self.savepoint = savepoint
-        self.outermost = outermost
+        self.commits = commits
         self.hooks_before = hooks_before
         self.rollback_only = False
 

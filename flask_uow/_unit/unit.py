@@ -127,7 +127,7 @@ class UnitOfWork(UnitState):
             return
         self.session.settle_idle(committed=False)
         try:
-            self.session.rollback_now()
+            self.session.rollback_unchecked()
         except Exception:
             logger.exception("The rollback of a unit of work failed; its connections are dropped.")
             # A session that was interrupted during a state change refuses to roll back, and
@@ -256,7 +256,7 @@ class UnitOfWork(UnitState):
         """Drop the connections of this unit instead of giving them back to the pool."""
         connections = self.session.connections.values()
         try:
-            self.session.invalidate_now()
+            self.session.invalidate_unchecked()
         except Exception:
             logger.exception("A session failed to drop its connections; now one by one.")
         for connection in connections:
@@ -269,19 +269,19 @@ class UnitOfWork(UnitState):
 
     # Blocks -----------------------------------------------------------------------------------
 
-    def begin_block(self, *, outermost: bool) -> Block:
+    def begin_block(self, *, commits: bool) -> Block:
         """Begin a part that is all or nothing.
 
-        :param outermost: the unit does not commit automatically, so the end of the block does.
+        :param commits: the unit does not commit automatically, so the end of the block does.
         """
         session = self.session
         # Before the first statement there is nothing to go back to: the whole transaction will do.
         # After a read it will not: the transaction's snapshot and locks protect what was read.
         begun = session.connections if session.in_transaction() else ()
-        needed = not outermost and (begun or self.has_work or has_begun_by_hand(session))
+        needed = not commits and (begun or self.has_work or has_begun_by_hand(session))
         savepoint = session.begin_nested() if needed else None
         waiting = 0 if self.hooks is None else len(self.hooks)
-        block = Block(savepoint, outermost=outermost, hooks_before=waiting)
+        block = Block(savepoint, commits=commits, hooks_before=waiting)
         self.blocks = [*self.blocks, block]
         return block
 
@@ -294,7 +294,7 @@ class UnitOfWork(UnitState):
         try:
             self._end_block(block, error)
         finally:
-            if block.outermost:
+            if block.commits:
                 self._restore_terms()
 
     def _end_block(self, block: Block, error: BaseException | None) -> None:
@@ -320,7 +320,7 @@ class UnitOfWork(UnitState):
     def _keep(self, block: Block) -> None:
         if block.savepoint is not None:
             block.savepoint.__exit__(None, None, None)
-        elif block.outermost:
+        elif block.commits:
             self.commit()
         else:
             self.session.flush()  # its errors belong to the block
@@ -330,7 +330,7 @@ class UnitOfWork(UnitState):
             _roll_back_to(block.savepoint, error)
             return
         with self.hooks.keeping(block.hooks_before) if self.hooks else nullcontext():
-            if block.outermost:
+            if block.commits:
                 self.release(error, warn=is_exit(error))
             else:
                 self.rollback()

@@ -6,9 +6,9 @@ import contextlib
 import io
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,8 +28,6 @@ from .results import Checked, Created, EngineStatus, Generated, OnStep, OnWait, 
 
 if TYPE_CHECKING:
     from alembic.script import Script
-
-    from .._engine.build import Engines
 
 
 class Migrations:
@@ -75,18 +73,17 @@ class Migrations:
         self.group = settings.group
         self.folder = _directory.find(self._app, self._directory)
 
-    @cached_property
-    def _engines(self) -> Engines:
-        return self._db.engines
-
-    def _runner(self) -> Runner:
-        engines, settings = self._engines, self._settings
-        return Runner(self._app, self._db, engines, settings, folder=self.folder, x_arg=self._x_arg)
-
     @contextlib.contextmanager
     def _command(self) -> Iterator[Runner]:
         """One command that reads the folder, with its errors in sentences."""
-        runner = self._runner()
+        runner = Runner(
+            self._app,
+            self._db,
+            self._db.engines,
+            self._settings,
+            folder=self.folder,
+            x_arg=self._x_arg,
+        )
         with runner.translated():
             _ = runner.script  # loaded first: a damaged file is named before anything else
             yield runner
@@ -97,7 +94,8 @@ class Migrations:
 
         :raises UnknownEngine: ``UOW_MIGRATIONS`` names one that is not configured.
         """
-        return {name: self._engines[name] for name in self._settings.engines or self._engines}
+        engines = self._db.engines
+        return {name: engines[name] for name in self._settings.engines or engines}
 
     @property
     def upgrade_command(self) -> str:
@@ -229,8 +227,12 @@ class Migrations:
                 preconditions.require_revision(revision, self.group)
             preconditions.require_new(runner, rev_id, branch_label)
             wanted: Any = list(revisions) or ["heads"]
-            found = list(runner.script.get_revisions(wanted))
-            preconditions.require_several(found, self.group)
+            found = {script.revision for script in runner.script.get_revisions(wanted)}
+            if len(found) < 2:
+                raise MigrationError(
+                    f"There is nothing to merge: {' '.join(found) or 'no revision'!r} is not"
+                    f" several revisions. 'flask {self.group} heads' lists the heads."
+                )
             with _directory.writing(self.folder), runner.environment(runner.request):
                 merged: Any = command.merge(
                     runner.config, wanted, message, branch_label=branch_label, rev_id=rev_id
@@ -263,7 +265,7 @@ class Migrations:
         :raises MigrationError: the range is none, or a revision is not there.
         """
         with self._command() as runner:
-            ends = preconditions.range_of(rev_range, self.group)
+            ends = preconditions.range_of(rev_range or ":", self.group)
             asks = current or "current" in ends
             at = _all(runner.heads(runner.request.engines)) if asks else ()
             start, end = (at if name == "current" else name for name in ends)
@@ -343,20 +345,16 @@ class Migrations:
         :returns: by engine, why its database gets no connection; None if it does.
         :raises MigrationError: *timeout* is not a number of seconds.
         """
-        preconditions.require_seconds(timeout=timeout)
         engines = self.engines
-        where = {name: connectivity.redacted_url(engine.url) for name, engine in engines.items()}
-        say = _Once(tell)
 
-        def on_wait(errors: dict[str, str | None]) -> None:
-            say([EngineStatus(name, where[name], error) for name, error in errors.items()])
+        def ask(within: float) -> list[EngineStatus]:
+            return [
+                EngineStatus(name, connectivity.redacted_url(engines[name].url), error)
+                for name, error in connectivity.reach(engines, within).items()
+            ]
 
-        return connectivity.poll_until(
-            lambda errors: not any(errors.values()),
-            partial(connectivity.reach, engines),
-            timeout,
-            on_wait,
-        )
+        statuses = _poll(ask, lambda status: status.error is None, timeout, tell)
+        return {status.name: status.error for status in statuses}
 
     def wait_for_upgrade(
         self, timeout: float = 60.0, *, tell: OnWait = silent
@@ -366,13 +364,7 @@ class Migrations:
         :param tell: is given a sentence when there is something to wait for.
         :raises MigrationError: *timeout* is not a number of seconds; otherwise see the class.
         """
-        preconditions.require_seconds(timeout=timeout)
-        return connectivity.poll_until(
-            lambda statuses: all(status.state == "up to date" for status in statuses),
-            self._statuses,
-            timeout,
-            _Once(tell),
-        )
+        return _poll(self._statuses, lambda status: status.state == "up to date", timeout, tell)
 
     def check(self) -> Checked:
         """Compare the databases with the folder, then with the models.
@@ -431,8 +423,6 @@ class Migrations:
         options = RunOptions(tag, lock_timeout, statement_timeout, report, tell)
         with self._command() as runner:
             heads = _prepare(runner, revision, options)
-            if revision == "head":
-                preconditions.require_one_head(runner)
             steps = runner.steps("upgrade", revision)
             if not any(map(steps, heads.values())):
                 return []
@@ -519,8 +509,6 @@ class Migrations:
 
 def _require_place(runner: Runner, head: str, *names: str | None) -> None:
     preconditions.require_revision(head, runner.group)
-    if head == "head":
-        preconditions.require_one_head(runner)
     preconditions.require_new(runner, *names)
 
 
@@ -559,15 +547,29 @@ def _all(heads: Heads) -> tuple[str, ...]:
     return tuple({head for found in heads.values() for head in found})
 
 
-class _Once:
-    """Tells what is waited for, each sentence once."""
+def _poll(
+    ask: Callable[[float], list[EngineStatus]],
+    is_enough: Callable[[EngineStatus], bool],
+    timeout: float,
+    tell: OnWait,
+) -> list[EngineStatus]:
+    """Ask until each status is enough, or *timeout* seconds have passed; return the last ones.
 
-    def __init__(self, tell: OnWait) -> None:
-        self._tell = tell
-        self._told: set[str] = set()
-
-    def __call__(self, statuses: Sequence[EngineStatus]) -> None:
-        for status in statuses:
-            if status.state != "up to date" and status.waiting() not in self._told:
-                self._told.add(status.waiting())
-                self._tell(status.waiting())
+    :param ask: is given the seconds that it may take.
+    :param tell: is given what is waited for, each sentence once.
+    """
+    preconditions.require_seconds(timeout=timeout)
+    told: set[str] = set()
+    end, pause = time.monotonic() + timeout, 0.1
+    while True:
+        statuses = ask(max(1.0, end - time.monotonic()))  # a database has a second to respond
+        waiting = [status.waiting() for status in statuses if not is_enough(status)]
+        left = end - time.monotonic()
+        if left <= 0 or not waiting:
+            return statuses
+        for sentence in waiting:
+            if sentence not in told:
+                told.add(sentence)
+                tell(sentence)
+        time.sleep(min(pause, left))
+        pause = min(2 * pause, 2.0)

@@ -27,7 +27,6 @@ from flask import current_app
 from flask.cli import with_appcontext
 
 from ..errors import DatabaseUnreachable, MigrationError, UowError
-from . import messages
 from .api import Migrations
 from .install import OPTIONS
 from .results import Created, EngineStatus, Step
@@ -379,7 +378,9 @@ def stamp(migrations: Migrations, revision: str, sql: bool, **options: Any) -> N
 
 def _nothing_to_run(migrations: Migrations, revision: str) -> str:
     if not migrations.heads():
-        return messages.no_revision(migrations.group)
+        return (
+            f"There is no revision yet. Write one: 'flask {migrations.group} migrate -m MESSAGE'."
+        )
     if any(status.pending for status in migrations.status()):
         return f"Nothing to do: every database has {revision!r} already."
     return "Nothing to do: the databases are up to date."

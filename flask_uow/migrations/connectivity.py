@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Mapping
 
 from sqlalchemy import URL, Engine, select
 
 from ..errors import DatabaseUnreachable
-
-R = TypeVar("R")
-
-_LEAST = 1.0  # seconds that a database has for a response, however little time is left
 
 
 def redacted_url(url: URL) -> str:
@@ -75,25 +70,3 @@ def require(engines: Mapping[str, Engine], group: str) -> None:
                 f" reached: {error}. Is it running, and is the URL right? 'flask {group} wait'"
                 " waits for it."
             )
-
-
-def poll_until(
-    is_enough: Callable[[R], bool],
-    ask: Callable[[float], R],
-    timeout: float,
-    on_wait: Callable[[R], object],
-) -> R:
-    """*ask* until the result *is_enough*, or *timeout* seconds have passed; return the last one.
-
-    :param ask: is given the seconds that it may take.
-    :param on_wait: is given each result that is not enough, before the next one is asked for.
-    """
-    end, pause = time.monotonic() + timeout, 0.1
-    while True:
-        result = ask(max(_LEAST, end - time.monotonic()))
-        left = end - time.monotonic()
-        if left <= 0 or is_enough(result):
-            return result
-        on_wait(result)
-        time.sleep(min(pause, left))
-        pause = min(2 * pause, 2.0)

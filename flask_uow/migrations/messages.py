@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
 from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
@@ -16,28 +15,6 @@ from .results import Step
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}
 
 
-def several_heads(heads: Iterable[str], folder: Path, group: str) -> str:
-    names = sorted(heads)
-    return (
-        f"The folder {str(folder)!r} has {len(names)} heads, {' and '.join(names)}: two revisions"
-        f" follow the same one. Join them with 'flask {group} merge {' '.join(names)}', or run"
-        f" all of them with 'flask {group} upgrade heads'."
-    )
-
-
-def unknown_head(engine: str, head: str, folder: Path, group: str) -> str:
-    return (
-        f"The database of the engine {engine!r} is at revision {head!r}, which the folder"
-        f" {str(folder)!r} does not have: the code is older than the database, or the file was"
-        f" deleted. Get the file back, or write 'flask {group} stamp --purge REVISION' with the"
-        f" revision that the tables are at."
-    )
-
-
-def no_revision(group: str) -> str:
-    return f"There is no revision yet. Write one: 'flask {group} migrate -m MESSAGE'."
-
-
 def command_error(error: Exception, folder: Path, group: str) -> MigrationError:
     """The sentence for a ``CommandError`` of Alembic."""
     from alembic.script import revision as revisions
@@ -45,7 +22,12 @@ def command_error(error: Exception, folder: Path, group: str) -> MigrationError:
     cause = error.__cause__
     lists = f"'flask {group} history' lists the revisions."
     if isinstance(cause, revisions.MultipleHeads):
-        return MigrationError(several_heads(cause.heads, folder, group))
+        heads = sorted(cause.heads)
+        return MigrationError(
+            f"The folder {str(folder)!r} has {len(heads)} heads, {' and '.join(heads)}: two"
+            f" revisions follow the same one. Join them with 'flask {group} merge"
+            f" {' '.join(heads)}', or run all of them with 'flask {group} upgrade heads'."
+        )
     if isinstance(cause, revisions.ResolutionError) and str(cause).startswith("No such"):
         return MigrationError(
             f"The folder {str(folder)!r} has no revision {cause.argument!r}. {lists}"

@@ -6,19 +6,18 @@ import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine
 
 from .._config import reading
 from .._sqlite import profile
 from .._unit.pending import pending
 from .._unit.unit import has_begun_by_hand
 from ..errors import MigrationError
-from . import connectivity, messages
+from . import connectivity
 from ._env import metadata
 from ._env.metadata import Database
 from ._run import timeouts
@@ -26,11 +25,11 @@ from ._run.runner import Heads, Runner
 from .results import named
 
 if TYPE_CHECKING:
-    from alembic.script import Script, ScriptDirectory
+    from alembic.script import ScriptDirectory
 
 LONGEST = 1_000_000  # seconds, which every server takes for a timeout
 
-
+_MYSQL = {"mysql", "mariadb"}
 _RESERVED = {"base", "current", "head", "heads"}
 _IS_NAME = re.compile(r"\w[\w.]{0,31}").fullmatch
 
@@ -91,26 +90,20 @@ def require_revision(revision: str, group: str, *, sql: bool = False) -> None:
     :raises MigrationError: it is empty, or a range.
     """
     parts = revision.split(":")
-    if len(parts) > 1 and not sql:
-        raise MigrationError(
-            f"{revision!r} is a range of revisions, which needs '--sql'. Name one revision;"
-            f" 'flask {group} history' lists them."
-        )
     ends = [end for part in parts for end in part.split("@")]
-    if len(parts) > 2 or not all(end.strip() for end in ends):
+    if len(parts) > (2 if sql else 1) or not all(end.strip() for end in ends):
         raise MigrationError(
             f"{revision!r} names no revision. Write an identifier, the beginning of one, 'head',"
-            f" 'base' or BRANCH@head; 'flask {group} history' lists the revisions."
+            " 'base' or BRANCH@head, and a range, START:END, with '--sql' only;"
+            f" 'flask {group} history' lists the revisions."
         )
 
 
-def range_of(rev_range: str | None, group: str) -> tuple[str, str]:
+def range_of(rev_range: str, group: str) -> tuple[str, str]:
     """Start and end of ``"start:end"``, empty if they are left out.
 
     :raises MigrationError: it is no range.
     """
-    if rev_range is None:
-        return "", ""
     start, separator, end = rev_range.strip().partition(":")
     if not separator:
         raise MigrationError(
@@ -173,16 +166,20 @@ def require_own_databases(engines: Mapping[str, Engine]) -> None:
     """
     owners: dict[object, str] = {}
     for name, engine in engines.items():
-        key = _identity(engine)
-        if key is None:
-            _require_a_database(name, engine)
-            continue
-        other = owners.setdefault(key, name)
-        if other != name:
+        url = engine.url
+        if url.get_backend_name() in _MYSQL and not url.database:
+            # The server takes the connection, and fails at the first table.
             raise MigrationError(
-                f"The engines {other!r} and {name!r} are one database, which can note one"
+                f"The URL of the engine {name!r} ({connectivity.redacted_url(url)}) names no"
+                " database. Write it after the host: '.../DATABASE'."
+            )
+        key = _identity(engine)
+        owner = name if key is None else owners.setdefault(key, name)
+        if owner != name:
+            raise MigrationError(
+                f"The engines {owner!r} and {name!r} are one database, which can note one"
                 " revision only. Migrate one of them: UOW_MIGRATIONS ="
-                f" {{'engines': [{other!r}]}}."
+                f" {{'engines': [{owner!r}]}}."
             )
 
 
@@ -194,34 +191,13 @@ def _identity(engine: Engine) -> object:
     url = engine.url
     kind = url.get_backend_name()
     if kind == "sqlite":
-        return None if profile.is_memory(url) else ("sqlite", _file_of(url))
+        path, _ = profile.path_of(url.database or "", is_uri="uri" in url.query)
+        return None if profile.is_memory(url) else str(Path(path).resolve())
     if not url.database:
         return None
-    if kind in {"mysql", "mariadb"}:
-        kind = "mysql"
+    server = "mysql" if kind in _MYSQL else kind
     schemas = engine.get_execution_options().get("schema_translate_map")
-    return kind, url.host, url.port, url.database, url.query.get("options"), repr(schemas)
-
-
-def _file_of(url: URL) -> str:
-    path, _ = profile.path_of(url.database or "", is_uri="uri" in url.query)
-    return str(Path(path).resolve()) if path else str(url.database)
-
-
-def _require_a_database(name: str, engine: Engine) -> None:
-    """MySQL and MariaDB connect without one, and fail at the first table."""
-    if engine.url.get_backend_name() not in {"mysql", "mariadb"}:
-        return
-    try:
-        with engine.connect() as connection:
-            database = connection.scalar(text("SELECT DATABASE()"))
-    except SQLAlchemyError:
-        return  # the command that needs the database will fail
-    if database is None:
-        raise MigrationError(
-            f"The URL of the engine {name!r} ({connectivity.redacted_url(engine.url)}) names no"
-            " database. Write it after the host: '.../DATABASE'."
-        )
+    return server, url.host, url.port, url.database, url.query.get("options"), repr(schemas)
 
 
 def require_idle_unit(db: Database) -> None:
@@ -259,16 +235,6 @@ def require_idle_unit(db: Database) -> None:
 # Revisions -------------------------------------------------------------------------------------
 
 
-def require_one_head(runner: Runner) -> None:
-    """Refuse to choose.
-
-    :raises MigrationError: the folder has several heads.
-    """
-    heads = runner.script.get_heads()
-    if len(heads) > 1:
-        raise MigrationError(messages.several_heads(heads, runner.folder, runner.group))
-
-
 def require_known(runner: Runner, heads: Heads) -> None:
     """Refuse a database that is beyond the folder.
 
@@ -277,7 +243,13 @@ def require_known(runner: Runner, heads: Heads) -> None:
     for name, revisions in heads.items():
         for head in revisions:
             if not knows(runner.script, head):
-                raise MigrationError(messages.unknown_head(name, head, runner.folder, runner.group))
+                raise MigrationError(
+                    f"The database of the engine {name!r} is at revision {head!r}, which the folder"
+                    f" {str(runner.folder)!r} does not have: the code is older than the database,"
+                    " or the file was deleted. Get the file back, or write"
+                    f" 'flask {runner.group} stamp --purge REVISION' with the revision that the"
+                    " tables are at."
+                )
 
 
 def require_current(runner: Runner, heads: Heads) -> None:
@@ -289,10 +261,10 @@ def require_current(runner: Runner, heads: Heads) -> None:
     for name, revisions in heads.items():
         missing = runner.pending(revisions)
         if missing:
+            more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise MigrationError(
-                f"The database of the engine {name!r} is not up to date, so it cannot be"
-                f" compared: {_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing."
-                f" Write '{upgrade_command(runner)}' first."
+                f"The database of the engine {name!r} is not up to date, so it cannot be compared:"
+                f" {named(missing[0])} is missing{more}. Write '{upgrade_command(runner)}' first."
             )
 
 
@@ -315,19 +287,6 @@ def require_something_to_undo(heads: Heads, group: str) -> None:
             )
 
 
-def require_several(found: Sequence[Script], group: str) -> None:
-    """Refuse to merge one revision.
-
-    :raises MigrationError: there are not two revisions.
-    """
-    names = {script.revision for script in found}
-    if len(names) < 2:
-        raise MigrationError(
-            f"There is nothing to merge: {' '.join(names) or 'no revision'!r} is not several"
-            f" revisions. 'flask {group} heads' lists the heads."
-        )
-
-
 def upgrade_command(runner: Runner) -> str:
     """The command that runs what is pending."""
     return f"flask {runner.group} upgrade{' heads' if len(runner.script.get_heads()) > 1 else ''}"
@@ -341,8 +300,3 @@ def knows(script: ScriptDirectory, head: str) -> bool:
         return script.get_revision(head) is not None
     except CommandError:
         return False
-
-
-def _listed(scripts: Sequence[Script]) -> str:
-    more = f" and {len(scripts) - 5} more" if len(scripts) > 5 else ""
-    return f"{', '.join(map(named, scripts[:5]))}{more}"

@@ -48,8 +48,12 @@ def hold(engine: Engine) -> None:
     CheckoutTracker(Contexts(lambda: REQUEST)).track(engine)
 
 
+def check(engine: Engine) -> None:
+    liveness.replace_dead_connections(engine, {}, PoolSettings())
+
+
 def everything(engine: Engine) -> None:
-    _pool.replace_dead_connections(engine, {}, PoolSettings())
+    check(engine)
     _pool.track_checkouts(engine, PoolSettings(), Contexts(lambda: REQUEST))
 
 
@@ -57,7 +61,7 @@ ADDITIONS: dict[str, tuple[Callable[[Engine], object], type[QueuePool]]] = {
     PLAIN: (nothing, QueuePool),
     CONTROL: (nothing, QueuePool),
     NOTHING: (listen, QueuePool),
-    "the check": (liveness.replace_dead_connections, QueuePool),
+    "the check": (check, QueuePool),
     "the holders": (hold, QueuePool),
     "both, in our pool": (everything, ConnectionPool),
 }

@@ -141,7 +141,7 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
 def sock(connection: Any) -> Any:
     descriptor = driver_of(connection.dialect).descriptor_of(connection.connection.dbapi_connection)
     assert descriptor is not None
-    return base.borrowed_socket(descriptor())
+    return socket.socket(fileno=os.dup(descriptor()))
 
 
 @servers
@@ -244,16 +244,18 @@ def test_a_driver_whose_socket_has_no_number_has_no_descriptor() -> None:
     assert base.Driver().descriptor_of(io.BytesIO()) is None
 
 
-def test_borrowing_a_socket_leaves_it_as_it_is() -> None:
+def test_a_socket_gets_its_options_and_stays_as_it_is() -> None:
     """A default timeout makes Python switch a socket to non-blocking; the driver's stays."""
-    one, other = socket.socketpair()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(1)
     try:
-        with base.borrowed_socket(one.fileno()) as borrowed:
-            assert borrowed.fileno() == one.fileno()
+        base.set_tcp_options(one.fileno(), 4)
     finally:
         socket.setdefaulttimeout(previous)
+    assert one.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     assert os.get_blocking(one.fileno())
     one.sendall(b"still open")
     assert other.recv(100) == b"still open"

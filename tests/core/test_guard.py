@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from weakref import WeakMethod
 
 import pytest
 from sqlalchemy import Connection, Engine, create_engine, inspect, text
@@ -129,14 +128,14 @@ def test_a_deadlock_on_a_cursor_dooms_a_transaction_only(
     class Deadlock(Exception):
         __module__ = "pymysql.err"
 
-    class Cursor:
-        connection = SimpleNamespace(get_autocommit=lambda: autocommit)
+    class PyMySQLConnection:
+        def get_autocommit(self) -> bool:
+            return autocommit
 
-        def _query(self, sql: str) -> None:
+        def query(self, sql: str) -> None:
             raise Deadlock(1213, sql)
 
-    class_: Any = mysql.reporting(cast(Any, Cursor))
-    reporting = class_()
+    connection = PyMySQLConnection()
     with pytest.raises(Deadlock):
-        reporting._query("UPDATE t SET id = id")
-    assert mysql.PyMySQL().is_aborted(Cursor.connection, None) is aborts_transaction
+        mysql.noting_query(WeakMethod(connection.query), "UPDATE t SET id = id")
+    assert mysql.PyMySQL().is_aborted(connection, None) is aborts_transaction

@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.pool import QueuePool
 
+from flask_uow._config.settings import PoolSettings
 from flask_uow._engine import liveness
 
 
@@ -60,7 +61,7 @@ class Pool:
 
         self.engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
         self.engine.dialect.do_ping = self._ping  # type: ignore[assignment,method-assign]
-        liveness.replace_dead_connections(self.engine, **options)
+        liveness.replace_dead_connections(self.engine, {}, PoolSettings(**options))
 
     def _ping(self, _connection: object) -> bool:
         self.pings += 1
@@ -200,7 +201,7 @@ def test_a_driver_without_a_socket_is_pinged(
 
 def test_a_lifetime_that_is_over_replaces_the_connection(make_pool: Callable[..., Pool]) -> None:
     """And is no reason to suspect the others."""
-    pool = make_pool(lifetime=0)
+    pool = make_pool(recycle=0)
     first, second = pool.use(together=2)
     assert not {first, second} & set(pool.use(together=2))
     assert pool.pings == 0
@@ -208,14 +209,14 @@ def test_a_lifetime_that_is_over_replaces_the_connection(make_pool: Callable[...
 
 def test_no_lifetime_is_for_ever(make_pool: Callable[..., Pool]) -> None:
     """``None`` does not end."""
-    pool = make_pool(lifetime=None)
+    pool = make_pool(recycle=None)
     (first,) = pool.use()
     assert pool.use() == [first]
 
 
 def test_lifetimes_end_at_different_times(make_pool: Callable[..., Pool]) -> None:
     """Up to a tenth before the given one, at random: they do not all reconnect at once."""
-    pool = make_pool(lifetime=1000)
+    pool = make_pool(recycle=1000)
     now = time.monotonic()
     lent = [pool.engine.connect() for _ in range(15)]
     ends = [one.connection.info["flask_uow.life"].expires - now for one in lent]

@@ -21,8 +21,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from flask_uow._drivers import outcomes as _outcomes
 from flask_uow._drivers.outcomes import (
+    Moment,
     Outcome,
-    Phase,
     aborts_transaction,
     code_of,
     is_disconnect,
@@ -47,7 +47,7 @@ def wrapped(orig: BaseException, *, invalidated: bool = False) -> DBAPIError:
 
 def outcomes(error: BaseException) -> tuple[Outcome, Outcome]:
     """Before COMMIT and at COMMIT."""
-    return outcome_of(error, Phase.BEFORE_COMMIT), outcome_of(error, Phase.AT_COMMIT)
+    return outcome_of(error, Moment.BEFORE_COMMIT), outcome_of(error, Moment.AT_COMMIT)
 
 
 def mysql_errors(*numbers: int) -> list[Exception]:
@@ -69,8 +69,6 @@ CONFLICTS = [
     psycopg_error("40P01", "ERROR"),
     psycopg_error("55P03", "ERROR"),
     made("psycopg2.errors", "text", pgcode="40001"),
-    made("asyncpg.exceptions", "text", sqlstate="40P01", name="DeadlockDetectedError"),
-    made("sqlalchemy.dialects.postgresql.asyncpg", "text", sqlstate="40001", name="Error"),
     *mysql_errors(1213, 1205, 1020),
     made("MySQLdb._exceptions", 1213, "Deadlock found"),
     made("sqlite3", "database is locked", sqlite_errorname="SQLITE_BUSY"),
@@ -85,7 +83,7 @@ CONFLICTS = [
 
 
 @pytest.mark.parametrize("error", CONFLICTS, ids=repr)
-def test_a_conflict_is_transient_in_both_phases(error: Exception) -> None:
+def test_a_conflict_is_transient_at_both_moments(error: Exception) -> None:
     """Serialization failures, deadlocks and lock timeouts have certainly stored nothing."""
     assert outcomes(error) == (NOT_APPLIED, NOT_APPLIED)
     assert is_transient(error)
@@ -105,9 +103,6 @@ LOST = [
     made("psycopg2", "server closed the connection unexpectedly", pgcode=None),
     made("psycopg2", "connection already closed", pgcode=None, name="InterfaceError"),
     made("psycopg2", "error with status PGRES_TUPLES_OK", pgcode=None, name="DatabaseError"),
-    made("asyncpg.exceptions", "text", sqlstate="08003", name="ConnectionDoesNotExistError"),
-    made("asyncpg.exceptions._base", "connection is closed", name="InterfaceError"),
-    made("sqlalchemy.dialects.postgresql.asyncpg", "text", sqlstate="08003", name="Error"),
     *mysql_errors(1047, 1053, 1158, 1159, 1160, 1161, 1927, 2002, 2003, 2005, 2006, 2013),
     *mysql_errors(2014, 2027, 2045, 2055, 3169, 4031),
     made("pymysql.err", 0, "", name="InterfaceError"),
@@ -129,7 +124,6 @@ def test_a_lost_connection_is_unknown_at_commit(error: Exception) -> None:
 IN_DOUBT = [
     psycopg_error("40003", "ERROR"),
     psycopg_error("08007", "ERROR"),
-    made("asyncpg.exceptions", "text", sqlstate="40003", name="StatementCompletionUnknownError"),
     made("pymysql.err", 1180, "Got error 'Operation not permitted' during COMMIT"),
 ]
 
@@ -150,7 +144,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("error", REFUSED, ids=repr)
-def test_a_refusal_is_certain_in_both_phases(error: Exception) -> None:
+def test_a_refusal_is_certain_at_both_moments(error: Exception) -> None:
     """Timeouts and limits of PostgreSQL are definite, but no matter of other transactions."""
     assert outcomes(error) == (NOT_APPLIED, NOT_APPLIED)
     assert not is_transient(error)
@@ -255,7 +249,7 @@ def test_an_exhausted_pool_has_done_nothing() -> None:
     )
     with engine.connect(), pytest.raises(PoolTimeout) as caught:
         engine.connect()
-    assert outcome_of(caught.value, Phase.BEFORE_COMMIT) is NOT_APPLIED
+    assert outcome_of(caught.value, Moment.BEFORE_COMMIT) is NOT_APPLIED
     engine.dispose()
 
 
@@ -300,13 +294,11 @@ def test_the_severity_tells_whether_the_session_lives() -> None:
     assert is_transient(psycopg_error("40001", "FATAL"))
 
 
-def test_the_severity_is_read_in_every_drivers_words() -> None:
-    """psycopg and psycopg2 have a ``diag``; asyncpg has it on the error; PgBouncer has one word."""
-    for error in (
-        made("asyncpg.exceptions", "text", sqlstate="53300", severity_en="FATAL"),
-        made("psycopg", "text", sqlstate="53300", diag=SimpleNamespace(severity="FATAL")),
-    ):
-        assert is_disconnect(error)
+def test_the_severity_is_read_in_the_words_of_every_server() -> None:
+    """PostgreSQL sends it twice, once in its own language; PgBouncer has one word."""
+    for name in ("severity_nonlocalized", "severity"):
+        diagnosis = SimpleNamespace(**{name: "FATAL"})
+        assert is_disconnect(made("psycopg", "text", sqlstate="53300", diag=diagnosis))
 
 
 @pytest.mark.parametrize(
@@ -349,7 +341,7 @@ def test_sqlite_without_a_code_is_known_by_its_text(
     error = sqlite3.OperationalError(text)
     assert not hasattr(error, "sqlite_errorname")
     assert code_of(error) == code
-    assert outcome_of(error, Phase.BEFORE_COMMIT) is expected
+    assert outcome_of(error, Moment.BEFORE_COMMIT) is expected
 
 
 @pytest.mark.parametrize("number", [1213, 1205, 1020, 1180, 1047, 1614, 2006, 2013])

@@ -19,7 +19,6 @@ from sqlalchemy.pool import AssertionPool, NullPool, QueuePool, SingletonThreadP
 
 from flask_uow import PoolExhausted
 from flask_uow._config.settings import PoolSettings
-from flask_uow._engine import liveness as _liveness
 from flask_uow._engine import pool as _pool
 from flask_uow._engine.pool import ConnectionPool
 from tests.support.databases import TestDatabase, on
@@ -137,20 +136,14 @@ def test_the_check_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [({}, 1800), ({"pool_recycle": 60}, 60), ({"pool_recycle": -1}, None)]
+    ("given", "expected"),
+    [({}, 1800), ({"pool_recycle": 60}, 60), ({"pool_recycle": -1}, float("inf"))],
 )
-def test_pool_recycle_is_the_lifetime(
-    given: dict[str, Any], expected: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pool_recycle_is_the_lifetime(given: dict[str, Any], expected: float) -> None:
     """With a default for servers; ``-1`` is SQLAlchemy's word for never."""
-    seen: list[float | None] = []
-    monkeypatch.setattr(
-        _liveness,
-        "replace_dead_connections",
-        lambda engine, ping_idle, lifetime: seen.append(lifetime),
-    )
-    make_engine(URL, **given)
-    assert seen == [expected]
+    checks: Any = make_engine(URL, **given).pool.dispatch.checkout
+    (check,) = [one for one in checks if one.__qualname__ == CHECK]
+    assert check.__self__._lifetime == expected
 
 
 # Exhaustion -------------------------------------------------------------------------------------

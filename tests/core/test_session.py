@@ -279,7 +279,7 @@ def test_a_connection_that_cannot_be_dropped_is_logged(
         raise OSError("stuck")
 
     db.session.add(User(name="ada"))
-    monkeypatch.setattr(db.session(), "invalidate_now", fail)
+    monkeypatch.setattr(db.session(), "invalidate_unchecked", fail)
     with caplog.at_level(logging.ERROR, "flask_uow"):
         db.session.invalidate()
     assert "failed to drop its connections" in caplog.text

@@ -25,7 +25,10 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspe
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.pool import StaticPool
 
+from flask_uow._config.reading import read
 from flask_uow._config.settings import SqliteProfile
+from flask_uow._sqlite import connection as _sqlite_connection
+from flask_uow._sqlite import database as _sqlite_database
 from flask_uow._sqlite import engine as _sqlite_engine
 from flask_uow._sqlite.connection import SqliteConnection
 from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
@@ -36,6 +39,12 @@ from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
 
 MakeEngine = Callable[..., Engine]
+
+
+def profile_of(**values: Any) -> SqliteProfile:
+    """The profile of an app with these settings."""
+    config = {f"UOW_SQLITE_{name.upper()}": value for name, value in values.items()}
+    return read({"SQLALCHEMY_DATABASE_URI": "sqlite://", **config}).sqlite
 
 
 @pytest.fixture
@@ -51,7 +60,7 @@ def make_engine(file: Path) -> Iterator[MakeEngine]:
     def make(url: str = f"sqlite:///{file}", options: Any = None, **profile: Any) -> Engine:
         engine = create_engine(url, **(options or {}))
         growth = profile.pop("on_wal_growth", None)
-        _sqlite_engine.set_up_transactions(engine, SqliteProfile(**profile), on_wal_growth=growth)
+        _sqlite_engine.set_up_transactions(engine, profile_of(**profile), on_wal_growth=growth)
         made.append(engine)
         return engine
 
@@ -187,7 +196,7 @@ def test_every_knob(make_engine: MakeEngine) -> None:
 def test_a_wrong_value_gets_a_sentence(value: dict[str, Any], sentence: str) -> None:
     """P11: named as it is written in ``app.config``."""
     with pytest.raises(ConfigError, match=sentence):
-        SqliteProfile(**value)
+        profile_of(**value)
 
 
 @pytest.mark.parametrize("query", ["?timeout=7", ""])
@@ -199,7 +208,7 @@ def test_a_timeout_for_the_driver_is_the_busy_timeout(
     engine = make_engine(f"sqlite:///{file}{query}", {"connect_args": arguments})
     with engine.connect() as connection:
         assert run(connection, "PRAGMA busy_timeout").scalar() == 7000
-        assert driver(connection).timeout == 7
+        assert driver(connection).database.timeout == 7
 
 
 @pytest.mark.parametrize("timeout", ["5", None, float("inf"), -1])
@@ -922,7 +931,7 @@ def test_readers_of_a_replaced_database_find_out(
     engine: Engine, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a second."""
-    monkeypatch.setattr(_sqlite_engine, "_CHECK_PERIOD", 0)
+    monkeypatch.setattr(_sqlite_connection, "_CHECK_PERIOD", 0)
     with engine.connect() as connection:
         n(connection)
     file.unlink()
@@ -1096,8 +1105,8 @@ def test_a_reader_that_keeps_the_log_growing_is_noticed(
     make_engine: MakeEngine, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S7: only then; a log that is long and can be written back is nobody's fault."""
-    monkeypatch.setattr(_sqlite_engine, "WAL_LIMIT", 200_000)
-    monkeypatch.setattr(_sqlite_engine, "_WAL_PERIOD", 0)
+    monkeypatch.setattr(_sqlite_database, "WAL_LIMIT", 200_000)
+    monkeypatch.setattr(_sqlite_database, "_WAL_PERIOD", 0)
     noticed: list[int] = []
     engine = make_engine(on_wal_growth=noticed.append)
 

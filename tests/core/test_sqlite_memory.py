@@ -62,7 +62,7 @@ def make_engine() -> Iterator[MakeEngine]:
 def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where this process creates its folders, as if it were a new one."""
     monkeypatch.setattr(temporary, "_SHARED_MEMORY", str(tmp_path))
-    monkeypatch.setattr(temporary, "_swept", set())
+    temporary._sweep.cache_clear()
     return tmp_path
 
 
@@ -289,7 +289,8 @@ engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")
 def look():
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO t VALUES (1)"))
-        print(connection.execute(text("SELECT count(*) FROM t")).scalar(), flush=True)
+        count = connection.execute(text("SELECT count(*) FROM t")).scalar()
+    print(count, flush=True)
 
 with engine.begin() as connection:
     print(connection.exec_driver_sql("PRAGMA database_list").one()[2], flush=True)
@@ -308,15 +309,13 @@ def run_program(how: str) -> tuple[Path, list[str], int]:
 
 
 def test_the_folder_is_removed_at_exit() -> None:
-    """After the functions that the app runs then, which may use the database."""
+    """After the functions of the app, also those that were registered before the folder."""
     file, lines, code = run_program("exit")
     assert (lines, code) == (["1"], 0)
     assert not file.parent.exists()
 
 
-def test_the_folder_of_a_killed_process_is_swept(
-    monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
-) -> None:
+def test_the_folder_of_a_killed_process_is_swept(make_engine: MakeEngine) -> None:
     """By the next process that has a database in memory; that of a living one stays."""
     file, _, code = run_program("kill")
     assert code == -signal.SIGKILL
@@ -324,7 +323,7 @@ def test_the_folder_of_a_killed_process_is_swept(
     other, _, _ = run_program("kill")
     assert not file.parent.exists()
     living = file_of(make_engine())
-    monkeypatch.setattr(temporary, "_swept", set())
+    temporary._sweep.cache_clear()
     make_engine()
     assert not other.parent.exists()
     assert living.exists()
@@ -429,7 +428,7 @@ def test_without_locks_nothing_is_swept(
 
 
 def test_threads_that_connect_at_once_get_one_database(folders: Path) -> None:
-    """The first of them; the folders of the others are removed with the engine."""
+    """The first of them; the folders of the others are removed."""
     config = {"SQLALCHEMY_DATABASE_URI": "sqlite://"}
     engine = build.build(reading.read(config), "")["default"]
     barrier = threading.Barrier(8)

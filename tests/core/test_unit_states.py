@@ -323,7 +323,7 @@ class Machine:
 
     @property
     def then(self) -> str:
-        if self.unit.session.record.lost:
+        if self.unit.session.record.is_lost:
             return "lost"
         if self.unit.has_work:
             return "work"
@@ -348,8 +348,8 @@ MEANINGS: Mapping[str, Callable[[Machine], object]] = {
     "stream": lambda machine: machine.unit.respond(streaming=True),
     "end": lambda machine: machine.unit.end(warn=False),
     "end-kill": lambda machine: machine.unit.end(KeyboardInterrupt(), warn=False),
-    "{": lambda machine: machine.unit.begin_block(outermost=True),
-    "[": lambda machine: machine.unit.begin_block(outermost=False),
+    "{": lambda machine: machine.unit.begin_block(commits=True),
+    "[": lambda machine: machine.unit.begin_block(commits=False),
     "]": Machine.leave,
     "]error": lambda machine: machine.leave(LookupError()),
     "]kill": lambda machine: machine.leave(KeyboardInterrupt()),

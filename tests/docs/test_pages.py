@@ -82,8 +82,9 @@ def test_configuration_tells_the_defaults() -> None:
         "UOW_EXPLICIT_COMMIT": settings.explicit_commit_in([]),
         "UOW_RETRY_PAUSE": settings.retry_pause,
     }
-    read |= {key: getattr(settings.pool, name) for key, name in reading._POOL_KEYS.items()}
-    read |= {key: getattr(settings.sqlite, name) for key, name in reading._SQLITE_KEYS.items()}
+    read |= {f"UOW_{name.upper()}": value for name, value in vars(settings.pool).items()}
+    read |= {f"UOW_SQLITE_{name.upper()}": value for name, value in vars(settings.sqlite).items()}
+    del read["UOW_STACKS"]  # set by DEBUG
     read["UOW_CLI_GROUP"], read["UOW_CHECK_MIGRATIONS"] = reading.read_migration_names({})
     read["UOW_MIGRATIONS"] = reading.read_migrations({}).directory
     assert {key: ast.literal_eval(value) for key, value in shown.items()} == read

@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 import example_app
 from example_app import imports, ledger
 from example_app.database import db as ledger_db
-from example_app.ledger import Order
+from example_app.ledger import PaymentOrder
 from example_app.models import Transfer
 from flask_uow import Database, DiscardedWork, Flask
 from tests.support.databases import on
@@ -234,7 +234,7 @@ def test_skipping_does_not_hide_what_is_no_fault_of_a_line(
     """A fault of the database fails the import as a whole, also after good lines."""
     transfer, calls = ledger.transfer, []
 
-    def fail_later(orders: list[Order]) -> list[Transfer]:
+    def fail_later(orders: list[PaymentOrder]) -> list[Transfer]:
         calls.append(orders)
         if len(calls) == 3:
             ledger_db.session.execute(text("SELECT * FROM nowhere"))
@@ -311,7 +311,9 @@ class Growing(io.BytesIO):
         assert 0 < size <= 100_000
         size = min(size, self.piece)
         gc.collect()
-        self.alive.append(sum(isinstance(one, (Order, Transfer)) for one in gc.get_objects()))
+        self.alive.append(
+            sum(isinstance(one, (PaymentOrder, Transfer)) for one in gc.get_objects())
+        )
         while len(self.waiting) < size and self.lines:
             self.waiting += b"Source,Till,1.00,Number %d\n" % self.lines
             self.lines -= 1

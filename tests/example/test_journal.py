@@ -65,7 +65,7 @@ def test_import_in_which_the_worker_dies_is_in_the_journal(
 ) -> None:
     """An independent block is stored before the work begins; no error handler runs here."""
 
-    def transfer(orders: list[ledger.Order]) -> None:
+    def transfer(orders: list[ledger.PaymentOrder]) -> None:
         assert witness.ask(ATTEMPTS) == [("Import of a file without a name", None)]
         raise SystemExit
 
@@ -151,7 +151,7 @@ def test_transfer_that_meets_a_conflict_is_made_once_and_has_one_receipt(
     attempts: list[Any] = []
     read = ledger.order
 
-    def order(*args: Any) -> ledger.Order:
+    def order(*args: Any) -> ledger.PaymentOrder:
         ledger.accounts()  # the view reads, and then another transaction changes what was read
         if not attempts:
             with witness.engine.begin() as connection:

@@ -25,8 +25,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from flask_uow import Database, Flask
 from flask_uow._drivers.outcomes import (
+    Moment,
     Outcome,
-    Phase,
     code_of,
     is_disconnect,
     is_transient,
@@ -82,7 +82,7 @@ def test_a_commit_that_is_cut_is_unknown(
     error = cut_commit(server, proxy, mode)
     assert error.orig is not None
     for one in (error, error.orig):
-        assert outcome_of(one, Phase.AT_COMMIT) is Outcome.UNKNOWN
+        assert outcome_of(one, Moment.AT_COMMIT) is Outcome.UNKNOWN
         assert is_disconnect(one)
         assert not is_transient(one)
     assert server.is_stored(10) == stored
@@ -111,7 +111,7 @@ def test_a_commit_whose_answer_never_comes_is_unknown(server: Server, proxy: Fau
     else:
         error = cut_commit(server, proxy, "swallow", read_timeout="1")
     proxy.settle()
-    assert outcome_of(error, Phase.AT_COMMIT) is Outcome.UNKNOWN
+    assert outcome_of(error, Moment.AT_COMMIT) is Outcome.UNKNOWN
     assert is_disconnect(error)
     assert server.is_stored(10)
 
@@ -150,7 +150,7 @@ def test_a_slow_network_is_no_fault(server: Server, proxy: FaultProxy) -> None:
         insert(connection, 11)
         assert sees(connection, 11)
         connection.commit()
-    assert outcome_of(duplicate, Phase.BEFORE_COMMIT) is Outcome.FAILED
+    assert outcome_of(duplicate, Moment.BEFORE_COMMIT) is Outcome.FAILED
     assert not is_disconnect(duplicate)
     assert not server.is_stored(10)
     assert server.is_stored(11)
@@ -236,7 +236,7 @@ def test_a_request_whose_commit_is_cut_is_no_success(
     assert shop.create("grace") == 200
     assert witness.names() == (["ada", "grace"] if stored else ["grace"])
     [error] = shop.errors
-    assert outcome_of(error, Phase.AT_COMMIT) is Outcome.UNKNOWN
+    assert outcome_of(error, Moment.AT_COMMIT) is Outcome.UNKNOWN
 
 
 @pytest.mark.fault(
@@ -269,7 +269,7 @@ def test_no_request_pays_for_the_cut_commit_of_another(
     assert line.cuts == cuts
     assert told == {503: cuts}
     assert innocent == {200: cuts}
-    assert {outcome_of(error, Phase.AT_COMMIT) for error in shop.errors} == {Outcome.UNKNOWN}
+    assert {outcome_of(error, Moment.AT_COMMIT) for error in shop.errors} == {Outcome.UNKNOWN}
 
 
 @pytest.mark.fault(
@@ -331,4 +331,4 @@ def test_no_request_stores_what_the_commit_of_another_could_not(
     assert shop.create("grace", way) == 200
     assert witness.names() == ["grace"]
     [error] = shop.errors
-    assert outcome_of(error, Phase.AT_COMMIT) is Outcome.NOT_APPLIED
+    assert outcome_of(error, Moment.AT_COMMIT) is Outcome.NOT_APPLIED

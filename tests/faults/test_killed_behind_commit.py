@@ -30,7 +30,7 @@ def work(database: TestDatabase, moment: str, *names: str) -> tuple[int, str]:
 @pytest.mark.fault(
     "C12",
     fault="The process is killed between the COMMIT and what is to follow it",
-    then="No answer, and the work is stored, once; what was to follow does not run",
+    then="No response, and the work is stored, once; what was to follow does not run",
 )
 @pytest.mark.parametrize(
     "database",

@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, make_
 from sqlalchemy.exc import DBAPIError
 
 from flask_uow._drivers.outcomes import (
+    Moment,
     Outcome,
-    Phase,
     aborts_transaction,
     code_of,
     is_disconnect,
@@ -32,12 +32,12 @@ from tests.faults.conftest import ON_MARIADB, Server, failure, insert, sees
 from tests.support.proxy import FaultProxy
 
 NOT_APPLIED, UNKNOWN, FAILED = Outcome.NOT_APPLIED, Outcome.UNKNOWN, Outcome.FAILED
-BEFORE_COMMIT, AT_COMMIT = Phase.BEFORE_COMMIT, Phase.AT_COMMIT
+BEFORE_COMMIT, AT_COMMIT = Moment.BEFORE_COMMIT, Moment.AT_COMMIT
 
 
 def expect(
     error: DBAPIError,
-    phase: Phase,
+    moment: Moment,
     outcome: Outcome,
     *,
     code: str | None,
@@ -48,7 +48,7 @@ def expect(
     assert error.orig is not None
     for one in (error, error.orig):
         assert code_of(one) == code
-        assert outcome_of(one, phase) is outcome
+        assert outcome_of(one, moment) is outcome
         assert is_transient(one) == transient
         assert is_disconnect(one) == lost
 
@@ -227,7 +227,7 @@ def test_a_constraint_is_a_failure(postgresql: Server) -> None:
 @pytest.mark.fault(
     "C9",
     fault="A deferred constraint fails at COMMIT",
-    then="Nothing is stored, and the app's error handler answers",
+    then="Nothing is stored, and the app's error handler returns a response",
 )
 def test_a_deferred_constraint_fails_at_commit(postgresql: Server) -> None:
     """The answer to COMMIT is an error, and nothing is in doubt."""
@@ -274,16 +274,16 @@ def seen_code(server: Server, code: str) -> str | None:
     return None if server.driver == "psycopg2" else code
 
 
-@pytest.mark.parametrize("phase", [BEFORE_COMMIT, AT_COMMIT])
-def test_a_session_that_was_terminated(postgresql: Server, phase: Phase) -> None:
+@pytest.mark.parametrize("moment", [BEFORE_COMMIT, AT_COMMIT])
+def test_a_session_that_was_terminated(postgresql: Server, moment: Moment) -> None:
     """Between two statements: the next one hears of it, and if it is COMMIT, it cannot know."""
     with postgresql.engine.connect() as connection:
         insert(connection, 10)
         postgresql.command(f"SELECT pg_terminate_backend({backend(connection)}, 5000)")
-        action = connection.commit if phase is AT_COMMIT else lambda: sees(connection, 1)
+        action = connection.commit if moment is AT_COMMIT else lambda: sees(connection, 1)
         error = failure(action)
-    outcome = UNKNOWN if phase is AT_COMMIT else NOT_APPLIED
-    expect(error, phase, outcome, code=seen_code(postgresql, "57P01"), lost=True)
+    outcome = UNKNOWN if moment is AT_COMMIT else NOT_APPLIED
+    expect(error, moment, outcome, code=seen_code(postgresql, "57P01"), lost=True)
     assert not postgresql.is_stored(10)
 
 
@@ -336,19 +336,19 @@ def test_a_commit_that_was_terminated_and_is_stored(postgresql: Server) -> None:
     assert postgresql.is_stored(10)
 
 
-@pytest.mark.parametrize("phase", [BEFORE_COMMIT, AT_COMMIT])
-def test_a_session_that_was_idle_in_a_transaction(postgresql: Server, phase: Phase) -> None:
+@pytest.mark.parametrize("moment", [BEFORE_COMMIT, AT_COMMIT])
+def test_a_session_that_was_idle_in_a_transaction(postgresql: Server, moment: Moment) -> None:
     """It was ended because it was idle, so COMMIT was not read; if the driver tells the code."""
     with postgresql.engine.connect() as connection:
         connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = '20ms'")
         number = backend(connection)
         insert(connection, 10)
         wait_until_gone(postgresql, number)
-        action = connection.commit if phase is AT_COMMIT else lambda: sees(connection, 1)
+        action = connection.commit if moment is AT_COMMIT else lambda: sees(connection, 1)
         error = failure(action)
-    in_doubt = phase is AT_COMMIT and postgresql.driver == "psycopg2"
+    in_doubt = moment is AT_COMMIT and postgresql.driver == "psycopg2"
     outcome = UNKNOWN if in_doubt else NOT_APPLIED
-    expect(error, phase, outcome, code=seen_code(postgresql, "25P03"), lost=True)
+    expect(error, moment, outcome, code=seen_code(postgresql, "25P03"), lost=True)
     assert not postgresql.is_stored(10)
 
 
@@ -542,17 +542,17 @@ def test_a_changed_row_on_mariadb(mariadb: Server) -> None:
     assert doomed(error)
 
 
-@pytest.mark.parametrize("phase", [BEFORE_COMMIT, AT_COMMIT])
-def test_a_connection_that_was_killed(mariadb: Server, phase: Phase) -> None:
+@pytest.mark.parametrize("moment", [BEFORE_COMMIT, AT_COMMIT])
+def test_a_connection_that_was_killed(mariadb: Server, moment: Moment) -> None:
     """Between two statements."""
     with mariadb.engine.connect() as connection:
         insert(connection, 10)
         kill(mariadb, session(connection))
-        action = connection.commit if phase is AT_COMMIT else lambda: sees(connection, 1)
+        action = connection.commit if moment is AT_COMMIT else lambda: sees(connection, 1)
         error = failure(action)
     assert code_of(error) in {"2006", "2013"}
-    outcome = UNKNOWN if phase is AT_COMMIT else NOT_APPLIED
-    expect(error, phase, outcome, code=code_of(error), lost=True)
+    outcome = UNKNOWN if moment is AT_COMMIT else NOT_APPLIED
+    expect(error, moment, outcome, code=code_of(error), lost=True)
     assert doomed(error)
     assert not mariadb.is_stored(10)
 
@@ -746,8 +746,8 @@ def test_a_connection_that_died_while_idle(server: Server, reset: bool) -> None:
     assert not server.is_stored(10)
 
 
-@pytest.mark.parametrize("phase", [BEFORE_COMMIT, AT_COMMIT])
-def test_a_connection_that_was_closed_before(server: Server, phase: Phase) -> None:
+@pytest.mark.parametrize("moment", [BEFORE_COMMIT, AT_COMMIT])
+def test_a_connection_that_was_closed_before(server: Server, moment: Moment) -> None:
     """By the app, by a watchdog: the driver refuses by itself, each in its own words.
 
     At COMMIT that is unknown as well: it may be the second try, after a first that was cut.
@@ -757,11 +757,11 @@ def test_a_connection_that_was_closed_before(server: Server, phase: Phase) -> No
         driver_connection = connection.connection.driver_connection
         assert driver_connection is not None
         driver_connection.close()
-        action = connection.commit if phase is AT_COMMIT else lambda: sees(connection, 1)
+        action = connection.commit if moment is AT_COMMIT else lambda: sees(connection, 1)
         error = failure(action)
         connection.invalidate()
-    outcome = UNKNOWN if phase is AT_COMMIT else NOT_APPLIED
-    expect(error, phase, outcome, code=code_of(error), lost=True)
+    outcome = UNKNOWN if moment is AT_COMMIT else NOT_APPLIED
+    expect(error, moment, outcome, code=code_of(error), lost=True)
     assert not server.is_stored(10)
 
 

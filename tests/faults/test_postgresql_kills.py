@@ -26,7 +26,7 @@ def witness(postgresql_url: str) -> Iterator[Witness]:
 
 @pytest.mark.fault(
     "C11",
-    fault="The process is killed at any moment, also between COMMIT and the answer",
+    fault="The process is killed at any moment, also between COMMIT and the response",
     then="What was acknowledged is stored, and nothing by halves (PostgreSQL)",
 )
 @pytest.mark.parametrize("kills", [6, pytest.param(130, marks=pytest.mark.stress)])

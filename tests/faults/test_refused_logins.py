@@ -13,7 +13,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from flask_uow import Database, Flask
-from flask_uow._drivers.outcomes import Outcome, Phase, outcome_of
+from flask_uow._drivers.outcomes import Moment, Outcome, outcome_of
 from tests.faults.clusters import Cluster, cluster, wait_until
 from tests.faults.conftest import ON_POSTGRESQL
 from tests.support.models import Base, User
@@ -120,7 +120,7 @@ def assert_refused(site: Site, words: str) -> None:
     assert site.errors
     for error in site.errors:
         assert words in str(error)
-        assert outcome_of(error, Phase.BEFORE_COMMIT) is Outcome.NOT_APPLIED
+        assert outcome_of(error, Moment.BEFORE_COMMIT) is Outcome.NOT_APPLIED
 
 
 def stored(server: Cluster) -> Witness:

@@ -91,7 +91,7 @@ def test_forbidden_commit_is_refused_and_says_where(
     line = code_of_others.__code__.co_firstlineno + 3
     assert response.status_code == 500
     assert f"test_explicit_commit.py:{line}" in response.text
-    assert "UOW_EXPLICIT_COMMIT is 'forbid'" in response.text
+    assert "forbidden here, by UOW_EXPLICIT_COMMIT" in response.text
     assert witness.names() == []
 
 

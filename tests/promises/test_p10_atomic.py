@@ -452,7 +452,7 @@ def test_option_of_a_whole_transaction_is_refused_in_a_block(
         with pytest.raises(BlockRefused) as caught:
             inner()
     message = str(caught.value)
-    assert f"was given '{option}', which belongs to a whole transaction" in message
+    assert f"was given '{option}', which only a whole transaction can have" in message
     assert "inside another 'db.atomic()' block. Nothing was done" in message
     assert witness.names() == ["ada"]
 
@@ -473,14 +473,32 @@ def test_option_of_a_whole_transaction_is_refused_in_a_request(
             inner()
         return str(caught.value)
 
-    assert ("'@db.unit(...)'" in client.post("/").text) is (option != "durable")
+    instead = f", or write '@db.unit(...)' with '{option}' above the view."
+    text = client.post("/").text
+    assert text.endswith("the option out here." if option == "durable" else instead)
+
+
+def test_block_in_a_block_of_a_request_is_not_sent_to_the_outer_block(
+    db: Database, client: FlaskClient, app: Flask
+) -> None:
+    """A request refuses the option there, too: all its blocks are savepoints."""
+
+    @app.post("/")
+    def create() -> str:
+        with db.atomic(), pytest.raises(BlockRefused) as caught:
+            db.atomic(read_only=True).__enter__()
+        return str(caught.value)
+
+    text = client.post("/").text
+    assert "inside another 'db.atomic()' block. Nothing was done. Leave the option out" in text
+    assert text.endswith("or write '@db.unit(...)' with 'read_only' above the view.")
 
 
 @anywhere
 def test_several_options_are_named_in_one_sentence(app: Flask, db: Database) -> None:
     """All that were given, in the order of the signature."""
     with app.app_context(), db.atomic():
-        with pytest.raises(BlockRefused, match="'durable' and 'read_only', which belong"):
+        with pytest.raises(BlockRefused, match="'durable' and 'read_only', which only"):
             with db.atomic(read_only=True, durable=True):
                 pass
 
@@ -899,7 +917,7 @@ def test_outermost_block_inside_a_transaction_begun_by_hand_is_refused(
     """One of the two ends first, and the other would not know; the outer one can go on."""
     with app.app_context():
         with getattr(db.session, begin)():
-            with pytest.raises(BlockRefused, match=r"which it would have to end\."):
+            with pytest.raises(BlockRefused, match=r"whose transaction it would end\."):
                 with db.atomic():
                     write(db, "never")
             write(db)
@@ -1240,8 +1258,10 @@ def test_decorated_function_that_returns_what_is_still_to_run_is_refused(
 
     with app.app_context(), pytest.raises(ConfigError, match="returned a coroutine"):
         hidden()
-    with pytest.raises(ConfigError, match="@staticmethod"):
-        db.atomic(staticmethod(write))
+    decorators: list[Any] = [staticmethod, classmethod]
+    for decorator in decorators:
+        with pytest.raises(ConfigError, match="above '@staticmethod' or '@classmethod'"):
+            db.atomic(decorator(write))
 
 
 def test_request_does_not_commit_with_a_block_still_open(

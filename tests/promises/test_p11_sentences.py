@@ -45,7 +45,7 @@ def test_a_session_that_was_kept_says_that_its_unit_has_ended(app: Flask, db: Da
     with app.app_context():
         kept = db.session()
     for use in (lambda: kept.add(User(name="ada")), lambda: kept.scalars(select(User)).all()):
-        with pytest.raises(UnitEnded, match=r"has ended together with its Flask context.*again"):
+        with pytest.raises(UnitEnded, match=r"has ended: it was committed or rolled back.*again"):
             use()
 
 

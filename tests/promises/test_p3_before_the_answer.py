@@ -238,7 +238,7 @@ def test_answer_to_a_failing_commit_passes_the_after_request_functions(
 @pytest.mark.fault(
     "C9",
     fault="A deferred constraint fails at COMMIT",
-    then="Nothing is stored, and the app's error handler answers",
+    then="Nothing is stored, and the app's error handler returns a response",
 )
 @on("sqlite-file", "sqlite-memory", "postgresql")
 def test_constraint_that_fails_at_commit_is_answered_by_the_error_handler(

@@ -94,10 +94,10 @@ PLACE = rf"{__file__}:{Site.report.__code__.co_firstlineno + 1} in "
 @pytest.mark.fault(
     "K1",
     fault="All connections of the pool are in use",
-    then="PoolExhausted names the requests that have them; a handler can answer 503",
+    then="PoolExhausted names the requests that have them; a handler can return 503",
 )
 def test_the_error_names_the_requests_that_have_the_connections(site: Site) -> None:
-    """With endpoint, age and place, the oldest first; an error handler can answer 503."""
+    """With endpoint, age and place, the oldest first; an error handler can return 503."""
     site.start("old", "young")
     assert site.app.test_client().get("/users").status_code == 503
     first, second = [line for line in site.errors[0].splitlines() if line.startswith("  ")][:2]
@@ -110,7 +110,7 @@ def test_the_error_names_the_requests_that_have_the_connections(site: Site) -> N
 @pytest.mark.fault(
     "K1",
     fault="All connections of the pool are in use",
-    then="PoolExhausted names the requests that have them; a handler can answer 503",
+    then="PoolExhausted names the requests that have them; a handler can return 503",
 )
 def test_afterwards_all_is_as_before(site: Site) -> None:
     """Once the holders have left, the next request is served."""

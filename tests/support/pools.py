@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, make_url
 
 from flask_uow._config.settings import PoolSettings
-from flask_uow._engine import pool
+from flask_uow._engine import liveness, pool
 from flask_uow._engine.checkouts import CheckoutContext
 
 
@@ -42,6 +42,7 @@ def make_engine(
     settings = settings or PoolSettings()
     engine = create_engine(url, **pool.options_for(make_url(url), options, settings))
     pool.finish_connecting(engine, options, settings)
-    pool.replace_dead_connections(engine, options, settings)
+    if engine.dialect.name != "sqlite":
+        liveness.replace_dead_connections(engine, options, settings)
     pool.track_checkouts(engine, settings, context)
     return engine

@@ -21,11 +21,10 @@ from .column_types import render_item
 from .operations import changes_of, comment, full, is_comment, source
 
 if TYPE_CHECKING:
-    from alembic.operations import ops as alembic_ops
     from alembic.operations.ops import (
         AddColumnOp,
+        CreateTableOp,
         DropColumnOp,
-        DropConstraintOp,
         MigrateOperation,
         MigrationScript,
         ModifyTableOps,
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 
 Name = tuple["str | None", str]  # schema and name
 IncludeName = Callable[["str | None", str, Mapping[str, "str | None"]], bool]
+
+_KINDS = {"unique": "unique constraint", "foreignkey": "foreign key", "check": "check constraint"}
 
 
 @dataclass
@@ -56,7 +57,11 @@ class Comparison:
     @property
     def unknown(self) -> dict[str, list[str]]:
         """By engine, the tables that are only in the database."""
-        return {engine: [full(*name) for name in names] for engine, names in self._unknown.items()}
+        return {
+            engine: [full(*name) for name in names]
+            for engine, names in self._unknown.items()
+            if names
+        }
 
     def include_name(
         self,
@@ -102,14 +107,12 @@ class Comparison:
 
     def forget_versions(self, context: MigrationContext) -> None:
         """Do not list the table in which *context* keeps the revision."""
-        own: Name = context.version_table_schema, context.version_table
-        if own[0] == context.dialect.default_schema_name:
-            own = None, own[1]
-        kept = {
-            engine: [name for name in names if name != own]
-            for engine, names in self._unknown.items()
-        }
-        self._unknown = {engine: names for engine, names in kept.items() if names}
+        schema = context.version_table_schema
+        if schema == context.dialect.default_schema_name:
+            schema = None
+        for names in self._unknown.values():
+            if (schema, context.version_table) in names:
+                names.remove((schema, context.version_table))
 
     def announce(self, engine: str, script: MigrationScript, context: MigrationContext) -> None:
         """Note what has to be read before it runs, and put comments before it.
@@ -117,17 +120,18 @@ class Comparison:
         :param script: its last operations are those of *engine*.
         """
         doing, undoing = script.upgrade_ops_list[-1], script.downgrade_ops_list[-1]
-        if "" in self._unknown:
-            self._unknown.setdefault(engine, []).extend(self._unknown.pop(""))
+        self._unknown.setdefault(engine, []).extend(self._unknown.pop("", []))
         self.forget_versions(context)
         if context.dialect.name == "postgresql":
             self._announce_enums(engine, doing, undoing, context)
         if self.comment:
             self._announce_tables(engine, doing, undoing, context)
+            for modified in changes_of(doing):
+                self._announce_columns(engine, modified, undoing, context)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
-        if self.comment and context.dialect.name in mysql.NAMES:
-            mysql.adjust(doing, undoing, _connection(context))
+            if context.dialect.name in mysql.NAMES:
+                mysql.adjust(doing, undoing, _connection(context))
         for operations in (doing, undoing):
             if operations.ops and all(map(is_comment, operations.ops)):
                 operations.ops.append(source(["pass"]))
@@ -140,8 +144,8 @@ class Comparison:
             return
         models = context.opts["target_metadata"]
         for sentence in postgresql.differences(_connection(context), models):
-            self.unwritten.append(self._with_engine(sentence, engine))
-            self.drops.append(self.unwritten[-1])
+            self._note(engine, sentence)
+            self.unwritten.append(self.drops[-1])
             if not self.comment:
                 doing.ops.append(source([], [("enum", sentence)]))
             elif doing.ops:
@@ -150,90 +154,57 @@ class Comparison:
     def _announce_tables(
         self, engine: str, doing: OpContainer, undoing: OpContainer, context: MigrationContext
     ) -> None:
+        """Tables that are dropped, and those that may have been renamed."""
         from alembic.operations import ops
 
-        created = [operation for operation in doing.ops if isinstance(operation, ops.CreateTableOp)]
-        operations: list[MigrateOperation] = []
-        for operation in doing.ops:
-            if isinstance(operation, ops.CreateTableOp):
-                operations += self._perhaps_renamed(engine, operation, undoing, context)
-            elif isinstance(operation, ops.DropTableOp):
-                operations += self._table_dropped(engine, operation, created, undoing)
-            elif isinstance(operation, ops.ModifyTableOps):
-                self._announce_columns(engine, operation, undoing, context)
-            operations.append(operation)
-        doing.ops = operations
-
-    def _perhaps_renamed(
-        self,
-        engine: str,
-        created: alembic_ops.CreateTableOp,
-        undoing: OpContainer,
-        context: MigrationContext,
-    ) -> list[MigrateOperation]:
-        """A comment, if an unknown table has the columns of the one that is *created*."""
-        columns = {column.name for column in created.to_table().columns}
-        for schema, table in self._unknown.get(engine, []):
-            if schema != created.schema:
+        gone = list(self._unknown[engine])
+        for dropped in [one for one in doing.ops if isinstance(one, ops.DropTableOp)]:
+            gone.append((dropped.schema, dropped.table_name))
+            line = f"This drops the table {full(*gone[-1])!r} with all its rows."
+            self._note(engine, line)
+            put_before(doing, [dropped], [line])
+        for created in [one for one in doing.ops if isinstance(one, ops.CreateTableOp)]:
+            old = _same_columns(created, gone, context)
+            if old is None:
                 continue
-            known = inspect(_connection(context)).get_columns(table, schema=schema)
-            if columns == {column["name"] for column in known}:
-                rename = TableRename(schema, table, created.table_name)
-                insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
-                lines = [
-                    f"The table {full(schema, table)!r}, which the models do not know, has the"
-                    " same columns.",
-                    rename.in_upgrade(),
-                ]
-                return self._noted(engine, lines, f"{lines[0]} If it was renamed, see the file.")
-        return []
-
-    def _table_dropped(
-        self,
-        engine: str,
-        dropped: alembic_ops.DropTableOp,
-        created: Sequence[alembic_ops.CreateTableOp],
-        undoing: OpContainer,
-    ) -> list[MigrateOperation]:
-        schema, name = dropped.schema, dropped.table_name
-        lines = [f"This drops the table {full(schema, name)!r} with all its rows."]
-        candidates = [other for other in created if other.schema == schema]
-        if candidates:
-            columns = set(dropped.to_table().columns.keys())
-            candidates.sort(key=lambda other: set(other.to_table().columns.keys()) != columns)
-            rename = TableRename(schema, name, candidates[0].table_name, is_dropped=True)
-            insert_before(undoing, rename.is_undone_by, rename.in_downgrade())
-            lines.append(rename.in_upgrade())
-        return self._noted(engine, lines)
+            name = full(created.schema, old)
+            line = f"The table {name!r}, which the models do not know, has the same columns."
+            self._note(engine, f"{line} If it was renamed, see the file.")
+            say_how_to_rename_table(doing, created.schema, old, created.table_name, line)
+            say_how_to_rename_table(undoing, created.schema, created.table_name, old, line)
 
     def _announce_columns(
         self,
         engine: str,
-        modified: alembic_ops.ModifyTableOps,
+        modified: ModifyTableOps,
         undoing: OpContainer,
         context: MigrationContext,
     ) -> None:
+        """Columns that are dropped, that may have been renamed, and that need a value."""
         from alembic.operations import ops
 
-        added = [one.column.name for one in modified.ops if isinstance(one, ops.AddColumnOp)]
-        operations: list[MigrateOperation] = []
+        table = full(modified.schema, modified.table_name)
+        added = [one for one in modified.ops if isinstance(one, ops.AddColumnOp)]
         undone: list[str] = []
-        for operation in modified.ops:
-            if isinstance(operation, ops.DropColumnOp):
-                table, name = full(operation.schema, operation.table_name), operation.column_name
-                lines = [f"This drops the column {name!r} of {table!r} with all its values."]
-                if added:
-                    rename = ColumnRename(operation, added[0], context)
-                    lines += rename.in_upgrade()
-                    undone += rename.in_downgrade()
-                operations += self._noted(engine, lines)
-            elif isinstance(operation, ops.AddColumnOp) and needs_value(operation.column):
+        for dropped in [one for one in modified.ops if isinstance(one, ops.DropColumnOp)]:
+            name = dropped.column_name
+            lines = [f"This drops the column {name!r} of {table!r} with all its values."]
+            self._note(engine, lines[0])
+            if added:
+                new = added[0].column.name
+                how = f"If {name!r} was renamed, write instead of the drop and the addition:"
+                lines += [how, f"    {rename_column(dropped, name, new, context)}"]
+                undone += [how, f"    {rename_column(dropped, new, name, context)}"]
+            put_before(modified, [dropped], lines)
+        for operation in added:
+            if needs_value(operation.column):
                 lines = value_needed(operation, context.dialect.name)
-                operations += self._noted(engine, lines, " ".join(lines))
-            operations.append(operation)
-        modified.ops = operations
-        if undone:
-            _insert_into(undoing, modified, undone)
+                self._note(engine, " ".join(lines))
+                put_before(modified, [operation], lines)
+        for other in changes_of(undoing) if undone else ():
+            if (other.schema, other.table_name) == (modified.schema, modified.table_name):
+                columns = ops.AddColumnOp, ops.DropColumnOp
+                put_before(other, [one for one in other.ops if isinstance(one, columns)], undone)
 
     def _announce_nameless(
         self, engine: str, operations: OpContainer, context: MigrationContext, function: str
@@ -241,33 +212,30 @@ class Comparison:
         """Constraints without a name, which cannot be changed by it."""
         from alembic.operations import ops
 
-        is_sqlite = context.dialect.name == "sqlite"
-        is_batch = bool(context.opts.get("render_as_batch"))
-        created = ops.CreateUniqueConstraintOp, ops.CreateForeignKeyOp
         for modified in changes_of(operations):
-            kept: list[MigrateOperation] = []
-            for operation in modified.ops:
-                if isinstance(operation, ops.DropConstraintOp) and not operation.constraint_name:
-                    lines = not_droppable(operation, function, is_batch=is_batch)
-                    kept += self._noted(engine, lines, " ".join(lines[:2]))
-                    kept.append(source([f"raise NotImplementedError({lines[0]!r})"]))
+            table = full(modified.schema, modified.table_name)
+            for operation in modified.ops[:]:
+                is_drop = isinstance(operation, ops.DropConstraintOp)
+                is_new = isinstance(operation, ops.AddConstraintOp) and _is_sqlite(context)
+                if getattr(operation, "constraint_name", None) or not (is_drop or is_new):
                     continue
-                if is_sqlite and isinstance(operation, created) and not operation.constraint_name:
-                    lines = not_addable(operation, modified)
-                    kept += self._noted(engine, lines, " ".join(lines))
-                kept.append(operation)
-            modified.ops = kept
+                kind = str(getattr(operation, "constraint_type", None) or "")
+                why = f"{function} cannot drop it" if is_drop else "it cannot be added on SQLite"
+                lines = [
+                    f"A {_KINDS.get(kind, 'constraint')} of {table!r} has no name, so {why}.",
+                    "Give the metadata a naming convention"
+                    " (flask_uow.migrations.NAMING_CONVENTION), or write its name here.",
+                ]
+                self._note(engine, " ".join(lines))
+                if is_drop:
+                    lines.append(f"    {drop_by_name(modified, kind, context)}")
+                put_before(modified, [operation], lines)
+                if is_drop:
+                    fails = source([f"raise NotImplementedError({lines[0]!r})"])
+                    modified.ops[modified.ops.index(operation)] = fails
 
-    def _noted(
-        self, engine: str, lines: Sequence[str], sentence: str | None = None
-    ) -> list[MigrateOperation]:
-        """A comment of *lines*, which is announced as *sentence* (the first line)."""
-        self.drops.append(self._with_engine(sentence or lines[0], engine))
-        return [comment(lines)]
-
-    @staticmethod
-    def _with_engine(sentence: str, engine: str) -> str:
-        return f"{sentence} (engine {engine!r})"
+    def _note(self, engine: str, sentence: str) -> None:
+        self.drops.append(f"{sentence} (engine {engine!r})")
 
 
 def _connection(context: MigrationContext) -> Any:
@@ -275,132 +243,81 @@ def _connection(context: MigrationContext) -> Any:
     return context.connection
 
 
-def _insert_into(
-    undoing: OpContainer, modified: alembic_ops.ModifyTableOps, lines: Sequence[str]
-) -> None:
-    """Put a comment before the columns of the same table that are added again or dropped again."""
-    from alembic.operations import ops
+def _is_sqlite(context: MigrationContext) -> bool:
+    return context.dialect.name == "sqlite"
 
-    columns = ops.AddColumnOp, ops.DropColumnOp
-    for other in changes_of(undoing):
-        if (other.schema, other.table_name) == (modified.schema, modified.table_name):
-            insert_before(other, lambda one: isinstance(one, columns), lines)
+
+def _same_columns(
+    created: CreateTableOp, tables: Iterable[Name], context: MigrationContext
+) -> str | None:
+    """The one of *tables* that has the columns of the one that is *created*, in its schema."""
+    columns = {column.name for column in created.to_table().columns}
+    for schema, table in tables:
+        if schema == created.schema:
+            existing = inspect(_connection(context)).get_columns(table, schema=schema)
+            if columns == {column["name"] for column in existing}:
+                return table
+    return None
 
 
 # What the comments say ----------------------------------------------------------------------------
 
 
-def insert_before(
-    operations: OpContainer, matches: Callable[[MigrateOperation], bool], lines: Sequence[str]
+def put_before(
+    operations: OpContainer, some: Sequence[MigrateOperation], lines: Sequence[str]
 ) -> None:
-    """Put a comment before the first operation that *matches*, if there is one."""
-    for position, operation in enumerate(operations.ops):
-        if matches(operation):
-            operations.ops.insert(position, comment(lines))
-            return
+    """Put a comment before the first of *some* operations, if there is one."""
+    if some:
+        operations.ops.insert(operations.ops.index(some[0]), comment(lines))
 
 
-@dataclass(frozen=True)
-class TableRename:
-    """A table that may have been renamed, not dropped.
+def say_how_to_rename_table(
+    operations: OpContainer, schema: str | None, old: str, new: str, why: str
+) -> None:
+    """In one function: what to write instead of its operations, if a table was renamed."""
+    from alembic.operations import ops
 
-    :ivar is_dropped: the revision drops the old table; it is left alone otherwise.
+    replaced = [
+        one
+        for one in operations.ops
+        if isinstance(one, (ops.CreateTableOp, ops.DropTableOp))
+        and one.schema == schema
+        and one.table_name in {old, new}
+    ]
+    calls = ", ".join(
+        f"{'create' if isinstance(one, ops.CreateTableOp) else 'drop'}_table({one.table_name!r})"
+        for one in replaced
+    )
+    line = f"op.rename_table({old!r}, {new!r}{_schema(schema)})"
+    advice = f"If it was renamed, write instead of {calls} and the indexes: {line}"
+    put_before(operations, replaced, [why, advice])
+
+
+def rename_column(dropped: DropColumnOp, old: str, new: str, context: MigrationContext) -> str:
+    """The line of Python that renames a column of the table of *dropped*.
+
+    SQLite can rename a column without a copy of the table. In a batch, the line runs before the
+    other changes of the table.
     """
-
-    schema: str | None
-    old: str
-    new: str
-    is_dropped: bool = False
-
-    def in_upgrade(self) -> str:
-        also = f", drop_table({self.old!r})" if self.is_dropped else ""
-        return (
-            f"If it was renamed, write instead of create_table({self.new!r}){also} and the indexes:"
-            f" {self._line(self.old, self.new)}"
-        )
-
-    def in_downgrade(self) -> list[str]:
-        also = f"create_table({self.old!r}), " if self.is_dropped else ""
-        return [
-            f"If it was renamed, its rows are lost here. Write instead of {also}"
-            f"drop_table({self.new!r}) and the indexes: {self._line(self.new, self.old)}"
-        ]
-
-    def is_undone_by(self, operation: MigrateOperation) -> bool:
-        """Does *operation* of ``downgrade`` make the old table again, or drop the new one?"""
-        from alembic.operations import ops
-
-        if isinstance(operation, ops.CreateTableOp) and self.is_dropped:
-            return (operation.schema, operation.table_name) == (self.schema, self.old)
-        return isinstance(operation, ops.DropTableOp) and (
-            operation.schema,
-            operation.table_name,
-        ) == (self.schema, self.new)
-
-    def _line(self, old: str, new: str) -> str:
-        schema = f", schema={self.schema!r}" if self.schema else ""
-        return f"op.rename_table({old!r}, {new!r}{schema})"
+    schema, table = dropped.schema, dropped.table_name
+    if context.dialect.name in mysql.NAMES:  # 'alter_column' would need the whole definition
+        quote = context.dialect.identifier_preparer.quote
+        name = ".".join(quote(part) for part in (schema, table) if part)
+        sql = f"ALTER TABLE {name} RENAME COLUMN {quote(old)} TO {quote(new)}"
+        return f"op.execute({sql!r})"
+    return f"op.alter_column({table!r}, {old!r}, new_column_name={new!r}{_schema(schema)})"
 
 
-class ColumnRename:
-    """A column that may have been renamed, not dropped.
+def drop_by_name(modified: ModifyTableOps, kind: str, context: MigrationContext) -> str:
+    """The line of Python that drops a constraint, with ``NAME`` for its name."""
+    if context.opts.get("render_as_batch"):
+        return f"batch_op.drop_constraint(NAME, type_={kind!r})"
+    table = f"{modified.table_name!r}{_schema(modified.schema)}"
+    return f"op.drop_constraint(NAME, {table}, type_={kind!r})"
 
-    :param dropped: the operation that drops the old column.
-    :param new: the name of a column that the same revision adds.
-    """
 
-    def __init__(self, dropped: DropColumnOp, new: str, context: MigrationContext) -> None:
-        self._dropped = dropped
-        self._old = dropped.column_name
-        self._new = new
-        self._context = context
-
-    def in_upgrade(self) -> list[str]:
-        return [
-            "If it was renamed, write instead of the drop and the addition:",
-            f"    {self._line(self._old, self._new)}",
-        ]
-
-    def in_downgrade(self) -> list[str]:
-        return [
-            f"If {self._old!r} was renamed, its values are lost here. Write instead of the drop and"
-            " the addition:",
-            f"    {self._line(self._new, self._old)}",
-        ]
-
-    def _line(self, old: str, new: str) -> str:
-        """The line of Python; MySQL and MariaDB need the type again.
-
-        SQLite can rename a column without a copy of the table. In a batch, the line runs before the
-        other changes of the table.
-        """
-        from alembic.autogenerate import render_python_code
-        from alembic.operations import ops
-
-        options, table = self._context.opts, self._dropped.table_name
-        start = f"{table!r}, {old!r}, new_column_name={new!r}"
-        if self._context.dialect.name not in mysql.NAMES:
-            schema = f", schema={self._dropped.schema!r}" if self._dropped.schema else ""
-            return f"op.alter_column({start}{schema})"
-        column = self._dropped.to_column()
-        renaming = ops.AlterColumnOp(
-            table,
-            old,
-            schema=self._dropped.schema,
-            modify_name=new,
-            existing_type=column.type,
-            existing_nullable=column.nullable,
-            existing_server_default=column.server_default,
-        )
-        code = render_python_code(
-            ops.UpgradeOps([renaming]),
-            render_item=options["render_item"],
-            user_module_prefix=options.get("user_module_prefix"),
-        )
-        lines = (line.strip() for line in code.splitlines())
-        line = " ".join(line for line in lines if line and not line.startswith("#"))
-        # The oldest versions of Alembic leave the new name out.
-        return line if "new_column_name" in line else line.replace(f"{table!r}, {old!r}", start, 1)
+def _schema(schema: str | None) -> str:
+    return f", schema={schema!r}" if schema else ""
 
 
 def needs_value(column: Column[Any]) -> bool:
@@ -418,32 +335,4 @@ def value_needed(operation: AddColumnOp, dialect: str) -> list[str]:
         f"The column {operation.column.name!r} of {table!r} is NOT NULL and has no server default:"
         f" existing rows {what}.",
         "Give it 'server_default=...', or add it nullable, fill it, and alter it then.",
-    ]
-
-
-_KINDS = {"unique": "unique constraint", "foreignkey": "foreign key", "check": "check constraint"}
-_CONVENTION = "Give the metadata a naming convention (flask_uow.migrations.NAMING_CONVENTION)"
-
-
-def not_droppable(operation: DropConstraintOp, function: str, *, is_batch: bool) -> list[str]:
-    kind = operation.constraint_type or ""
-    schema = f", schema={operation.schema!r}" if operation.schema else ""
-    start = "batch_op.drop_constraint(NAME"
-    if not is_batch:
-        start = f"op.drop_constraint(NAME, {operation.table_name!r}{schema}"
-    table = full(operation.schema, operation.table_name)
-    return [
-        f"A {_KINDS.get(kind, 'constraint')} of {table!r} has no name, so {function} cannot drop"
-        " it.",
-        f"{_CONVENTION}, or write here what the database calls it.",
-        f"    {start}, type_={kind!r})",
-    ]
-
-
-def not_addable(operation: MigrateOperation, modified: ModifyTableOps) -> list[str]:
-    kind = _KINDS["unique" if hasattr(operation, "columns") else "foreignkey"]
-    table = full(modified.schema, modified.table_name)
-    return [
-        f"A {kind} of {table!r} has no name, so it cannot be added on SQLite.",
-        f"{_CONVENTION}, or write a name here.",
     ]
