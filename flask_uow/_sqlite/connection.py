@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,53 +15,23 @@ from typing import Any, Literal, cast
 
 from sqlalchemy.engine import Dialect
 
-from .._transaction.statements import is_locking_begin
+from .._transaction.statements import SQLITE_WORK, SqliteKind, is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from . import explain
+from .database import Database, identity_of
 from .write_queue import QueueTimeout, WriteQueue
 
-
-class SqliteCursor(sqlite3.Cursor):
-    """SQLite's cursor, which tells its connection how a transaction has ended.
-
-    Code that uses a cursor of the driver may swallow its errors, and continue regardless.
-    """
-
-    def execute(self, *arguments: Any) -> SqliteCursor:
-        return self._tell(super().execute, arguments)
-
-    def executemany(self, *arguments: Any) -> SqliteCursor:
-        return self._tell(super().executemany, arguments)
-
-    def _tell(self, method: Callable[..., object], arguments: tuple[Any, ...]) -> SqliteCursor:
-        connection: Any = self.connection
-        try:
-            method(*arguments)
-        except BaseException:
-            connection.note_loss()
-            raise
-        # What succeeds, and leaves no transaction, is a COMMIT or a ROLLBACK.
-        connection.began = connection.in_transaction
-        return self
-
-    def executescript(self, script: str) -> SqliteCursor:
-        """Commit what there is, as the driver does, and run *script*."""
-        connection: Any = self.connection
-        if connection.in_transaction:
-            connection.commit()
-        super().executescript(script)
-        connection.began = connection.in_transaction
-        return self
+_CHECK_PERIOD = 1.0  # seconds for which reading from a deleted file may go unnoticed
 
 
 class SqliteConnection(sqlite3.Connection):
     """SQLite's connection, which leaves the queue when its transaction ends.
 
-    :ivar queue: the queue of its database; None if there is none.
-    :ivar name: of its database, for messages.
-    :ivar identity: which file that was when it was opened.
-    :ivar timeout: how long it waits in the queue, in seconds.
-    :ivar patient: the writer does not wait for readers (WAL), so a reader may wait for the writer.
+    :ivar database: the one that it was opened for.
+    :ivar timeout: seconds that it waits for its turn; a migration changes them.
+    :ivar queue: the queue of the database; None if there is none.
+    :ivar identity: which file the database was when it was opened.
+    :ivar next_check: when to look whether that file is still there.
     :ivar writing: it waits for its turn or has it, and must leave the queue at the end.
     :ivar has_read: the running transaction began by reading, and keeps its snapshot.
     :ivar has_work: the running transaction has written, or has set a savepoint.
@@ -69,37 +40,31 @@ class SqliteConnection(sqlite3.Connection):
     :ivar lost: an error has undone its work, or the app by means of the driver; perhaps the driver
         has begun another transaction since.
     :ivar resting: it has lent its turn, and begins again with the next statement.
-    :ivar before_commit: called before the COMMIT of a transaction that may have written.
-    :ivar after_commit: called after it.
     """
 
+    database: Database
+    timeout: float
     queue: WriteQueue | None = None
-    name = ""
     identity: tuple[int, int] | None = None
-    timeout = 0.0
-    patient = True
+    next_check = 0.0
     writing = False
     has_read = False
     has_work = False
     began = False
     lost = False
     resting = False
-    before_commit: Callable[[SqliteConnection], object] | None = None
-    after_commit: Callable[[SqliteConnection], object] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._place = Place(weakref.ref(self))
+        self._owner = weakref.ref(self)  # of its turns: the queue does not keep it alive
+        self._asked = threading.Lock()  # two inner units may ask at once, in threads
 
     @property
     def has_lost(self) -> bool:
         """Tell whether the transaction is gone, as after a full disk or ON CONFLICT ROLLBACK."""
         return self.lost or (self.began and not self.in_transaction)
 
-    def note_loss(self) -> None:
-        self.lost = self.has_lost
-
-    def cursor(self, factory: Any = None) -> Any:
+    def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         return super().cursor(_telling(factory))
 
     # The driver's own methods do not call cursor().
@@ -121,45 +86,62 @@ class SqliteConnection(sqlite3.Connection):
             cursor.close()  # the traceback keeps it, and it would keep the file open
             raise
 
+    def refuse_replaced(self) -> None:
+        """
+        :raises sqlite3.OperationalError: the file was deleted, or is another one.
+        """
+        self.next_check = time.monotonic() + _CHECK_PERIOD
+        if self.identity is not None and self.identity != identity_of(self.database.path):
+            raise explain.Replaced(
+                f"{explain.READ_ONLY}: the file {self.database.name!r} was deleted or replaced"
+                " while it was in use. This connection to the old one is dropped; the next unit"
+                " connects again, if there is a new one."
+            )
+
     def begin(self, *, immediate: bool) -> None:
         """Begin a transaction, after a wait for the turn if it writes.
 
         :raises sqlite3.OperationalError: that took longer than the timeout.
         """
-        self.has_read = self.has_work = False
-        if not immediate:
-            super().execute("BEGIN")
-            self.began = True
-            return
         try:
-            self.wait_in_queue()
-            self.resting = False
-            super().execute("BEGIN IMMEDIATE")
+            if immediate:
+                self._wait_in_queue(self.timeout)
+                self.resting = False
+            super().execute("BEGIN IMMEDIATE" if immediate else "BEGIN")
             self.began = True
-        finally:
+        except BaseException:
             self._leave_queue()
+            raise
 
     def expect_begin(self, statement: str) -> None:
         """Note that *statement* is run outside of a transaction, and is perhaps a BEGIN itself."""
-        self.has_read = self.has_work = False
         if is_locking_begin(statement):
-            self.wait_in_queue()
+            self._wait_in_queue(self.timeout)
 
-    def begin_to_write(self) -> None:
-        """Wait for the turn in a transaction that has not written yet.
+    def prepare(self, kind: SqliteKind) -> None:
+        """Prepare for a statement of *kind* in a transaction without work: wait for the turn.
 
         :raises sqlite3.OperationalError: that took longer than the timeout, or cannot succeed.
         """
+        if not self.writing:
+            if kind is SqliteKind.READ:
+                self.has_read = True
+            elif kind is SqliteKind.WRITE:
+                self._begin_to_write()
+        self.has_work = self.writing and kind in SQLITE_WORK
+
+    def _begin_to_write(self) -> None:
+        # With a rollback journal the writer, in its COMMIT, waits for us to stop reading.
+        waits = self.database.is_wal or not self.has_read
         try:
-            # With a rollback journal the writer, in its COMMIT, waits for us to stop reading.
-            self.wait_in_queue(0 if self.has_read and not self.patient else None)
+            self._wait_in_queue(self.timeout if waits else 0)
         except sqlite3.OperationalError as error:
             self.writing = False
             if self.has_read:
-                raise explain.out_of_date() from error
+                raise explain.locked(explain.OUT_OF_DATE) from error
             raise
 
-    def wait_in_queue(self, seconds: float | None = None) -> None:
+    def _wait_in_queue(self, seconds: float) -> None:
         """Wait for the turn to write, which ends with the transaction.
 
         :raises sqlite3.OperationalError: another writer had it for all that time.
@@ -167,15 +149,33 @@ class SqliteConnection(sqlite3.Connection):
         self.writing = True
         if self.queue is None:
             return
-        seconds = self.timeout if seconds is None else seconds
         try:
-            self.queue.acquire(self._place, seconds)
+            self.queue.acquire(self._owner, seconds)
         except QueueTimeout as error:
-            outer = error.by_own_flow
-            if not (isinstance(outer, Place) and outer.gives_way()):
-                raise explain.not_its_turn(error, self.name, self.timeout) from None
-            if not self.queue.borrow(self._place, outer):
-                self.wait_in_queue(seconds)
+            lender: Any = error.by_own_flow
+            outer = lender and lender()
+            if outer is None or not outer.gives_way():
+                raise explain.not_its_turn(error, self.database, self.timeout) from None
+            if not self.queue.borrow(self._owner, lender):
+                self._wait_in_queue(seconds)
+
+    def gives_way(self) -> bool:
+        """Let a unit of work inside this one go first, if this one has the turn and no work yet.
+
+        A view for POST has it from its first SELECT on, and may well call a function that stores a
+        row in a unit of its own. The outer unit begins again with its next statement, and no other
+        writer comes before that.
+        """
+        with self._asked:
+            if self.has_work or self.lost:
+                return False
+            if self.in_transaction:
+                try:
+                    super().rollback()  # it keeps its place in the queue
+                except sqlite3.ProgrammingError:  # it may be used in its own thread only
+                    return False
+                self.began, self.resting = False, True
+            return self.resting
 
     def commit(self) -> None:
         """Commit, or fail and roll back.
@@ -190,8 +190,8 @@ class SqliteConnection(sqlite3.Connection):
             raise TransactionLost(None)
         wrote = self.writing and self.in_transaction
         try:
-            if wrote and self.before_commit is not None:
-                self.before_commit(self)
+            if wrote:
+                self.refuse_replaced()
             super().commit()
         except BaseException:
             self.undo()
@@ -199,14 +199,14 @@ class SqliteConnection(sqlite3.Connection):
         self.began = self.has_work = False
         if self.writing:  # also if it has lent its turn, and has nothing to commit itself
             self._leave_queue()
-        if wrote and self.after_commit is not None:
-            self.after_commit(self)
+        if wrote:
+            self.database.look_at_wal(self)
 
     def rollback(self) -> None:
         """Roll back without SQLAlchemy's knowledge, for an app that calls the driver.
 
         SQLAlchemy's COMMIT would store nothing, or only what follows, so the transaction is lost.
-        SQLAlchemy itself calls this by way of :func:`roll_back`.
+        SQLAlchemy itself calls :func:`roll_back`.
         """
         is_loss = self.lost or (self.began and self.has_work)
         self.undo()
@@ -233,65 +233,55 @@ class SqliteConnection(sqlite3.Connection):
         try:
             super().close()
         finally:
-            self._leave_queue_for_good()
+            self._leave_queue()
 
     def __del__(self) -> None:
-        self._leave_queue_for_good()
+        self._leave_queue()
 
     def _leave_queue(self) -> None:
-        if not self.in_transaction:
-            self.writing = self.resting = False
-            self._leave_queue_for_good()
-
-    def _leave_queue_for_good(self) -> None:
+        self.writing = self.resting = False
         if self.queue is not None:
-            self.queue.release(self._place)
+            self.queue.release(self._owner)
 
 
 def roll_back(do_rollback: Callable[[Any], None], proxy: Any) -> None:
-    """SQLAlchemy's own *do_rollback*, which is no loss."""
-    do_rollback(proxy)
+    """Roll back for SQLAlchemy, which is no loss."""
     if isinstance(proxy.dbapi_connection, SqliteConnection):
-        proxy.dbapi_connection.lost = False
+        proxy.dbapi_connection.undo()
+    else:
+        do_rollback(proxy)
 
 
 @lru_cache(maxsize=64)
 def _telling(factory: Any) -> Any:
-    """Return the class of cursors *factory*, with ours in front of it."""
-    if factory is None or factory is sqlite3.Cursor:
-        return SqliteCursor
-    if not isinstance(factory, type) or issubclass(factory, SqliteCursor):
+    """Return the class *factory* of cursors, which tell their connection of ended transactions.
+
+    Code that uses a cursor of the driver may swallow its errors, and continue regardless.
+    """
+    if not isinstance(factory, type):
         return factory
-    return type(factory.__name__, (SqliteCursor, factory), {})
+    names = ("execute", "executemany", "executescript")
+    return type(factory.__name__, (factory,), {name: _method(factory, name) for name in names})
 
 
-class Place:
-    """The owner of a turn in the queue. It does not keep its connection alive."""
+def _method(factory: type, name: str) -> Callable[..., Any]:
+    run = getattr(factory, name)
+    is_script = name == "executescript"
 
-    def __init__(self, connection: weakref.ref[SqliteConnection]) -> None:
-        self._connection = connection
-        self._asked = threading.Lock()  # two inner units may ask at once, in threads
+    def execute(cursor: Any, *arguments: Any) -> Any:
+        connection = cursor.connection
+        if is_script and connection.in_transaction:
+            connection.commit()  # as the driver does
+        try:
+            run(cursor, *arguments)
+        except BaseException:
+            connection.lost = connection.has_lost
+            raise
+        # What succeeds, and leaves no transaction, is a COMMIT or a ROLLBACK.
+        connection.began = connection.in_transaction
+        return cursor
 
-    def gives_way(self) -> bool:
-        """Let a unit of work inside this one go first, if this one has the turn and no work yet.
-
-        A view for POST has it from its first SELECT on, and may well call a function that stores a
-        row in a unit of its own. The outer unit begins again with its next statement, and no other
-        writer comes before that.
-        """
-        connection = self._connection()
-        if connection is None:
-            return False
-        with self._asked:
-            if connection.has_work or connection.lost:
-                return False
-            if connection.in_transaction:
-                try:
-                    sqlite3.Connection.rollback(connection)  # it keeps its place in the queue
-                except sqlite3.ProgrammingError:  # it may be used in its own thread only
-                    return False
-                connection.began, connection.resting = False, True
-            return connection.resting
+    return execute
 
 
 # What the driver is told ----------------------------------------------------------------------
@@ -314,21 +304,19 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
             )
 
 
-def connection_class(given: Any) -> Any:
-    """Return our class, or *given* with ours in front of it.
+def connection_class(given: Any) -> type[SqliteConnection]:
+    """Return our class, in front of the class *given*.
 
     :raises ConfigError: the user's is not a class of connections.
     """
-    if given is None or given is sqlite3.Connection:
-        return SqliteConnection
-    if isinstance(given, type) and issubclass(given, SqliteConnection):
+    if not (isinstance(given, type) and issubclass(given, sqlite3.Connection)):
+        raise ConfigError(
+            f"The 'factory' in 'connect_args' is {given!r}, and it must be a subclass of"
+            " 'sqlite3.Connection'."
+        )
+    if issubclass(given, SqliteConnection):
         return given
-    if isinstance(given, type) and issubclass(given, sqlite3.Connection):
-        return type(given.__name__, (SqliteConnection, given), {})
-    raise ConfigError(
-        f"The 'factory' in 'connect_args' is {given!r}, and it must be a subclass of"
-        " 'sqlite3.Connection'."
-    )
+    return type(given.__name__, (SqliteConnection, given), {})
 
 
 def refuse_isolation_level(dialect: Dialect) -> None:

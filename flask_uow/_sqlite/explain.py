@@ -10,10 +10,11 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 from sqlalchemy.engine import ExceptionContext
 
+from .database import Database
 from .write_queue import QueueTimeout
 
 # SQLite's own words; they are the same in every language.
@@ -22,10 +23,7 @@ READ_ONLY = "attempt to write a readonly database"
 MISSING = "unable to open database file"
 FULL = "database or disk is full"
 
-_BUSY = ("SQLITE_BUSY", 5)
-_BUSY_SNAPSHOT = ("SQLITE_BUSY_SNAPSHOT", 517)
-
-_OUT_OF_DATE = (
+OUT_OF_DATE = (
     "this transaction began by reading, and what it has read is out of date: another transaction"
     " has written since, or is writing now. Nothing of it is stored. Call 'rollback()' and do the"
     " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
@@ -34,52 +32,32 @@ _OUT_OF_DATE = (
 )
 
 
-class Database(Protocol):
-    """The database that a sentence is about.
-
-    :ivar name: its path, or its URL if it is in memory.
-    :ivar path: of its file; empty before the first connection, and without a file.
-    :ivar asked_for: the path to which a connection was asked for last.
-    :ivar read_only: its URL says that it is only read.
-    :ivar timeout: how long a connection waits for a lock, in seconds.
-    :ivar queue: None if its writers do not wait in a queue.
-    """
-
-    path: str
-    asked_for: str
-    read_only: bool
-    timeout: float
-    queue: Any
-
-    @property
-    def name(self) -> str: ...
+class Replaced(sqlite3.OperationalError):
+    """The connection is one to a file that has no name any more."""
 
 
-def locked(text: str, *, out_of_date: bool = False) -> sqlite3.OperationalError:
+def locked(text: str) -> sqlite3.OperationalError:
     """Return SQLite's own error for a lock that is not free, with more words."""
     error: Any = sqlite3.OperationalError(f"{LOCKED}: {text}")
     # Tables of errors look for these first. (Python 3.10 sets none.)
-    error.sqlite_errorname, error.sqlite_errorcode = _BUSY_SNAPSHOT if out_of_date else _BUSY
+    error.sqlite_errorname, error.sqlite_errorcode = "SQLITE_BUSY", 5
     return cast(sqlite3.OperationalError, error)
 
 
-def out_of_date() -> sqlite3.OperationalError:
-    """Return the error for a transaction that has read, and writes too late."""
-    return locked(_OUT_OF_DATE, out_of_date=True)
-
-
-def not_its_turn(error: QueueTimeout, name: str, timeout: float) -> sqlite3.OperationalError:
+def not_its_turn(
+    error: QueueTimeout, database: Database, timeout: float
+) -> sqlite3.OperationalError:
     """Return the error for a writer that has waited in the queue for too long."""
     if error.by_own_flow:
         return locked(
-            f"this thread has the write lock of {name!r} already, for another unit of work that"
-            " has written and is still open, so it would wait for itself. Commit that one first,"
-            " or do all the writing in it"
+            f"this thread has the write lock of {database.name!r} already, for another unit of work"
+            " that has written and is still open, so it would wait for itself. Commit that one"
+            " first, or do all the writing in it"
         )
     return locked(
-        f"the write lock of {name!r} was held {error}, and did not become free within {timeout:g} s"
-        " (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its first statement to its"
-        " commit: do slow work (mail, HTTP) before or after"
+        f"the write lock of {database.name!r} was held {error}, and did not become free within"
+        f" {timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its"
+        " first statement to its commit: do slow work (mail, HTTP) before or after"
     )
 
 
@@ -100,7 +78,7 @@ def extend(context: ExceptionContext, database: Database) -> None:
 def _explain_lock(context: ExceptionContext, database: Database) -> str:
     connection, name = _driver_connection(context), database.name
     if getattr(connection, "writing", False) and getattr(connection, "has_read", False):
-        return _OUT_OF_DATE
+        return OUT_OF_DATE
     limit = f"within {database.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
     if context.statement is None and connection is not None:
         return (
@@ -174,10 +152,10 @@ def _driver_connection(context: ExceptionContext) -> Any:
     return context.connection.connection.dbapi_connection
 
 
-def missing_file(path: str, *, name: str, was_in_use: bool) -> sqlite3.OperationalError | None:
-    """Return the error for a file that is not there; None if SQLite may create it.
-
-    :param was_in_use: this engine has used it before.
+def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
+    """
+    :param was_in_use: this engine has used the file before.
+    :raises sqlite3.OperationalError: there is no file, and SQLite must not create one.
     """
     folder, log = Path(path).parent, Path(f"{path}-wal")
     if not folder.is_dir():
@@ -194,5 +172,5 @@ def missing_file(path: str, *, name: str, was_in_use: bool) -> sqlite3.Operation
             " where it was, or move the log away to start with an empty one"
         )
     else:
-        return None
-    return sqlite3.OperationalError(f"{MISSING}: {why}.")
+        return
+    raise sqlite3.OperationalError(f"{MISSING}: {why}.")

@@ -88,16 +88,11 @@ _NETWORK = frozenset(
 
 def file_system_of(path: str) -> str:
     """The type of the file system that *path* is on, as Linux calls it; else an empty string."""
-    best, found = "", ""
     try:
-        place = os.path.realpath(path)
-        for mount, kind in _mounts():
-            inside = place == mount or place.startswith(mount.rstrip("/") + "/")
-            if inside and len(mount) >= len(best):  # the last one covers the others
-                best, found = mount, kind
+        mounts, place = dict(_mounts()), Path(path).resolve()  # the last one covers the others
     except (OSError, IndexError):  # unreadable, or of another form than we know
         return ""
-    return found
+    return next((mounts[str(at)] for at in (place, *place.parents) if str(at) in mounts), "")
 
 
 _OCTAL = re.compile(r"\\(\d{3})")  # a blank is written as \040

@@ -52,10 +52,7 @@ class WriteQueue:
     """
 
     def __init__(self, file: str | None = None, database: str | None = None) -> None:
-        self._file = file
-        self._database = database
-        # By process id: in a forked child no thread has the turn, whatever its parent was doing.
-        self._queues: dict[int, _ThreadQueue] = {}
+        self._queues = _QueuesByProcess(file, database)
 
     def acquire(self, owner: object, timeout: float) -> None:
         """Wait for the turn of *owner*; return at once if it is its turn already.
@@ -63,26 +60,18 @@ class WriteQueue:
         :param timeout: in seconds.
         :raises QueueTimeout: it did not become the turn of *owner* in that time.
         """
-        self._of_this_process().acquire(owner, timeout)
+        self._queues[os.getpid()].acquire(owner, timeout)
 
     def borrow(self, owner: object, lender: object) -> bool:
         """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
 
         :return: False if it is not *lender*'s turn any more: ask again.
         """
-        return self._of_this_process().borrow(owner, lender)
+        return self._queues[os.getpid()].borrow(owner, lender)
 
     def release(self, owner: object) -> None:
         """End the turns of *owner*, if any; a turn that it has lent stays with the borrower."""
-        self._of_this_process().release(owner)
-
-    def _of_this_process(self) -> _ThreadQueue:
-        queue = self._queues.get(os.getpid())
-        if queue is None:
-            close_inherited()  # for servers that fork in C, where Python does not notice
-            created = _ThreadQueue(FileLock(self._file, self._database))
-            queue = self._queues.setdefault(os.getpid(), created)
-        return queue
+        self._queues[os.getpid()].release(owner)
 
 
 class _Turn:
@@ -120,12 +109,14 @@ class _ThreadQueue:
         self._file = file
 
     def acquire(self, owner: object, timeout: float) -> None:
-        if self._is_turn_of(owner):
-            return
         started, turn = time.monotonic(), _Turn(owner)
         try:
-            if self._wait_for_threads(turn, started + timeout):
-                return  # it was lent, and has come back
+            with self._lock:
+                is_free = not self.turns
+                if is_free:
+                    self.turns = (turn,)
+            if not is_free and self._wait_for_threads(turn, started + timeout):
+                return
             if not self._file.acquire(started, timeout):
                 raise QueueTimeout(self._file.describe_holder())
             self._since = time.monotonic()
@@ -164,7 +155,11 @@ class _ThreadQueue:
                 turn.is_over = True
             if left:
                 self.turns = left
-                self._call_borrowers(left[-1])
+                # It is the turn of an outer unit: the threads that may borrow it ask again.
+                for waiter in list(self._waiting):
+                    if left[-1] in waiter.taken or left[-1].owner is waiter.turn.owner:
+                        self._waiting.remove(waiter)
+                        waiter.called.release()
                 return
             self._file.release()
             self._thread = None
@@ -173,19 +168,8 @@ class _ThreadQueue:
             if following is not None:
                 following.called.release()
 
-    def _call_borrowers(self, turn: _Turn) -> None:
-        """Let the threads that may borrow *turn* ask again: it is the turn of an outer unit."""
-        for waiter in list(self._waiting):
-            if turn in waiter.taken or turn.owner is waiter.turn.owner:
-                self._waiting.remove(waiter)
-                waiter.called.release()
-
     def _wait_for_threads(self, turn: _Turn, deadline: float) -> bool:
-        """Wait for the turn among the threads; return True if it was lent and has come back."""
-        with self._lock:
-            if not self.turns:
-                self.turns = (turn,)
-                return False
+        """Wait for the turn among the threads; return True if its owner has a turn already."""
         taken = _taken.get()
         while True:
             waiter = _Waiter(turn, taken)
@@ -238,3 +222,16 @@ class _Waiter:
         # By way of the module: gevent replaces it when it patches.
         self.called = threading.Lock()
         self.called.acquire()
+
+
+class _QueuesByProcess(dict[int, _ThreadQueue]):
+    """In a forked child no thread has the turn, whatever its parent was doing."""
+
+    def __init__(self, file: str | None, database: str | None) -> None:
+        super().__init__()
+        self._file = file
+        self._database = database
+
+    def __missing__(self, process: int) -> _ThreadQueue:
+        close_inherited()  # for servers that fork in C, where Python does not notice
+        return self.setdefault(process, _ThreadQueue(FileLock(self._file, self._database)))

@@ -27,6 +27,8 @@ from sqlalchemy.pool import StaticPool
 
 from flask_uow._config.reading import read
 from flask_uow._config.settings import SqliteProfile
+from flask_uow._sqlite import connection as _sqlite_connection
+from flask_uow._sqlite import database as _sqlite_database
 from flask_uow._sqlite import engine as _sqlite_engine
 from flask_uow._sqlite.connection import SqliteConnection
 from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
@@ -206,7 +208,7 @@ def test_a_timeout_for_the_driver_is_the_busy_timeout(
     engine = make_engine(f"sqlite:///{file}{query}", {"connect_args": arguments})
     with engine.connect() as connection:
         assert run(connection, "PRAGMA busy_timeout").scalar() == 7000
-        assert driver(connection).timeout == 7
+        assert driver(connection).database.timeout == 7
 
 
 @pytest.mark.parametrize("timeout", ["5", None, float("inf"), -1])
@@ -929,7 +931,7 @@ def test_readers_of_a_replaced_database_find_out(
     engine: Engine, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within a second."""
-    monkeypatch.setattr(_sqlite_engine, "_CHECK_PERIOD", 0)
+    monkeypatch.setattr(_sqlite_connection, "_CHECK_PERIOD", 0)
     with engine.connect() as connection:
         n(connection)
     file.unlink()
@@ -1103,8 +1105,8 @@ def test_a_reader_that_keeps_the_log_growing_is_noticed(
     make_engine: MakeEngine, witness: Witness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """S7: only then; a log that is long and can be written back is nobody's fault."""
-    monkeypatch.setattr(_sqlite_engine, "WAL_LIMIT", 200_000)
-    monkeypatch.setattr(_sqlite_engine, "_WAL_PERIOD", 0)
+    monkeypatch.setattr(_sqlite_database, "WAL_LIMIT", 200_000)
+    monkeypatch.setattr(_sqlite_database, "_WAL_PERIOD", 0)
     noticed: list[int] = []
     engine = make_engine(on_wal_growth=noticed.append)
 

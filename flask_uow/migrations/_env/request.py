@@ -8,9 +8,10 @@ The request is handed over in Alembic's ``config.attributes``. The files of Flas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 
 ATTRIBUTE = "flask_uow"  # the key in ``config.attributes``
+DEFAULTS = {"compare_type": True, "transaction_per_migration": True}
+"""For ``context.configure()``, in every ``env.py``."""
 
 
 @dataclass
@@ -93,12 +96,16 @@ class EnvRequest:
         """
         return models.of_engine(self.db, engine, self.app_engines)
 
-    def filtered(
-        self, options: dict[str, Any], engine: str, metadata: Iterable[MetaData]
-    ) -> dict[str, Any]:
-        """*options* with the filter of tables that the comparison of *engine* needs."""
+    def filtered(self, options: dict[str, Any], engine: str = "") -> dict[str, Any]:
+        """*options* with the filter of tables that the comparison of *engine* needs.
+
+        :param engine: empty for an ``env.py`` that has one set of options for all engines.
+        """
         if self.comparison is None:
             return options
+        metadata = self.metadata_of(engine) if engine else self.db.metadatas
+        if len(self.engines) == 1:
+            (engine,) = self.engines
 
         def default_schema() -> str | None:  # known once the engine has connected
             return self.engines[engine].dialect.default_schema_name if engine else None
@@ -107,11 +114,6 @@ class EnvRequest:
             engine, metadata, options.get("include_name"), default_schema
         )
         return {**options, "include_name": include}
-
-    def filtered_for_all(self, options: dict[str, Any]) -> dict[str, Any]:
-        """As :meth:`filtered`, for an ``env.py`` that has one set of options for all engines."""
-        engine = next(iter(self.engines)) if len(self.engines) == 1 else ""
-        return self.filtered(options, engine, self.db.metadatas)
 
 
 def request_of(db: Database, engines: Engines, settings: MigrationSettings) -> EnvRequest:
@@ -156,14 +158,20 @@ class FlaskMigrateView:
     """``app.extensions["migrate"]``, where Flask-Migrate itself is not registered.
 
     :param given: the arguments that the app has given to Flask-Migrate, if it is registered.
-    :ivar overrides: what the running command adds to the arguments.
+    :param request: of the running command.
     """
 
-    def __init__(self, app: Flask, db: Database, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        db: Database,
+        given: Mapping[str, Any] = MappingProxyType({}),
+        request: EnvRequest | None = None,
+    ) -> None:
         self._app = app
-        self._given = given or {}
+        self._given = given
+        self._request = request
         self.db = FlaskSQLAlchemyView(db)
-        self.overrides: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     @property
     def directory(self) -> str:
@@ -187,12 +195,8 @@ class FlaskMigrateView:
     def configure_args(self) -> dict[str, Any]:
         """For ``context.configure()``; a new dict each time, because ``env.py`` adds to it."""
         settings = reading.read_migrations(self._app.config)
-        defaults = {
-            "compare_type": True,
-            "render_as_batch": True,
-            "transaction_per_migration": True,
-        }
-        return self.overrides({**defaults, **self._given, **settings.options})
+        arguments = {**DEFAULTS, "render_as_batch": True, **self._given, **settings.options}
+        return arguments if self._request is None else self._request.filtered(arguments)
 
     @property
     def metadata(self) -> MetaData:

@@ -18,7 +18,7 @@ from ...errors import MigrationError
 from .._run import steps
 from . import alembic_private
 from .metadata import part_name
-from .request import ATTRIBUTE, EnvRequest, request_from_plain_alembic
+from .request import ATTRIBUTE, DEFAULTS, EnvRequest, request_from_plain_alembic
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -53,7 +53,10 @@ def run(*, app: str | None = None, **options: Any) -> None:
     if request is None:
         request = _request_of_the_app(context.config)
     for name, engine in request.engines.items():
-        given = {**_defaults(engine), **request.options, **options}
+        given = {**DEFAULTS, **request.options, **options}
+        if engine.dialect.name == "sqlite":
+            # Our connections begin before DDL, too.
+            given = {"render_as_batch": True, "transactional_ddl": True, **given}
         if context.is_offline_mode():
             _run_offline(request, name, engine, given)
         else:
@@ -69,18 +72,6 @@ def _request_of_the_app(config: Config) -> EnvRequest:
     request = request_from_plain_alembic(cast(Any, current_app)._get_current_object())
     config.attributes.update(request.attributes)
     return request
-
-
-def _defaults(engine: Engine) -> dict[str, Any]:
-    is_sqlite = engine.dialect.name == "sqlite"
-    defaults = {
-        "compare_type": True,
-        "render_as_batch": is_sqlite,
-        "transaction_per_migration": True,
-    }
-    if is_sqlite:
-        defaults["transactional_ddl"] = True  # our connections begin before DDL, too
-    return defaults
 
 
 def _run_online(request: EnvRequest, name: str, engine: Engine, options: dict[str, Any]) -> None:
@@ -122,7 +113,7 @@ def _configure(request: EnvRequest, name: str, options: dict[str, Any], **more: 
     context.configure(
         **{
             "target_metadata": metadata[0] if len(metadata) == 1 else metadata,
-            **request.filtered(options, name, metadata),
+            **request.filtered(options, name),
             "process_revision_directives": _with_ours(
                 options.get("process_revision_directives"), request, name
             ),

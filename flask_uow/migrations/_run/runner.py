@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 Heads = dict[str, "tuple[str, ...]"]
 """By engine, the identifiers of the revisions that its database is at."""
 
-_ONE_AT_A_TIME = threading.RLock()  # Alembic's 'op' and 'context' belong to the whole process
+# Alembic's 'op' and 'context' belong to the whole process, and so do the loggers.
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def silent(_: object) -> None:
@@ -290,14 +291,11 @@ class Runner:
         """
         self.config.attributes.update(request.attributes)
         extensions = self.app.extensions
-        with _ONE_AT_A_TIME, logging_kept():
+        with logging_kept():
             before = extensions.get("migrate")
-            given = None
-            if not isinstance(before, FlaskMigrateView):
-                given = getattr(before, "configure_args", None)
-            view = FlaskMigrateView(self.app, self.db, given)
-            view.overrides = request.filtered_for_all
-            extensions["migrate"] = view
+            theirs = None if isinstance(before, FlaskMigrateView) else before
+            given = getattr(theirs, "configure_args", {})
+            extensions["migrate"] = FlaskMigrateView(self.app, self.db, given, request)
             try:
                 yield
             finally:
@@ -336,22 +334,25 @@ class Runner:
 # Logging ------------------------------------------------------------------------------------------
 
 
-_alone = threading.RLock()  # loggers belong to the process: the state before is put back
-
-
 @contextlib.contextmanager
 def logging_kept() -> Iterator[None]:
-    """Put back what the block changes, and keep Alembic's lines out of what the commands print."""
-    with _alone:
-        quiet = _quiet_loggers()
+    """Put back what the block changes, and keep Alembic's lines out of what the commands print.
+
+    The lines stay where the app has set the level of Alembic's loggers.
+    """
+    with _ONE_AT_A_TIME:
+        logging.getLogger("alembic.env")  # of the files that Alembic runs
         loggers = [logging.root, *logging.Logger.manager.loggerDict.values()]
         before = [
             (logger, logger.level, logger.disabled, logger.propagate, logger.handlers[:])
             for logger in loggers
             if isinstance(logger, logging.Logger)
         ]
+        quiet = []
+        if logging.getLogger("alembic").level == logging.NOTSET:
+            quiet = [logger for logger, *_ in before if logger.name.startswith("alembic.")]
         for logger in quiet:
-            logger.addFilter(_is_warning)
+            logger.addFilter(_is_warning)  # not a level, which 'fileConfig()' would set again
         try:
             yield
         finally:
@@ -362,22 +363,6 @@ def logging_kept() -> Iterator[None]:
                 if logger.level != level:
                     logger.setLevel(level)
                 logger.handlers[:] = handlers
-
-
-def _quiet_loggers() -> list[logging.Logger]:
-    """The loggers of Alembic, and of the files that it runs; none if the app has set their level.
-
-    They get a filter and not a level, which ``fileConfig()`` would set again.
-    """
-    if logging.getLogger("alembic").level != logging.NOTSET:
-        return []
-    logging.getLogger("alembic.env")
-    loggers = logging.Logger.manager.loggerDict.items()
-    return [
-        logger
-        for name, logger in loggers
-        if name.startswith("alembic.") and isinstance(logger, logging.Logger)
-    ]
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

@@ -227,9 +227,6 @@ def _quoted(name: str) -> str:
 # Foreign keys -------------------------------------------------------------------------------------
 
 
-_MISMATCH = "foreign key mismatch"
-
-
 class ForeignKeys:
     """The broken foreign keys of one database; those from before the migration may stay."""
 
@@ -243,33 +240,31 @@ class ForeignKeys:
         :raises MigrationError: more of them are broken now.
         """
         now = self._broken()
-        more = now - self._before
         # Not each by itself: a table that is renamed takes its old orphans along.
-        if sum(now.values()) > sum(self._before.values()):
-            raise MigrationError(next(iter(more)))
+        if now.total() > self._before.total():
+            raise MigrationError(next(iter(now - self._before)))
         self._before = now
 
-    def _broken(self) -> Counter[str]:
-        try:
-            return Counter(self._orphans("PRAGMA foreign_key_check"))
-        except OperationalError as error:
-            if _MISMATCH not in str(error.orig):
-                raise
-        broken: Counter[str] = Counter()
-        for (table,) in self._rows("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            quoted = str(table).replace('"', '""')
-            try:
-                broken.update(self._orphans(f'PRAGMA foreign_key_check("{quoted}")'))
-            except OperationalError as error:
-                if _MISMATCH not in str(error.orig):
-                    raise
-                sentence = f"A foreign key would refer to columns that are not unique: {error.orig}"
-                broken[sentence] = 1
-        return broken
+    def _broken(self, argument: str = "") -> Counter[str]:
+        """Count what is broken, by the sentence that says it.
 
-    def _orphans(self, pragma: str) -> Iterator[str]:
-        for row in self._rows(pragma):
-            yield f"Rows of {row[0]!r} would point to rows of {row[2]!r} that do not exist"
+        :param argument: a table in parentheses; empty for all.
+        """
+        try:
+            rows = self._rows(f"PRAGMA foreign_key_check{argument}")
+        except OperationalError as error:
+            if "foreign key mismatch" not in str(error.orig):
+                raise
+            if argument:
+                sentence = f"A foreign key would refer to columns that are not unique: {error.orig}"
+                return Counter([sentence])
+            # While there is one, SQLite checks nothing at once.
+            tables = self._rows("SELECT name FROM sqlite_master WHERE type = 'table'")
+            return sum((self._broken(f"({_quoted(name)})") for (name,) in tables), Counter())
+        return Counter(
+            f"Rows of {row[0]!r} would point to rows of {row[2]!r} that do not exist"
+            for row in rows
+        )
 
     def _rows(self, statement: str) -> Sequence[Any]:
         return self._connection.exec_driver_sql(statement).all()

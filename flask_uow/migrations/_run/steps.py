@@ -6,7 +6,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -79,7 +79,8 @@ class MigrationRun:
             yield step  # Alembic continues here when it has committed the transaction of the step
             transactions.end()
             seconds = time.perf_counter() - start
-            ended = replace(self.current_step, seconds=seconds, empty=runs_nothing(step))
+            empty = inspect.unwrap(step.migration_fn) is _nothing
+            ended = replace(self.current_step, seconds=seconds, empty=empty)
             self.done.append(ended)
             self.current_step, self.is_first = None, False
             self._on_step(ended)
@@ -106,20 +107,19 @@ class MigrationRun:
 
 
 def _described(step: Any, engine: str) -> Step:
-    if not _runs_file(step):
-        return Step(engine, ", ".join(step.to_) or "base", "", "stamp")
-    direction = "upgrade" if step.is_upgrade else "downgrade"
+    direction = _direction(step)
+    if direction == "stamp":
+        return Step(engine, ", ".join(step.to_) or "base", "", direction)
     return Step(engine, str(step.revision.revision), step.revision.doc or "", direction)
 
 
-def _runs_file(step: Any) -> bool:
-    """Tell a revision that runs from one that is only noted."""
-    return hasattr(step, "revision")
+def _direction(step: Any) -> str:
+    if not hasattr(step, "revision"):
+        return "stamp"
+    return "upgrade" if step.is_upgrade else "downgrade"
 
 
 # Which functions -------------------------------------------------------------------------------
-
-_EMPTY = "_flask_uow_empty"
 
 
 def functions_for_engine(
@@ -133,8 +133,8 @@ def functions_for_engine(
 
     def chosen(*arguments: object, **options: object) -> Iterator[Any]:
         for step in cast("Iterator[Any]", steps(*arguments, **options)):
-            if _runs_file(step):
-                direction = "upgrade" if step.is_upgrade else "downgrade"
+            direction = _direction(step)
+            if direction != "stamp":
                 function = _function(step.revision.module, direction, engine, main)
                 step.migration_fn = _without_arguments(function, direction)
             yield step
@@ -160,17 +160,12 @@ def _function(module: ModuleType, direction: str, engine: str, main: bool) -> Ca
 def _without_arguments(function: Callable[..., object], name: str) -> Callable[..., None]:
     """*function* without what Alembic calls it with; Alembic writes the *name* into ``--sql``."""
 
+    @wraps(function)
     def call(**_: object) -> None:
         function()
 
     call.__name__ = name
-    setattr(call, _EMPTY, function is _nothing)
     return call
-
-
-def runs_nothing(step: Any) -> bool:
-    """Tell whether the file of *step* has nothing for the engine."""
-    return bool(getattr(getattr(step, "migration_fn", None), _EMPTY, False))
 
 
 def _nothing() -> None:
