@@ -43,7 +43,7 @@ def pay(form: Mapping[str, Any]) -> Transfer:
         f"Transfer of {money.show(order.amount)} from account {order.source} to {order.target}"
     )
     (transfer,) = ledger.transfer([order])
-    receipts.send_after_commit(transfer)
+    receipts.send_later(transfer)
     return transfer
 
 

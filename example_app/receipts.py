@@ -24,7 +24,7 @@ def init_app(app: Flask) -> None:
     app.config.setdefault("OUTBOX", Path(app.instance_path, "outbox"))
 
 
-def send_after_commit(transfer: Transfer) -> None:
+def send_later(transfer: Transfer) -> None:
     """Send a receipt after *transfer* has been committed, and only then.
 
     The COMMIT comes after the view and may fail. The transfer is then refused or tried again, and

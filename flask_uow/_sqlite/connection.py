@@ -43,7 +43,7 @@ class SqliteConnection(sqlite3.Connection):
     """
 
     database: Database
-    timeout: float
+    timeout = 0.0
     queue: WriteQueue | None = None
     identity: tuple[int, int] | None = None
     next_check = 0.0

@@ -79,7 +79,7 @@ def _explain_lock(context: ExceptionContext, database: Database) -> str:
     connection, name = _driver_connection(context), database.name
     if getattr(connection, "writing", False) and getattr(connection, "has_read", False):
         return OUT_OF_DATE
-    limit = f"within {timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
+    limit = f"within {database.timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT)"
     if context.statement is None and connection is not None:
         return (
             f"the COMMIT waited for the transactions that read from {name!r}, and they did not end"

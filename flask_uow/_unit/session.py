@@ -124,10 +124,8 @@ class UnitSession(Session):
         """
         if bind is not None or self.bind is not None:
             given = super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
-            # A connection may be in a transaction that is not ours to commit.
-            self.may_commit_directly = self.may_commit_directly and not isinstance(
-                given, Connection
-            )
+            if isinstance(given, Connection):  # maybe in a transaction that is not ours to commit
+                self.may_commit_directly = False
             return given
         engine = self.routes.get(mapper)
         if engine is not None:

@@ -208,7 +208,7 @@ def test_a_timeout_for_the_driver_is_the_busy_timeout(
     engine = make_engine(f"sqlite:///{file}{query}", {"connect_args": arguments})
     with engine.connect() as connection:
         assert run(connection, "PRAGMA busy_timeout").scalar() == 7000
-        assert driver(connection).database.timeout == 7
+        assert driver(connection).timeout == 7
 
 
 @pytest.mark.parametrize("timeout", ["5", None, float("inf"), -1])
@@ -712,6 +712,14 @@ def test_who_waits_too_long_is_told_for_whom(make_engine: MakeEngine, witness: W
     assert "was held by the thread 'the other' of this process for 0." in words
     assert "within 0.2 s (UOW_SQLITE_BUSY_TIMEOUT)" in words
     assert getattr(caught.value.orig, "sqlite_errorname", None) == "SQLITE_BUSY"
+
+
+def test_a_connection_may_wait_for_less_time(engine: Engine) -> None:
+    """A migration sets its lock timeout on the connection: it bounds the wait in the queue too."""
+    with another_thread_writing(engine), engine.connect() as connection:
+        driver(connection).timeout = 0.1
+        with pytest.raises(OperationalError, match=r"did not become free within 0\.1 s"):
+            set_n(connection, 1)
 
 
 @pytest.mark.parametrize("queue", [True, False])
