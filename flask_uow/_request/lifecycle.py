@@ -205,7 +205,7 @@ def _drop(response: Response) -> None:
     try:
         response.close()
     except Exception:
-        logger.exception("An answer whose commit failed could not be closed.")
+        logger.exception("A response whose commit failed could not be closed.")
 
 
 _LATE_ROUNDS = 10
