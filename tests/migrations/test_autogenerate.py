@@ -340,7 +340,8 @@ def test_new_name_is_proposed_for_one_column_only(started: Project) -> None:
     text = started.version("rename").read_text()
     renames = r"RENAME COLUMN (\w) TO (\w)|'pets', '(\w)', new_column_name='(\w)'"
     found = ["".join(match) for match in re.findall(renames, text)]
-    assert sorted(found) == ["ac", "bd", "ca", "db"]
+    # Alembic finds the columns in no certain order.
+    assert sorted(found) in (["ac", "bd", "ca", "db"], ["ad", "bc", "cb", "da"])
 
 
 @anywhere
