@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, Connection, Enum, MetaData, TypeDecorator, inspect, text
 
-from .column_types import variants_of
+from ..._transaction.sqlalchemy_private import variants_of
 from .operations import changes_of, full
 
 if TYPE_CHECKING:
