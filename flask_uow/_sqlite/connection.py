@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from sqlalchemy.engine import Dialect
 
+from .._transaction import sqlalchemy_private
 from .._transaction.statements import SQLITE_WORK, SqliteKind, is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from . import explain
@@ -323,7 +324,7 @@ def refuse_isolation_level(dialect: Dialect) -> None:
     """
     :raises ConfigError: the engine's option is one that only the driver knows.
     """
-    level = getattr(dialect, "_on_connect_isolation_level", None)
+    level = sqlalchemy_private.isolation_level_of(dialect)
     known = dialect.get_isolation_level_values(cast(Any, None))
     if level is not None and str(level).replace("_", " ").upper() not in known:
         raise ConfigError(

@@ -66,7 +66,7 @@ def remove(engine: Engine) -> None:
     """Remove the database of *engine*, if this process created it; the next one is empty."""
     folder = _folders.get(engine)
     if folder is not None and folder.remove():
-        del _folders[engine]
+        _folders.pop(engine, None)  # another thread may remove it, too
 
 
 # At the import, not with the first folder: of the functions that run at exit, those that the app

@@ -7,14 +7,15 @@ package define; the functions below read or call the other names.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection
+    from sqlalchemy.types import TypeEngine
 
 OVERRIDDEN = {
     # 'ConnectionPool' counts the connections that it opens. The event "connect" comes too late: a
@@ -64,6 +65,11 @@ def isolation_level_of(dialect: Dialect) -> object | None:
     """Return the engine option ``isolation_level``, even before the first connection."""
     level: object | None = getattr(dialect, "_on_connect_isolation_level", None)
     return level
+
+
+def variants_of(kind: TypeEngine[Any]) -> Mapping[str, TypeEngine[Any]]:
+    """Return the types that ``with_variant()`` has set for other dialects."""
+    return kind._variant_mapping
 
 
 def proxy_of(entry: ConnectionPoolEntry) -> PoolProxiedConnection | None:

@@ -168,6 +168,7 @@ _WRITES = frozenset(
 )
 _CHANGES = frozenset(["insert", "update", "delete", "merge"])
 
+_LONGEST = 262_144  # characters; a longer statement is judged by its first word, to save time
 _CACHE_SIZE = 2048  # statements
 _CACHED_LENGTH = 8192  # characters; a longer statement is rarely sent twice
 
@@ -202,12 +203,15 @@ def effect_of(statement: str) -> StatementEffect:
 
     A statement with a doubt is ``UNKNOWN``, and an unknown effect is rolled back like a write. For
     a mere read that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)`` as
-    a read would leave a row that must not be stored.
+    a read would leave a row that must not be stored. A query of more than 256 KB is ``UNKNOWN``,
+    too.
     """
     tokens = _tokens(statement)
     kind, first = next((token for token in tokens if token[0] != "dashes"), ("other", ""))
     if kind != "word" or first not in _READS:
         return StatementEffect.WRITE if first in _WRITES else StatementEffect.UNKNOWN
+    if len(statement) > _LONGEST:
+        return StatementEffect.UNKNOWN
     effect, previous, is_second = StatementEffect.READ, first, False
     for kind, text in tokens:
         if kind in {"doubt", "dashes"}:
@@ -254,11 +258,6 @@ def is_rollback(statement: str) -> bool:
     return next(_first_words(statement), "") == "rollback"
 
 
-def is_begin(statement: str) -> bool:
-    """Tell whether *statement* is a ``BEGIN``."""
-    return next(_first_words(statement), "") == "begin"
-
-
 def is_locking_begin(statement: str) -> bool:
     """Tell whether *statement* is a ``BEGIN`` of SQLite that takes the write lock."""
     words = _first_words(statement)
@@ -296,15 +295,12 @@ _SQLITE_CHANGES = frozenset(["insert", "update", "delete", "into"])  # REPLACE I
 def sqlite_kind_of(statement: str) -> SqliteKind:
     """Return the kind of a statement for SQLite; a statement with a doubt is a write."""
     tokens = _tokens(statement)
-    skipped = {
-        "doubt",
-        "dashes",
-        "next",
-    }  # SQLite reads every text before the first word in one way
+    # SQLite reads every text before the first word in one way.
+    skipped = {"doubt", "dashes", "next"}
     kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
     if kind != "word" or first != "with":
         return _SQLITE_KINDS.get(first, SqliteKind.WRITE)
-    changes = any(
+    changes = len(statement) > _LONGEST or any(
         kind == "doubt" or (kind == "word" and text in _SQLITE_CHANGES) for kind, text in tokens
     )
     return SqliteKind.WRITE if changes else SqliteKind.READ

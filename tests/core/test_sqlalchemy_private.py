@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from unittest.mock import Mock
 
 import pytest
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, String, Text, create_engine, event
 from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.pool import Pool, QueuePool
 
@@ -59,6 +59,13 @@ def test_the_state_of_an_object() -> None:
 def test_the_isolation_level_of_an_engine(engine: Engine) -> None:
     """It is known before the first connection."""
     assert sqlalchemy_private.isolation_level_of(engine.dialect) == "SERIALIZABLE"
+
+
+def test_the_variants_of_a_type() -> None:
+    """By the name of the dialect."""
+    kind = String().with_variant(Text(), "mysql")
+    assert list(sqlalchemy_private.variants_of(kind)) == ["mysql"]
+    assert not sqlalchemy_private.variants_of(Text())
 
 
 def test_the_proxy_of_an_entry(engine: Engine) -> None:

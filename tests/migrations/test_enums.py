@@ -287,8 +287,8 @@ def do(project: Project, *args: str, models: Models, code: int = 0) -> str:
 
 _SAID = (
     "The enum 'letters' has the values 'a', 'b' in the database, and 'a', 'c' in the models."
-    " Alembic does not compare enums, so nothing was written for it: 'pip install"
-    " 'flask-uow[postgresql-enums]'' lets 'flask db migrate' write it; or write it by hand."
+    " Alembic does not compare enums, so nothing was written for it. Install"
+    " 'flask-uow[postgresql-enums]' and 'flask db migrate' writes it, or write it by hand."
 )
 
 

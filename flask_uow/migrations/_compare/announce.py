@@ -167,6 +167,7 @@ class Comparison:
             old = _same_columns(created, gone, context)
             if old is None:
                 continue
+            gone.remove((created.schema, old))
             name = full(created.schema, old)
             line = f"The table {name!r}, which the models do not know, has the same columns."
             self._note(engine, f"{line} If it was renamed, see the file.")
@@ -185,13 +186,14 @@ class Comparison:
 
         table = full(modified.schema, modified.table_name)
         added = [one for one in modified.ops if isinstance(one, ops.AddColumnOp)]
+        new_names = iter([addition.column.name for addition in added])
         undone: list[str] = []
         for dropped in [one for one in modified.ops if isinstance(one, ops.DropColumnOp)]:
             name = dropped.column_name
             lines = [f"This drops the column {name!r} of {table!r} with all its values."]
             self._note(engine, lines[0])
-            if added:
-                new = added[0].column.name
+            new = next(new_names, None)  # each is the new name of one column at most
+            if new is not None:
                 how = f"If {name!r} was renamed, write instead of the drop and the addition:"
                 lines += [how, f"    {rename_column(dropped, name, new, context)}"]
                 undone += [how, f"    {rename_column(dropped, new, name, context)}"]

@@ -18,6 +18,7 @@ import sqlalchemy
 from sqlalchemy import TypeDecorator, dialects, types, util
 from sqlalchemy.types import TypeEngine
 
+from ..._transaction.sqlalchemy_private import variants_of
 from ...errors import MigrationError
 
 RenderItem = Callable[[str, Any, Any], Any]
@@ -50,11 +51,6 @@ def render_item(given: RenderItem | None) -> RenderItem:
         return _Writer(given, context).write(item)
 
     return render
-
-
-def variants_of(kind: TypeEngine[Any]) -> Mapping[str, TypeEngine[Any]]:
-    """The variants of *kind*, by dialect; a private name of SQLAlchemy, from 2.0 on."""
-    return kind._variant_mapping
 
 
 class _Unwritable(Exception):

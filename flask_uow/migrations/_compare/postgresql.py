@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, Connection, Enum, MetaData, TypeDecorator, inspect, text
 
-from .column_types import variants_of
+from ..._transaction.sqlalchemy_private import variants_of
 from .operations import changes_of, full
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 Key = tuple[str, str]  # schema and name
 
 _INSTALL = (
-    "'pip install 'flask-uow[postgresql-enums]'' lets 'flask db migrate' write it; or write it by"
-    " hand"
+    "Install 'flask-uow[postgresql-enums]' and 'flask db migrate' writes it, or write it by hand"
 )
 _USERS = text(
     """
@@ -174,7 +173,7 @@ def differences(connection: Connection, models: Any) -> Iterator[str]:
             yield (
                 f"The enum {full(None if key[0] == default else key[0], key[1])!r} has the values"
                 f" {_listed(labels[key])} in the database, and {_listed(values)} in the models."
-                f" Alembic does not compare enums, so nothing was written for it: {_INSTALL}."
+                f" Alembic does not compare enums, so nothing was written for it. {_INSTALL}."
             )
 
 
