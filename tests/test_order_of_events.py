@@ -85,11 +85,13 @@ def app(
     app.after_request(log.passing_on("after_request"))
     app.teardown_request(log.noting("teardown_request"))
     app.teardown_appcontext(log.noting("teardown_appcontext"))
-    make_response = app.make_response
+    make_response, made = app.make_response, list[Response]()
 
     def noted_make_response(value: Any) -> Response:
         response = make_response(value)
-        log.note(f"response made: {response.status_code}")
+        if response not in made:  # it may be asked for again
+            made.append(response)
+            log.note(f"response made: {response.status_code}")
         return response
 
     monkeypatch.setattr(app, "make_response", noted_make_response)
@@ -140,7 +142,7 @@ def lines(text: str) -> list[str]:
 
 
 def test_success(app: Flask, db: Database, client: FlaskClient, log: Log) -> None:
-    """The view returns: its work is committed before anybody else sees the response."""
+    """The view returns: its work is committed as the last thing before the response leaves."""
 
     @app.post("/")
     def create() -> tuple[str, int]:
@@ -161,12 +163,12 @@ def test_success(app: Flask, db: Database, client: FlaskClient, log: Log) -> Non
         INSERT
         view returns
         response made: 201
-        COMMIT
-        checkin
         after_this_request
         after_request
         cookie session saved
         request_finished
+        COMMIT
+        checkin
         the client gets 201
         {end_of_context("session closed")}
     """)
@@ -208,11 +210,11 @@ def test_handled_error(app: Flask, db: Database, client: FlaskClient, log: Log) 
         INSERT
         error handler returns
         response made: 422
-        COMMIT
-        checkin
         after_request
         cookie session saved
         request_finished
+        COMMIT
+        checkin
         the client gets 422
         {end_of_context("session closed")}
     """)
@@ -254,7 +256,7 @@ def test_unhandled_error(app: Flask, db: Database, client: FlaskClient, log: Log
 def test_failing_commit(
     app: Flask, db: Database, client: FlaskClient, log: Log, witness: Witness
 ) -> None:
-    """The flush of the commit finds a name that is taken: the app's handler answers."""
+    """The flush of the commit finds a name that is taken: the app's handler responds."""
     witness.store(User(name="ada"))
 
     @app.errorhandler(IntegrityError)
@@ -276,6 +278,9 @@ def test_failing_commit(
         view
         view returns
         response made: 201
+        after_request
+        cookie session saved
+        request_finished
         checkout
         BEGIN
         INSERT
@@ -291,13 +296,15 @@ def test_failing_commit(
     """)
 
 
-def test_late_work(app: Flask, db: Database, client: FlaskClient, log: Log) -> None:
-    """An after_request function writes: a second commit, before the first byte leaves."""
+def test_access_log(
+    app: Flask, db: Database, client: FlaskClient, log: Log, witness: Witness
+) -> None:
+    """The view returns 422, so its work is gone; an after_request function writes."""
 
     @app.after_request
     def audit(response: Response) -> Response:
         log.note("after_request that writes")
-        db.session.add(Post(title="late"))
+        db.session.add(Post(title="log"))
         return response
 
     @app.post("/")
@@ -305,7 +312,7 @@ def test_late_work(app: Flask, db: Database, client: FlaskClient, log: Log) -> N
         log.note("view")
         db.session.add(User(name="ada"))
         log.note("view returns")
-        return "", 201
+        return "", 422
 
     client.post("/").close()
     assert log == lines(f"""
@@ -313,28 +320,24 @@ def test_late_work(app: Flask, db: Database, client: FlaskClient, log: Log) -> N
         before_request
         view
         view returns
-        response made: 201
-        checkout
-        BEGIN
-        INSERT
-        COMMIT
-        checkin
+        response made: 422
         after_request that writes
         after_request
         cookie session saved
+        request_finished
         checkout
         BEGIN
         INSERT
         COMMIT
         checkin
-        request_finished
-        the client gets 201
+        the client gets 422
         {end_of_context("session closed")}
     """)
+    assert (witness.names(), witness.titles()) == ([], ["log"])
 
 
 def test_stream(app: Flask, db: Database, client: FlaskClient, log: Log) -> None:
-    """A streamed body works in the unit of its view, which is closed behind it."""
+    """A streamed body works in the unit of its view, which is closed after it."""
 
     @app.post("/")
     def create() -> Response:
@@ -359,14 +362,14 @@ def test_stream(app: Flask, db: Database, client: FlaskClient, log: Log) -> None
         view
         view returns
         response made: 200
+        after_request
+        cookie session saved
+        request_finished
         checkout
         BEGIN
         INSERT
         COMMIT
         checkin
-        after_request
-        cookie session saved
-        request_finished
         the client gets 200
         {between}
         body starts
