@@ -197,11 +197,11 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
         """
         _close_unsent(unsent)
         context = current_request_context(None)
-        unit: UnitOfWork = getattr(context, key)
         if kwargs.get("from_error_handler") or True in args[_RV + 1 :]:
             logger.exception("The work of an error handler could not be stored.")
             response = app.make_response(InternalServerError())
-            _respond(units, context, unit, response)
+            if (unit := units.unit_of(context)) is not None:
+                _respond(units, context, unit, response)
             setattr(context, DISPATCHED_IN, None)
             return response
         if is_handled:
@@ -210,7 +210,8 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
         handle_user_exception: Method = app.handle_user_exception
         replacement = handle_user_exception(*before, error)  # raises without a handler
         # After a retry it is the view's, whose commit may fail once more.
-        return finalize_request(*before, replacement, _is_handled=unit.failed)
+        unit = units.unit_of(context)  # the handler may have removed the session
+        return finalize_request(*before, replacement, _is_handled=unit is None or unit.failed)
 
     return finalize_request
 

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, copy_current_request_context, stream_with_context
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError, OperationalError
 
@@ -479,3 +479,95 @@ def test_a_command_that_fails_does_not_take_the_database_along(lonely_site: Site
 
     assert lonely_site.app.test_cli_runner().invoke(args=["fail"]).exit_code == 1
     assert lonely_site.ask("POST", "count") == 200
+
+
+# No longer expected to write --------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient_app(make_app: MakeApp) -> Flask:
+    """An app that waits shortly for the write lock."""
+    return make_app(UOW_SQLITE_BUSY_TIMEOUT=0.2)
+
+
+@contextmanager
+def written_by_another(witness: Witness) -> Iterator[None]:
+    """Another program has the write lock."""
+    with witness.engine.connect() as connection:
+        connection.exec_driver_sql("PRAGMA busy_timeout = 5000")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+        connection.exec_driver_sql("ROLLBACK")
+
+
+@in_a_file
+@pytest.mark.parametrize("returns", [True, False])
+def test_an_error_page_of_a_post_reads_without_the_write_lock(
+    returns: bool, patient_app: Flask, db: Database, witness: Witness
+) -> None:
+    """Its work is rolled back, so nothing more is expected to be written."""
+
+    @patient_app.errorhandler(LookupError)
+    def form(error: Exception) -> tuple[str, int]:
+        with written_by_another(witness):
+            return str(db.session.query(User).count()), 422
+
+    @patient_app.post("/")
+    def create() -> tuple[str, int]:
+        db.session.add(User(name="ada"))
+        db.session.flush()
+        if returns:
+            return "", 422
+        raise LookupError
+
+    @patient_app.after_request
+    def count(response: Response) -> Response:
+        with written_by_another(witness):
+            response.headers["X-Users"] = str(db.session.query(User).count())
+        return response
+
+    response = patient_app.test_client().post("/")
+    assert (response.status_code, response.headers["X-Users"]) == (422, "0")
+    assert witness.names() == []
+
+
+@in_a_file
+def test_the_body_of_a_streamed_post_reads_without_the_write_lock(
+    patient_app: Flask, db: Database, witness: Witness
+) -> None:
+    """The unit is finished when the body starts."""
+
+    @patient_app.post("/")
+    def export() -> Response:
+        db.session.add(User(name="ada"))
+
+        def body() -> Iterator[str]:
+            with written_by_another(witness):
+                yield str(db.session.query(User).count())
+
+        return Response(stream_with_context(body()))
+
+    assert patient_app.test_client().post("/").text == "1"
+
+
+@in_a_file
+def test_a_copied_context_of_a_post_reads_without_the_write_lock(
+    patient_app: Flask, db: Database, witness: Witness
+) -> None:
+    """It is not dispatched, so it commits nothing, and the view has the lock."""
+    counted: list[int] = []
+
+    @patient_app.post("/")
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        db.session.flush()
+
+        @copy_current_request_context
+        def work() -> None:
+            counted.append(db.session.query(User).count())
+
+        in_thread(work)
+        return ""
+
+    assert patient_app.test_client().post("/").status_code == 200
+    assert (counted, witness.names()) == ([0], ["ada"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from flask import Flask, Response, after_this_request, redirect, request_finished
+from flask import Flask, Response, after_this_request, redirect, request, request_finished
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
@@ -506,3 +506,46 @@ def test_connection_that_was_rolled_back_by_hand_is_a_failed_commit(
 
     assert client.post("/").status_code == 500
     assert witness.names() == []
+
+
+def test_response_that_is_not_sent_is_not_changed(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+) -> None:
+    """An app may use one response object for many requests."""
+    stored = Response("stored", 201)
+
+    @app.post("/<name>")
+    def create(name: str) -> Response:
+        db.session.add(User(name=name))
+        return stored
+
+    faults.fail("commit")
+    assert client.post("/ada").status_code == 500
+    assert client.post("/bob").status_code == 201
+    assert witness.names() == ["bob"]
+
+
+def test_handler_of_a_failing_commit_may_remove_the_session(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """What it writes in a unit of its own is stored; if that fails, there is no second round."""
+    witness.store(User(name="ada"))
+
+    @app.errorhandler(IntegrityError)
+    def conflict(error: Exception) -> tuple[str, int]:
+        db.session.remove()
+        name = request.args.get("store")
+        if name:
+            db.session.add(User(name=name))
+        return "", 409
+
+    @app.post("/")
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        return ""
+
+    assert client.post("/").status_code == 409
+    assert client.post("/?store=bob").status_code == 409
+    assert client.post("/?store=ada").status_code == 500
+    assert witness.names() == ["ada", "bob"]
+    assert checked_out() == 0
