@@ -12,15 +12,14 @@ import signal
 import sys
 from typing import Any
 
-from flask import Response
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from flask_uow import Database, Flask
 from tests.support.models import Base, User
 
-MOMENTS = ("after_commit", "after_request", "teardown_request")
-"""What runs behind the COMMIT: an event of the session, and functions of the app."""
+MOMENTS = ("after_commit", "on_commit", "teardown_request")
+"""What runs after the COMMIT: an event of the session, and functions of the app."""
 
 
 def main(url: str, moment: str, *names: str) -> None:
@@ -38,13 +37,9 @@ def main(url: str, moment: str, *names: str) -> None:
         db.session.add(User(name=name))
         if moment == "after_commit":
             event.listen(db.session(), "after_commit", die)
+        if moment == "on_commit":
+            db.on_commit(die)
         return ""
-
-    @app.after_request
-    def after(response: Response) -> Response:
-        if moment == "after_request":
-            die()
-        return response
 
     if moment == "teardown_request":
         app.teardown_request(die)
