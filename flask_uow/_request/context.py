@@ -237,7 +237,9 @@ class UnitRegistry(ScopedRegistry[S]):
             session,
             rule,
             home,
-            will_write=is_dispatching(context) and request.method not in _SAFE,
+            will_write=(
+                request is not None and is_dispatching(context) and request.method not in _SAFE
+            ),
             failed=getattr(context, self._failed, False),
             place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
         )
