@@ -16,8 +16,8 @@ What happens to a unit in a request, in this order:
    body keeps it open until the response is closed (P9).
 
 Flask has hooks for some of these moments, but none that is sure to be first (3) or last (5, 7),
-or that sees an exception which an error handler handles (2). So five methods of the app object
-(four from Flask 3.2 on) are wrapped; each passes its arguments on. In a request that never uses
+or that sees an exception which an error handler handles (2). So six methods of the app object
+(five from Flask 3.2 on) are wrapped; each passes its arguments on. In a request that never uses
 the database they cost less than one registered function. Together with a receiver of the signal
 ``got_request_exception``, for unhandled errors, they are everything that is changed in Flask:
 
@@ -27,13 +27,15 @@ the database they cost less than one registered function. Together with a receiv
 ``finalize_request``        runs the ``after_request`` functions: 3 before it, 5 after it
 ``do_teardown_request``     runs the teardown functions: 7 after it, even if one of them raises
 ``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
+``async_to_sync``           knows which thread waits while an async view runs in another one
 ==========================  ===================================================================
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial, wraps
 from typing import Any
 
@@ -41,6 +43,7 @@ from flask import Flask, Response, got_request_exception
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException, InternalServerError
 
+from .._sqlite.write_queue import waiting
 from .._unit.unit import UnitOfWork
 from . import view_retry
 from .app_state import EXTENSION, AppState
@@ -68,6 +71,7 @@ def install(app: Flask, units: UnitRegistry[Session]) -> None:
     _wrap(app, "do_teardown_appcontext", _end_after, units, current_app_context)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
         _wrap(app, "do_teardown_request", _end_after, units, current_request_context)
+    _wrap(app, "async_to_sync", _note_waiting)
     # An error that no handler handled, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
 
@@ -84,6 +88,20 @@ def _note_dispatch(original: Method) -> Method:
         return original(*args, **kwargs)
 
     return full_dispatch_request
+
+
+def _note_waiting(original: Method) -> Method:
+    @wraps(original)
+    def async_to_sync(function: Callable[..., Coroutine[Any, Any, Any]]) -> Method:
+        async def awaited(thread: int, *args: Any, **kwargs: Any) -> Any:
+            with waiting(thread):
+                return await function(*args, **kwargs)
+
+        run: Method = original(awaited)
+        # Asked through the module: gevent replaces the function when it patches.
+        return wraps(function)(lambda *args, **kwargs: run(threading.get_ident(), *args, **kwargs))
+
+    return async_to_sync
 
 
 # 2 --------------------------------------------------------------------------------------------

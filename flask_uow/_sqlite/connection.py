@@ -19,8 +19,9 @@ from .._transaction import sqlalchemy_private
 from .._transaction.statements import SQLITE_WORK, SqliteKind, is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from . import explain
+from .access import NO_AUTHORIZER, Column, StaleColumns, access_of
 from .database import Database, identity_of
-from .write_queue import QueueTimeout, WriteQueue
+from .write_queue import OwnTurn, QueueTimeout, Turn, WriteQueue
 
 _CHECK_PERIOD = 1.0  # seconds for which reading from a deleted file may go unnoticed
 
@@ -40,7 +41,9 @@ class SqliteConnection(sqlite3.Connection):
         ROLLBACK, has ended it. If there is none any more, it was lost.
     :ivar lost: an error has undone its work, or the app by means of the driver; perhaps the driver
         has begun another transaction since.
+    :ivar turn: its right to write, which a queue has given to it.
     :ivar resting: it has lent its turn, and begins again with the next statement.
+    :ivar stale: what other connections have changed that borrowed its turn.
     """
 
     database: Database
@@ -53,7 +56,12 @@ class SqliteConnection(sqlite3.Connection):
     has_work = False
     began = False
     lost = False
+    turn: Turn | None = None
     resting = False
+    stale: StaleColumns | None = None
+    _lender: SqliteConnection | None = None
+    _changed: set[Column]  # since it has borrowed its turn
+    _authorizer: Any = NO_AUTHORIZER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,6 +72,10 @@ class SqliteConnection(sqlite3.Connection):
     def has_lost(self) -> bool:
         """Tell whether the transaction is gone, as after a full disk or ON CONFLICT ROLLBACK."""
         return self.lost or (self.began and not self.in_transaction)
+
+    def set_authorizer(self, authorizer: Any) -> None:
+        self._authorizer = NO_AUTHORIZER if authorizer is None else authorizer
+        super().set_authorizer(authorizer)
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         return super().cursor(_telling(factory))
@@ -151,14 +163,19 @@ class SqliteConnection(sqlite3.Connection):
         if self.queue is None:
             return
         try:
-            self.queue.acquire(self._owner, seconds)
-        except QueueTimeout as error:
-            lender: Any = error.by_own_flow
-            outer = lender and lender()
+            self.turn = self.queue.acquire(self._owner, seconds)
+        except OwnTurn as error:
+            lender: Any = error.lender
+            outer: SqliteConnection | None = lender and lender()
             if outer is None or not outer.gives_way():
                 raise explain.not_its_turn(error, self.database, self.timeout) from None
-            if not self.queue.borrow(self._owner, lender):
+            self.turn = self.queue.borrow(self._owner, lender)
+            if self.turn is None:
                 self._wait_in_queue(seconds)
+            else:
+                self._lender, self._changed = outer, set[Column]()
+        except QueueTimeout as error:
+            raise explain.not_its_turn(error, self.database, self.timeout) from None
 
     def gives_way(self) -> bool:
         """Let a unit of work inside this one go first, if this one has the turn and no work yet.
@@ -176,7 +193,30 @@ class SqliteConnection(sqlite3.Connection):
                 except sqlite3.ProgrammingError:  # it may be used in its own thread only
                     return False
                 self.began, self.resting = False, True
+            self.stale = self.stale or StaleColumns()
             return self.resting
+
+    def note_use(self, statement: str) -> None:
+        """Note that *statement* is going to run in this thread, while this one has the turn.
+
+        :raises sqlite3.OperationalError: it would overwrite what it knows nothing of.
+        """
+        if self.turn is not None:
+            self.turn.note_use()
+        if (self._lender is None and self.stale is None) or not self.in_transaction:
+            return
+        access = access_of(self, statement, self._authorizer)
+        if self._lender is not None:
+            self._changed |= access.changed
+        if self.stale is not None and (column := self.stale.overwritten_by(access)):
+            raise explain.locked(explain.overwrites(column))
+
+    def note_changes(self, columns: set[Column]) -> None:
+        """Note that a connection to which this one has lent its turn has changed *columns*."""
+        if self.stale is not None:
+            self.stale.add(columns)
+        if self._lender is not None:
+            self._lender.note_changes(columns)
 
     def commit(self) -> None:
         """Commit, or fail and roll back.
@@ -198,6 +238,8 @@ class SqliteConnection(sqlite3.Connection):
             self.undo()
             raise
         self.began = self.has_work = False
+        if self._lender is not None:
+            self._lender.note_changes(self._changed)
         if self.writing:  # also if it has lent its turn, and has nothing to commit itself
             self._leave_queue()
         if wrote:
@@ -241,6 +283,7 @@ class SqliteConnection(sqlite3.Connection):
 
     def _leave_queue(self) -> None:
         self.writing = self.resting = False
+        self.turn = self.stale = self._lender = None
         if self.queue is not None:
             self.queue.release(self._owner)
 
@@ -271,6 +314,8 @@ def _method(factory: type, name: str) -> Callable[..., Any]:
 
     def execute(cursor: Any, *arguments: Any) -> Any:
         connection = cursor.connection
+        if connection.writing:
+            connection.note_use(arguments[0])
         if is_script and connection.in_transaction:
             connection.commit()  # as the driver does
         try:

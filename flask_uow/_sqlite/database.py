@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from .._config.settings import SqliteProfile
-from .write_queue import WriteQueue
+from .write_queue import WriteQueue, queue_for
 
 WAL_LIMIT = 16 * 2**20
 """Bytes. SQLite writes the log back at 4 MB and starts it again, unless a transaction reads it."""
@@ -59,7 +59,7 @@ class Database:
             if path != self.path:  # a new temporary file: the queue beside the old one is gone
                 self.path, self.queue = path, None
             if self.queue is None and self._has_queue and not self.read_only:
-                self.queue = WriteQueue(f"{path}-queue", path) if path else WriteQueue()
+                self.queue = queue_for(path) if path else WriteQueue()
 
     def look_at_wal(self, connection: sqlite3.Connection) -> None:
         """Report a log that has grown, and cannot be emptied; for a call after a COMMIT."""

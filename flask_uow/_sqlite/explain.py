@@ -15,7 +15,7 @@ from typing import Any, cast
 from sqlalchemy.engine import ExceptionContext
 
 from .database import Database
-from .write_queue import QueueTimeout
+from .write_queue import OwnTurn, QueueTimeout
 
 # SQLite's own words; they are the same in every language.
 LOCKED = "database is locked"
@@ -30,6 +30,16 @@ OUT_OF_DATE = (
     " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
     " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
 )
+
+
+def overwrites(column: str) -> str:
+    """Say why a statement is refused that changes *column*."""
+    return (
+        f"the statement would overwrite {column!r} with what was read too early: since then a unit of"
+        " work inside this one ('db.independent()', or one in an app context of its own) has changed"
+        " it, and has committed. Read it again ('db.session.refresh(...)'), or let the database"
+        " compute it ('SET n = n + 1'), or do all the writing in one unit"
+    )
 
 
 class Replaced(sqlite3.OperationalError):
@@ -48,7 +58,14 @@ def not_its_turn(
     error: QueueTimeout, database: Database, timeout: float
 ) -> sqlite3.OperationalError:
     """Return the error for a writer that has waited in the queue for too long."""
-    if error.by_own_flow:
+    if isinstance(error, OwnTurn) and error.lender is None:
+        return locked(
+            f"another task of this thread has the write lock of {database.name!r}, and the event"
+            " loop would stop until that task has ended, which it cannot while the loop stops. Let"
+            " the tasks that write run one after the other ('await' each), or in threads of their"
+            " own ('asyncio.to_thread')"
+        )
+    if isinstance(error, OwnTurn):
         return locked(
             f"this thread has the write lock of {database.name!r} already, for another unit of work"
             " that has written and is still open, so it would wait for itself. Commit that one"

@@ -1,9 +1,10 @@
 """A fair lock between processes: ``flock`` on a small file beside the database.
 
 The kernel frees the lock when its holder is killed. ``flock`` cannot wait for a limited time, so
-the waiting processes try again and again. A page of the file that all of them map into memory says
-since when the first of them has waited, and only that one tries. The page is a hint: if it is lost
-or wrong, the order suffers, never the lock.
+the waiting processes try again and again. The file says since when the first of them has waited,
+and only that one tries. What the file says is a hint: if it is lost or wrong, as after a reboot or
+on a copied machine, the order suffers, never the lock. It is read and written by system calls: a
+file that is mapped into memory, and truncated by another program, would end the process.
 
 Nothing here knows SQLAlchemy or SQLite.
 """
@@ -13,9 +14,9 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import mmap
 import os
 import stat
+import sys
 import time
 import weakref
 from array import array
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 _SHORTEST_PAUSE = 0.0002
 _LONGEST_PAUSE = 0.005
 _PAUSE_OF_OTHERS = 0.002
-# Nanoseconds. A first process that has not tried for this long was killed or gave up.
+# Nanoseconds. A first process that has not tried for this long was killed or gave up, and one that
+# is to try in the future is of an earlier boot: the clock begins again.
 _SILENCE = 10_000_000
 
 _OPENING_PERIOD = 10.0  # seconds between two attempts to open the file
@@ -47,7 +49,7 @@ _SIZE = len(_HEAD) + 4 * 8
 class FileLock:
     """A file and its lock, for one process.
 
-    The page, in nanoseconds of the clock that all processes share:
+    What the file says, in nanoseconds of the clock that all processes share:
 
     ======  ====================================================
     PID     the process that has, or had, the lock last
@@ -66,7 +68,7 @@ class FileLock:
         self.process = os.getpid()
         self._descriptor: int | None = None
         self._next_opening = 0.0 if path and fcntl is not None else math.inf
-        self._page: Any = array("q", [0, 0, 0, 0])  # until the file is open: of this process alone
+        self._notes: _Notes | array[int] = array("q", [0] * 4)  # until the file is open
         _locks[self] = None
 
     def acquire(self, started: float, timeout: float) -> bool:
@@ -78,12 +80,12 @@ class FileLock:
             self._open()
         if self._descriptor is None:
             return True
-        page, now = self._page, time.monotonic_ns()
+        now = time.monotonic_ns()
         # If another process waits, a try at once would jump the queue: the other is between two.
-        if now - page[_SEEN] < _SILENCE or not self._try():
-            now = self._wait(page, int(started * 1e9), started + timeout)
+        if not self._is_silent(now) or not self._try():
+            now = self._wait(int(started * 1e9), started + timeout)
         if now:
-            page[_PID], page[_SINCE] = self.process, now
+            self._notes[_PID], self._notes[_SINCE] = self.process, now
         return bool(now)
 
     def release(self) -> None:
@@ -92,31 +94,36 @@ class FileLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def describe_holder(self) -> str:
-        process, since = self._page[_PID], self._page[_SINCE] / 1e9
+        process, since = self._notes[_PID], self._notes[_SINCE] / 1e9
         if not process:
             return "by another process"
         if process == self.process:
             return f"by this process, through another engine, {duration_since(since)}"
         return f"by the process {process} {duration_since(since)}"
 
-    def _wait(self, page: Any, mine: int, deadline: float) -> int:
+    def _is_silent(self, now: int) -> bool:
+        """Tell whether no process waits as the first."""
+        return abs(now - self._notes[_SEEN]) > _SILENCE
+
+    def _wait(self, mine: int, deadline: float) -> int:
         """Return when the lock was acquired; 0 if it was not."""
         first_since = 0
         while True:
             now = time.monotonic_ns()
-            if page[_FIRST] > mine or now - page[_SEEN] > _SILENCE:
-                page[_FIRST] = mine
-            if page[_FIRST] == mine:
+            first = self._notes[_FIRST]
+            if first > mine or self._is_silent(now):
+                self._notes[_FIRST] = first = mine
+            if first == mine:
                 first_since = first_since or now
-                page[_SEEN] = now
+                self._notes[_SEEN] = now
                 if self._try():
-                    page[_SEEN] = 0
+                    self._notes[_SEEN] = 0
                     return now
                 pause = _SHORTEST_PAUSE + (now - first_since) / 1e10
             else:
                 # The processes between the first and this one come before it, at about the pace at
                 # which they began to wait.
-                first_since, pause = 0, max((mine - page[_FIRST]) / 4e9, _PAUSE_OF_OTHERS)
+                first_since, pause = 0, max((mine - first) / 4e9, _PAUSE_OF_OTHERS)
             left = deadline - now / 1e9
             if left <= 0:
                 return 0
@@ -147,8 +154,9 @@ class FileLock:
             self._next_opening = time.monotonic() + _OPENING_PERIOD
             return
         self._next_opening = math.inf  # not again, even if its file system has no locks
-        with contextlib.suppress(OSError, ValueError):
-            self._map_page()
+        with contextlib.suppress(OSError):  # it may only be read, or the disk is full
+            if _is_marked(self._descriptor):
+                self._notes = _Notes(self._descriptor)
 
     def _create_or_open(self) -> int:
         flags = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -168,30 +176,47 @@ class FileLock:
         except PermissionError:
             return os.open(self._path, flags | os.O_RDONLY)
 
-    def _map_page(self) -> None:
-        # Opened once more: mmap keeps a copy of the descriptor, which a child would inherit, and
-        # a lock lives as long as any copy of the descriptor with which it was taken.
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            if os.fstat(descriptor).st_size == 0:
-                # Two processes may write this, or one twice: it is the same.
-                os.pwrite(descriptor, _HEAD.ljust(_SIZE, b"\0"), 0)
-            # A file of this name that another program created is not written to.
-            is_ours = os.pread(descriptor, len(_HEAD), 0) == _HEAD
-            if is_ours and os.fstat(descriptor).st_size >= _SIZE:
-                page = memoryview(mmap.mmap(descriptor, _SIZE))
-                self._page = page[len(_HEAD) :].cast("q")
-        finally:
-            os.close(descriptor)
-
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
+        self._notes = array("q", [0] * 4)  # the number of the descriptor is free for any file
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
     def __del__(self) -> None:
         self.close()
+
+
+class _Notes:
+    """What the file says: four numbers, 0 where it says nothing.
+
+    A file that another program truncates meanwhile says nothing, and grows again.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __getitem__(self, index: int) -> int:
+        number = os.pread(self._descriptor, 8, len(_HEAD) + 8 * index)
+        return int.from_bytes(number, sys.byteorder, signed=True)
+
+    def __setitem__(self, index: int, number: int) -> None:
+        place = len(_HEAD) + 8 * index
+        with contextlib.suppress(OSError):  # a full disk, if it was truncated
+            os.pwrite(self._descriptor, number.to_bytes(8, sys.byteorder, signed=True), place)
+
+
+def _is_marked(descriptor: int) -> bool:
+    """Tell whether the file is one of this module's, and not another program's of the same name.
+
+    :raises OSError: the file is empty and cannot be written.
+    """
+    head = os.pread(descriptor, len(_HEAD), 0)
+    if not head.strip(b"\0") and os.fstat(descriptor).st_size <= _SIZE:  # new, or truncated since
+        # Two processes may write this, or one twice: it is the same.
+        os.pwrite(descriptor, _HEAD, 0)
+        return True
+    return head == _HEAD
 
 
 # Not a WeakSet: its keyrefs() are safe while other threads open files.

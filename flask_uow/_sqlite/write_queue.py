@@ -8,11 +8,13 @@ they wait in order:
 - the first thread of each process for a lock on a file beside the database
   (:mod:`~flask_uow._sqlite.file_lock`).
 
-A writer may lend its turn to another one of its own flow of control: to a unit of work inside it,
-which would otherwise wait for the end of the outer unit, for ever. No other writer gets in between:
-when the inner unit leaves, it is the outer one's turn again. A flow is all that inherits the
-context variables: a call, a task, the thread that an async view awaits. Two requests that use the
-same thread, one after the other, are two flows.
+A process has one queue for each file, however many engines and apps use it (:func:`queue_for`).
+
+A writer may lend its turn to a unit of work inside it, which would otherwise wait for the end of the
+outer unit, for ever. No other writer gets in between: when the inner unit leaves, it is the outer
+one's turn again. A unit is inside another one if it has inherited its context variables, and if the
+outer one cannot go on meanwhile: it was used last by the same thread, or by a thread that waits for
+this one (:func:`waiting`), as that of an async view does. Two threads are two writers.
 
 Every wait ends by itself and can be interrupted, in a thread as in a greenlet. Without ``flock``
 (Windows) the threads of each process are in order, and SQLite's own lock keeps the processes apart.
@@ -24,23 +26,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Iterator
 from contextvars import ContextVar
 
 from .file_lock import FileLock, close_inherited, duration_since
 
 
 class QueueTimeout(Exception):
-    """The wait took too long; the text says which writer is in the way.
+    """The wait took too long; the text says which writer is in the way."""
 
-    :ivar by_own_flow: the owner of the turn, if it came in this flow: there was no wait then.
+
+class OwnTurn(QueueTimeout):
+    """There was no wait, because its end would depend on the writer that waits.
+
+    :ivar lender: the owner of the turn, which may lend it. None: another task of this thread has
+        the turn, and the wait would block the event loop in which that task runs.
     """
 
-    def __init__(self, text: str, by_own_flow: object = None) -> None:
-        super().__init__(text)
-        self.by_own_flow = by_own_flow
+    def __init__(self, lender: object = None) -> None:
+        super().__init__("by this thread itself")
+        self.lender = lender
 
 
 class WriteQueue:
@@ -54,18 +64,19 @@ class WriteQueue:
     def __init__(self, file: str | None = None, database: str | None = None) -> None:
         self._queues = _QueuesByProcess(file, database)
 
-    def acquire(self, owner: object, timeout: float) -> None:
+    def acquire(self, owner: object, timeout: float) -> Turn:
         """Wait for the turn of *owner*; return at once if it is its turn already.
 
         :param timeout: in seconds.
         :raises QueueTimeout: it did not become the turn of *owner* in that time.
+        :raises OwnTurn: the wait would not end, or *owner* is to borrow the turn.
         """
-        self._queues[os.getpid()].acquire(owner, timeout)
+        return self._queues[os.getpid()].acquire(owner, timeout)
 
-    def borrow(self, owner: object, lender: object) -> bool:
+    def borrow(self, owner: object, lender: object) -> Turn | None:
         """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
 
-        :return: False if it is not *lender*'s turn any more: ask again.
+        :return: None if it is not *lender*'s turn any more: ask again.
         """
         return self._queues[os.getpid()].borrow(owner, lender)
 
@@ -74,22 +85,84 @@ class WriteQueue:
         self._queues[os.getpid()].release(owner)
 
 
-class _Turn:
-    """The right of *owner* to write."""
+# The open queues by the path of their database.
+_queues: weakref.WeakValueDictionary[str, WriteQueue] = weakref.WeakValueDictionary()
+_queues_lock = threading.Lock()
 
-    __slots__ = ("is_over", "owner")
+
+def queue_for(database: str) -> WriteQueue:
+    """Return the queue of this process for the file *database*."""
+    with _queues_lock:
+        queue = _queues.get(database)
+        if queue is None:
+            queue = _queues[database] = WriteQueue(f"{database}-queue", database)
+        return queue
+
+
+class Turn:
+    """The right of *owner* to write.
+
+    :ivar is_over: perhaps ended by another thread.
+    :ivar thread: the number of the thread that has used it last.
+    """
+
+    __slots__ = ("is_over", "owner", "thread")
 
     def __init__(self, owner: object) -> None:
         self.owner = owner
         self.is_over = False
+        self.thread = threading.get_ident()
+
+    def note_use(self) -> None:
+        """Note that the current thread uses it."""
+        # By way of the module: gevent replaces the function when it patches.
+        self.thread = threading.get_ident()
 
 
-# The turns that this flow has taken. Another thread may have ended them since.
-_taken: ContextVar[tuple[_Turn, ...]] = ContextVar("flask_uow_turns", default=())
+# The turns that this flow of control has taken.
+_taken: ContextVar[tuple[Turn, ...]] = ContextVar("flask_uow_turns", default=())
 
 
-def _note_taken(turn: _Turn) -> None:
+class _Wait:
+    """A thread that does nothing until another one has done its work."""
+
+    __slots__ = ("threads",)
+
+    def __init__(self, thread: int) -> None:
+        self.threads: tuple[int, ...] = (thread, threading.get_ident())
+
+
+_wait: ContextVar[_Wait | None] = ContextVar("flask_uow_wait", default=None)
+
+
+@contextlib.contextmanager
+def waiting(thread: int) -> Iterator[None]:
+    """Note that *thread* does nothing until the ``with`` block, in the current thread, is over."""
+    wait = _Wait(thread)
+    token = _wait.set(wait)
+    try:
+        yield
+    finally:
+        _wait.reset(token)
+        wait.threads = ()  # tasks that live longer have inherited it
+
+
+def _idle_threads() -> tuple[int, ...]:
+    """The threads that do nothing while the current one works, which is one of them."""
+    me, wait = threading.get_ident(), _wait.get()
+    return wait.threads if wait is not None and me in wait.threads[1:] else (me,)
+
+
+def _note_taken(turn: Turn) -> None:
     _taken.set((*[taken for taken in _taken.get() if not taken.is_over], turn))
+
+
+def _blocks_event_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")  # if it was not imported, no loop is running
+    try:
+        return asyncio is not None and asyncio.get_running_loop() is not None
+    except RuntimeError:
+        return False
 
 
 class _ThreadQueue:
@@ -100,7 +173,7 @@ class _ThreadQueue:
     """
 
     def __init__(self, file: FileLock) -> None:
-        self.turns: tuple[_Turn, ...] = ()
+        self.turns: tuple[Turn, ...] = ()
         self._thread: threading.Thread | None = None
         self._since = 0.0
         self._waiting: deque[_Waiter] = deque()
@@ -108,15 +181,15 @@ class _ThreadQueue:
         self._lock = threading.RLock()
         self._file = file
 
-    def acquire(self, owner: object, timeout: float) -> None:
-        started, turn = time.monotonic(), _Turn(owner)
+    def acquire(self, owner: object, timeout: float) -> Turn:
+        started, turn = time.monotonic(), Turn(owner)
         try:
             with self._lock:
                 is_free = not self.turns
                 if is_free:
                     self.turns = (turn,)
-            if not is_free and self._wait_for_threads(turn, started + timeout):
-                return
+            if not is_free and (own := self._wait_for_threads(turn, started + timeout)) is not turn:
+                return own
             if not self._file.acquire(started, timeout):
                 raise QueueTimeout(self._file.describe_holder())
             self._since = time.monotonic()
@@ -126,15 +199,16 @@ class _ThreadQueue:
             self._end(turn)
             raise
         _note_taken(turn)
+        return turn
 
-    def borrow(self, owner: object, lender: object) -> bool:
-        turn = _Turn(owner)
+    def borrow(self, owner: object, lender: object) -> Turn | None:
+        turn = Turn(owner)
         with self._lock:
             if not self._is_turn_of(lender):
-                return False
+                return None
             self.turns += (turn,)
         _note_taken(turn)
-        return True
+        return turn
 
     def release(self, owner: object) -> None:
         # Without the lock: only the owner of a turn takes or ends it.
@@ -146,7 +220,7 @@ class _ThreadQueue:
         turns = self.turns
         return bool(turns) and turns[-1].owner is owner
 
-    def _end(self, *turns: _Turn) -> None:
+    def _end(self, *turns: Turn) -> None:
         with self._lock:
             left = tuple([turn for turn in self.turns if turn not in turns])
             if left == self.turns:
@@ -157,7 +231,7 @@ class _ThreadQueue:
                 self.turns = left
                 # It is the turn of an outer unit: the threads that may borrow it ask again.
                 for waiter in list(self._waiting):
-                    if left[-1] in waiter.taken or left[-1].owner is waiter.turn.owner:
+                    if waiter.may_borrow(left[-1]) or left[-1].owner is waiter.turn.owner:
                         self._waiting.remove(waiter)
                         waiter.called.release()
                 return
@@ -168,20 +242,21 @@ class _ThreadQueue:
             if following is not None:
                 following.called.release()
 
-    def _wait_for_threads(self, turn: _Turn, deadline: float) -> bool:
-        """Wait for the turn among the threads; return True if its owner has a turn already."""
-        taken = _taken.get()
+    def _wait_for_threads(self, turn: Turn, deadline: float) -> Turn:
+        """Wait for the turn among the threads; return it, or the one that its owner has already."""
         while True:
-            waiter = _Waiter(turn, taken)
+            waiter = _Waiter(turn)
             try:
                 with self._lock:
                     self._waiting.append(waiter)
                     if not self.turns or self._is_turn_of(turn.owner):
                         self._waiting.remove(waiter)
                         self.turns = self.turns or (turn,)
-                        return self.turns[-1] is not turn
-                    if self.turns[-1] in taken:
-                        raise QueueTimeout("by this flow itself", self.turns[-1].owner)
+                        return self.turns[-1]
+                    if waiter.may_borrow(self.turns[-1]):
+                        raise OwnTurn(self.turns[-1].owner)
+                    if self.turns[-1].thread == turn.thread and _blocks_event_loop():
+                        raise OwnTurn
                 is_called = waiter.called.acquire(timeout=max(deadline - time.monotonic(), 0))
             except BaseException:
                 self._withdraw(waiter)
@@ -197,11 +272,16 @@ class _ThreadQueue:
         return False
 
     def _describe_holder(self) -> str:
-        thread, since = self._thread, self._since
+        thread, since, turns = self._thread, self._since, self.turns
         if thread is None:  # it waits for another process
             return self._file.describe_holder()
+        if turns and turns[-1] in _taken.get():
+            return (
+                f"{duration_since(since)} by the unit of work around this one, which another thread"
+                f" may be using ({thread.name!r}); if that one waits for this thread, it waits for"
+                " itself, and has to commit first"
+            )
         if thread is threading.current_thread():
-            # A task in the same event loop, for instance, which could not run during the wait.
             return f"by this very thread, for another unit of work, {duration_since(since)}"
         return f"by the thread {thread.name!r} of this process {duration_since(since)}"
 
@@ -210,18 +290,22 @@ class _Waiter:
     """A thread that waits.
 
     :ivar turn: the turn that it will have.
-    :ivar taken: the turns of its flow, one of which it may borrow.
     :ivar called: acquired here, and released by the thread that calls this one.
     """
 
-    __slots__ = ("called", "taken", "turn")
+    __slots__ = ("_idle", "_taken", "called", "turn")
 
-    def __init__(self, turn: _Turn, taken: tuple[_Turn, ...]) -> None:
+    def __init__(self, turn: Turn) -> None:
         self.turn = turn
-        self.taken = taken
+        self._taken = _taken.get()
+        self._idle = _idle_threads()
         # By way of the module: gevent replaces it when it patches.
         self.called = threading.Lock()
         self.called.acquire()
+
+    def may_borrow(self, turn: Turn) -> bool:
+        """Tell whether *turn* is one of its own flow, and its user does nothing meanwhile."""
+        return turn in self._taken and turn.thread in self._idle
 
 
 class _QueuesByProcess(dict[int, _ThreadQueue]):

@@ -1,0 +1,94 @@
+"""Which columns a statement reads and changes, as SQLite itself tells.
+
+A unit of work that lends its turn keeps what it has read in objects and variables. What the unit
+inside it changes and commits is out of date there, and would be overwritten without a word. So the
+statements of both are looked at; those of all other units are not.
+
+Nothing here knows SQLAlchemy, engines or the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import sys
+from collections.abc import Set
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
+
+from .._transaction.statements import words_of
+
+Column: TypeAlias = tuple[str, str]
+"""The names of a table and of a column, in lower case."""
+
+_ANY = "*"  # in place of a column: a row was replaced
+
+
+def _allow(*_: object) -> int:
+    return sqlite3.SQLITE_OK
+
+
+NO_AUTHORIZER: Any = None if sys.version_info >= (3, 11) else _allow
+
+
+class Access(NamedTuple):
+    """The columns that a statement reads and changes, and the tables whose rows it removes."""
+
+    read: set[Column]
+    changed: set[Column]
+    removed: set[str]
+
+
+def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -> Access:
+    """Let SQLite compile *statement*, triggers included, without running it.
+
+    :param authorizer: what is set on *connection* afterwards.
+    """
+    read, changed, removed = found = Access(set(), set(), set())
+    replaces = "replace" in words_of(statement)  # for SQLite it is an INSERT like others
+
+    def note(action: int, name: str | None, column: str | None, *_: object) -> int:
+        table = (name or "").lower()
+        if action == sqlite3.SQLITE_READ:
+            read.update([(table, (column or "").lower()), (table, _ANY)])
+        elif action == sqlite3.SQLITE_UPDATE:
+            changed.add((table, (column or "").lower()))
+        elif action == sqlite3.SQLITE_DELETE:
+            removed.add(table)
+        elif action == sqlite3.SQLITE_INSERT and replaces:
+            changed.add((table, _ANY))
+            removed.add(table)
+        return sqlite3.SQLITE_OK
+
+    # By way of the driver's own classes: those of the connection would ask here again.
+    set_authorizer = partial(sqlite3.Connection.set_authorizer, connection)
+    set_authorizer(note)
+    try:
+        # Without its values a statement is compiled, and no more.
+        with contextlib.suppress(sqlite3.Error):
+            sqlite3.Cursor(connection).execute(f"EXPLAIN {statement}").close()
+    finally:
+        set_authorizer(authorizer)
+    return found
+
+
+class StaleColumns:
+    """What a unit of work has read, perhaps, and a unit inside it has changed since."""
+
+    def __init__(self) -> None:
+        self._columns: set[Column] = set()
+
+    def add(self, columns: Set[Column]) -> None:
+        self._columns |= columns
+
+    def overwritten_by(self, access: Access) -> str:
+        """Name a column that a statement overwrites; what it reads is up to date again."""
+        stale = self._columns - access.read
+        if not (access.changed or access.removed):
+            self._columns = stale
+        tables = access.removed | {table for table, _ in access.changed}
+        for table, column in stale:
+            is_replaced = column == _ANY and table in tables
+            if is_replaced or (table, column) in access.changed or table in access.removed:
+                return f"{table}.{column}"
+        return ""
