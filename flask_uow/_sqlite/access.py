@@ -50,7 +50,7 @@ def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -
     def note(action: int, name: str | None, column: str | None, *_: object) -> int:
         table = (name or "").lower()
         if action == sqlite3.SQLITE_READ:
-            read.update([(table, (column or "").lower()), (table, _ANY)])
+            read.add((table, (column or "").lower()))
         elif action == sqlite3.SQLITE_UPDATE:
             changed.add((table, (column or "").lower()))
         elif action == sqlite3.SQLITE_DELETE:
@@ -85,7 +85,7 @@ class StaleColumns:
         """Name a column that a statement overwrites; what it reads is up to date again."""
         stale = self._columns - access.read
         if not (access.changed or access.removed):
-            self._columns = stale
+            self._columns = stale - {(table, _ANY) for table, _ in access.read}
         tables = access.removed | {table for table, _ in access.changed}
         for table, column in stale:
             is_replaced = column == _ANY and table in tables

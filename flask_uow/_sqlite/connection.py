@@ -59,8 +59,7 @@ class SqliteConnection(sqlite3.Connection):
     turn: Turn | None = None
     resting = False
     stale: StaleColumns | None = None
-    _lender: SqliteConnection | None = None
-    _changed: set[Column]  # since it has borrowed its turn
+    _changed: set[Column] | None = None  # since it has borrowed its turn
     _authorizer: Any = NO_AUTHORIZER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -73,9 +72,9 @@ class SqliteConnection(sqlite3.Connection):
         """Tell whether the transaction is gone, as after a full disk or ON CONFLICT ROLLBACK."""
         return self.lost or (self.began and not self.in_transaction)
 
-    def set_authorizer(self, authorizer: Any) -> None:
-        self._authorizer = NO_AUTHORIZER if authorizer is None else authorizer
-        super().set_authorizer(authorizer)
+    def set_authorizer(self, authorizer_callback: Any) -> None:
+        self._authorizer = NO_AUTHORIZER if authorizer_callback is None else authorizer_callback
+        super().set_authorizer(authorizer_callback)
 
     def cursor(self, factory: Any = sqlite3.Cursor) -> Any:
         return super().cursor(_telling(factory))
@@ -173,7 +172,7 @@ class SqliteConnection(sqlite3.Connection):
             if self.turn is None:
                 self._wait_in_queue(seconds)
             else:
-                self._lender, self._changed = outer, set[Column]()
+                self._changed = set()
         except QueueTimeout as error:
             raise explain.not_its_turn(error, self.database, self.timeout) from None
 
@@ -203,20 +202,24 @@ class SqliteConnection(sqlite3.Connection):
         """
         if self.turn is not None:
             self.turn.note_use()
-        if (self._lender is None and self.stale is None) or not self.in_transaction:
+        if (self._changed is None and self.stale is None) or not self.in_transaction:
             return
         access = access_of(self, statement, self._authorizer)
-        if self._lender is not None:
+        if self._changed is not None:
             self._changed |= access.changed
         if self.stale is not None and (column := self.stale.overwritten_by(access)):
             raise explain.locked(explain.overwrites(column))
+
+    def _tell_lenders(self, columns: set[Column]) -> None:
+        owners: list[Any] = [] if self.queue is None else self.queue.owners()
+        for outer in [owner() for owner in owners if owner is not self._owner]:
+            if outer is not None:
+                outer.note_changes(columns)
 
     def note_changes(self, columns: set[Column]) -> None:
         """Note that a connection to which this one has lent its turn has changed *columns*."""
         if self.stale is not None:
             self.stale.add(columns)
-        if self._lender is not None:
-            self._lender.note_changes(columns)
 
     def commit(self) -> None:
         """Commit, or fail and roll back.
@@ -238,8 +241,8 @@ class SqliteConnection(sqlite3.Connection):
             self.undo()
             raise
         self.began = self.has_work = False
-        if self._lender is not None:
-            self._lender.note_changes(self._changed)
+        if self._changed:
+            self._tell_lenders(self._changed)
         if self.writing:  # also if it has lent its turn, and has nothing to commit itself
             self._leave_queue()
         if wrote:
@@ -283,7 +286,7 @@ class SqliteConnection(sqlite3.Connection):
 
     def _leave_queue(self) -> None:
         self.writing = self.resting = False
-        self.turn = self.stale = self._lender = None
+        self.turn = self.stale = self._changed = None
         if self.queue is not None:
             self.queue.release(self._owner)
 

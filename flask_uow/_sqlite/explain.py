@@ -35,9 +35,9 @@ OUT_OF_DATE = (
 def overwrites(column: str) -> str:
     """Say why a statement is refused that changes *column*."""
     return (
-        f"the statement would overwrite {column!r} with what was read too early: since then a unit of"
-        " work inside this one ('db.independent()', or one in an app context of its own) has changed"
-        " it, and has committed. Read it again ('db.session.refresh(...)'), or let the database"
+        f"the statement would overwrite {column!r} with what was read too early: a unit of work"
+        " inside this one ('db.independent()', or one in an app context of its own) has changed it"
+        " since, and has committed. Read it again ('db.session.refresh(...)'), or let the database"
         " compute it ('SET n = n + 1'), or do all the writing in one unit"
     )
 

@@ -10,11 +10,11 @@ they wait in order:
 
 A process has one queue for each file, however many engines and apps use it (:func:`queue_for`).
 
-A writer may lend its turn to a unit of work inside it, which would otherwise wait for the end of the
-outer unit, for ever. No other writer gets in between: when the inner unit leaves, it is the outer
-one's turn again. A unit is inside another one if it has inherited its context variables, and if the
-outer one cannot go on meanwhile: it was used last by the same thread, or by a thread that waits for
-this one (:func:`waiting`), as that of an async view does. Two threads are two writers.
+A writer may lend its turn to a unit of work inside it, which would otherwise wait for the end of
+the outer unit, for ever. No other writer gets in between: when the inner unit leaves, it is the
+outer one's turn again. A unit is inside another one if it has inherited its context variables, and
+if the outer one cannot go on meanwhile: it was used last by the same thread, or by a thread that
+waits for this one (:func:`waiting`), as that of an async view does. Two threads are two writers.
 
 Every wait ends by itself and can be interrupted, in a thread as in a greenlet. Without ``flock``
 (Windows) the threads of each process are in order, and SQLite's own lock keeps the processes apart.
@@ -79,6 +79,10 @@ class WriteQueue:
         :return: None if it is not *lender*'s turn any more: ask again.
         """
         return self._queues[os.getpid()].borrow(owner, lender)
+
+    def owners(self) -> list[object]:
+        """Return the owners of all turns: the writer, and those that have lent theirs."""
+        return [turn.owner for turn in self._queues[os.getpid()].turns]
 
     def release(self, owner: object) -> None:
         """End the turns of *owner*, if any; a turn that it has lent stays with the borrower."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import fcntl
 import multiprocessing.connection
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,8 +24,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from flask_uow._sqlite import file_lock
-from flask_uow._sqlite.write_queue import QueueTimeout, WriteQueue
+from flask_uow._sqlite import file_lock, write_queue
+from flask_uow._sqlite.write_queue import OwnTurn, QueueTimeout, WriteQueue, queue_for, waiting
 from tests.support.forks import in_child
 from tests.support.threads import in_thread, in_threads
 
@@ -219,30 +221,95 @@ def test_a_flow_that_waits_for_itself_is_told_at_once() -> None:
     """No timeout would help."""
     queue = WriteQueue()
     with holding(queue) as owner:
-        with pytest.raises(QueueTimeout, match="by this flow itself") as caught:
+        with pytest.raises(OwnTurn) as caught:
             queue.acquire(object(), 60)
-        assert caught.value.by_own_flow is owner
+        assert caught.value.lender is owner
 
 
 def test_two_flows_in_one_thread_are_two() -> None:
     """What one has taken the other waits for: the end may come from another thread."""
     queue, owner = WriteQueue(), object()
     copy_context().run(queue.acquire, owner, 0)
-    with pytest.raises(QueueTimeout, match="by this very thread, for another unit") as caught:
+    with pytest.raises(QueueTimeout, match="by this very thread, for another unit"):
         queue.acquire(object(), 0.01)
-    assert caught.value.by_own_flow is None
     threading.Timer(0.05, queue.release, [owner]).start()
     queue.acquire(object(), 10)
 
 
+def test_two_tasks_of_one_event_loop_do_not_wait_for_each_other() -> None:
+    """The wait would stop the loop, and with it the task that has the turn."""
+    queue, owner, taken = WriteQueue(), object(), asyncio.Event()
+
+    async def work() -> None:
+        queue.acquire(owner, 0)
+        taken.set()
+        await asyncio.sleep(0)
+        queue.release(owner)
+
+    async def wait() -> None:
+        await taken.wait()
+        with pytest.raises(OwnTurn) as caught:
+            queue.acquire(object(), 60)
+        assert caught.value.lender is None
+
+    async def both() -> None:
+        await asyncio.gather(wait(), work())
+
+    asyncio.run(both())
+
+
+def test_two_threads_are_two_writers() -> None:
+    """Also if the second has inherited the context variables of the first, which goes on."""
+    queue, inner = WriteQueue(), object()
+    with holding(queue):
+        job = partial(copy_context().run, queue.acquire, inner, 0.01)
+        with pytest.raises(QueueTimeout, match="by the unit of work around this one") as caught:
+            in_thread(job)
+        assert not isinstance(caught.value, OwnTurn)
+    in_thread(partial(copy_context().run, queue.acquire, inner, 0))
+
+
 def test_a_flow_goes_on_in_another_thread() -> None:
-    """One that has inherited its context variables: what an async view awaits."""
+    """Where it is known that this one waits for it: what an async view awaits."""
     queue = WriteQueue()
+
+    def work() -> None:
+        with waiting(me):
+            queue.acquire(object(), 10)
+
     with holding(queue) as owner:
-        ours = copy_context()
+        me = threading.get_ident()
+        with pytest.raises(OwnTurn) as caught:
+            in_thread(partial(copy_context().run, work))
+        assert caught.value.lender is owner
+
+
+def test_a_thread_that_was_waited_for_is_another_writer() -> None:
+    """A task that lives longer than the async view which has created it."""
+    queue, me = WriteQueue(), threading.get_ident()
+
+    def work() -> None:
+        with waiting(me):
+            later = copy_context()
         with pytest.raises(QueueTimeout) as caught:
-            in_thread(lambda: ours.run(queue.acquire, object(), 10))
-        assert caught.value.by_own_flow is owner
+            later.run(queue.acquire, object(), 0.01)
+        assert not isinstance(caught.value, OwnTurn)
+
+    with holding(queue):
+        in_thread(partial(copy_context().run, work))
+
+
+def test_a_turn_is_with_the_thread_that_used_it_last() -> None:
+    queue, owner = WriteQueue(), object()
+    turn = queue.acquire(owner, 0)
+    in_thread(turn.note_use)
+    with pytest.raises(QueueTimeout) as caught:
+        queue.acquire(object(), 0.01)
+    assert not isinstance(caught.value, OwnTurn)
+    turn.note_use()
+    with pytest.raises(OwnTurn):
+        queue.acquire(object(), 60)
+    queue.release(owner)
 
 
 def test_a_turn_that_is_over_makes_no_flow() -> None:
@@ -253,7 +320,16 @@ def test_a_turn_that_is_over_makes_no_flow() -> None:
     in_thread(partial(queue.acquire, owner, 0))
     with pytest.raises(QueueTimeout) as caught:
         queue.acquire(object(), 0)
-    assert caught.value.by_own_flow is None
+    assert not isinstance(caught.value, OwnTurn)
+
+
+def test_a_process_has_one_queue_for_each_file(tmp_path: Path) -> None:
+    """Whatever engine or app asks; and none that is not used any more."""
+    one, other = str(tmp_path / "one.db"), str(tmp_path / "other.db")
+    queue = queue_for(one)
+    assert queue_for(one) is queue is not queue_for(other)
+    del queue
+    assert one not in write_queue._queues
 
 
 def test_a_lent_turn_comes_back() -> None:
@@ -295,14 +371,15 @@ def test_two_who_may_borrow_do_so_one_after_the_other() -> None:
     queue, first, second = WriteQueue(), object(), object()
 
     def wait() -> object:
-        with pytest.raises(QueueTimeout) as caught:
+        with pytest.raises(OwnTurn) as caught, waiting(me):
             queue.acquire(second, 10)
-        return caught.value.by_own_flow
+        return caught.value.lender
 
+    me = threading.get_ident()
     with holding(queue) as outer, ThreadPoolExecutor(1) as pool:
-        waiting = copy_context()
+        ours = copy_context()
         assert copy_context().run(queue.borrow, first, outer)
-        job = pool.submit(waiting.run, wait)
+        job = pool.submit(ours.run, wait)
         until(partial(is_waiting, queue, 1))
         queue.release(first)
         assert job.result(5) is outer
@@ -489,6 +566,36 @@ def test_somebody_elses_file_is_not_written_to(file: str) -> None:
         with pytest.raises(QueueTimeout, match="by another process"):
             in_thread(lambda: WriteQueue(file).acquire(object(), 0.01))
     assert Path(file).read_text() == "the list of people in the queue"
+
+
+@pytest.mark.parametrize("first", [0, 10**18])
+def test_notes_of_another_boot_keep_no_process_waiting(first: int, file: str) -> None:
+    """A copied machine, or one that was started again: its clock has begun again."""
+    with holding(WriteQueue(file)):
+        pass
+    later = time.monotonic_ns() + 10**15
+    with Path(file).open("r+b") as stored:
+        stored.seek(len(file_lock._HEAD))
+        stored.write(array("q", [os.getpid(), later, first, later]).tobytes())
+    with holding(WriteQueue(file)):  # a wait for the first of that boot would take 10 s, and fail
+        pass
+
+
+def test_a_file_that_is_truncated_ends_no_process(file: str) -> None:
+    """SIGBUS, if it were mapped into memory; what it says is written anew."""
+
+    def hold(pipe: Pipe) -> None:
+        queue = WriteQueue(file)
+        with holding(queue):
+            os.truncate(file, 0)
+        with holding(queue):
+            pipe.send("held")
+            time.sleep(30)
+
+    with forked(hold) as (child, pipe):
+        assert pipe.poll(10)
+        with pytest.raises(QueueTimeout, match=f"by the process {child} for"):
+            WriteQueue(file).acquire(object(), 0.05)
 
 
 def test_a_symbolic_link_is_not_followed(file: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from flask_uow._sqlite import database as _sqlite_database
 from flask_uow._sqlite import engine as _sqlite_engine
 from flask_uow._sqlite.connection import SqliteConnection
 from flask_uow._sqlite.profile import file_system_of, path_of, refuse_network
+from flask_uow._sqlite.write_queue import waiting
 from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import SqliteKind, sqlite_kind_of
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
@@ -821,11 +822,14 @@ def test_two_requests_that_share_a_thread_are_not_nested(
     assert witness.ask("SELECT n FROM t") == [11]
 
 
-def test_a_nested_unit_in_a_thread_of_the_same_flow(engine: Engine, witness: Witness) -> None:
-    """A view that awaits another thread, which has inherited its context variables."""
+def test_a_nested_unit_in_a_thread_for_which_this_one_waits(
+    engine: Engine, witness: Witness
+) -> None:
+    """As the thread of an async view, which has inherited the context variables."""
+    me = threading.get_ident()
 
     def nested() -> None:
-        with engine.begin() as inner:
+        with waiting(me), engine.begin() as inner:
             set_n(inner, n(inner) + 1)
 
     with writing(engine) as outer:
@@ -834,6 +838,177 @@ def test_a_nested_unit_in_a_thread_of_the_same_flow(engine: Engine, witness: Wit
         set_n(outer, n(outer) + 1)
         outer.commit()
     assert witness.ask("SELECT n FROM t") == [2]
+
+
+def test_a_thread_that_has_inherited_the_context_is_another_writer(
+    make_engine: MakeEngine, witness: Witness
+) -> None:
+    """As in ``asyncio.to_thread``: it is not known that this thread waits for it."""
+    engine = make_engine(busy_timeout=0.1)
+
+    def nested() -> None:
+        with writing(engine) as inner:
+            set_n(inner, n(inner) + 1)
+            inner.commit()
+
+    with writing(engine) as outer:
+        found = n(outer)
+        with pytest.raises(OperationalError, match="by the unit of work around this one, which an"):
+            in_thread(partial(copy_context().run, nested))
+        set_n(outer, found + 1)
+        outer.commit()
+    in_thread(partial(copy_context().run, nested))
+    assert witness.ask("SELECT n FROM t") == [2]
+
+
+def test_a_turn_belongs_to_the_thread_that_has_used_it_last(
+    make_engine: MakeEngine, witness: Witness
+) -> None:
+    """The thread that has begun the unit may be free for another job while a second uses it."""
+    engine = make_engine(busy_timeout=0.1)
+    with writing(engine) as outer:
+        n(outer)
+        in_thread(lambda: n(outer))
+        with writing(engine) as inner:
+            with pytest.raises(OperationalError, match="by the unit of work around this one"):
+                n(inner)
+        n(outer)
+        with writing(engine) as inner:
+            assert n(inner) == 0
+
+
+# What is out of date --------------------------------------------------------------------------
+
+
+@contextmanager
+def lent(engine: Engine, *statements: str) -> Iterator[Connection]:
+    """A unit that has read everything, and in which another one has sent *statements* since."""
+    with writing(engine) as outer:
+        outer.exec_driver_sql("SELECT * FROM t, others").all()
+        with engine.begin() as inner:
+            for statement in statements:
+                run(inner, statement)
+        yield outer
+
+
+@pytest.fixture
+def others(engine: Engine) -> None:
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE others (id INTEGER PRIMARY KEY, m INTEGER, k INTEGER)")
+        run(connection, "INSERT INTO others VALUES (1, 0, 0), (2, 0, 0)")
+        run(connection, "CREATE TABLE log (x)")
+        run(
+            connection,
+            "CREATE TRIGGER noted AFTER INSERT ON log BEGIN UPDATE others SET m = m + 1; END",
+        )
+
+
+INSIDE = {
+    "an update": "UPDATE Others SET M = 5 WHERE id = 1",
+    "a trigger": "INSERT INTO log VALUES (1)",
+    "an upsert": "INSERT INTO others VALUES (1, 5, 0) ON CONFLICT DO UPDATE SET m = 5",
+    "a replacement": "REPLACE INTO others VALUES (1, 5, 0)",
+}
+OVERWRITING = {
+    "an update": "UPDATE others SET m = 1 WHERE id = 1",
+    "a deletion": "DELETE FROM others WHERE id = 1",
+    "an upsert": "INSERT INTO others VALUES (1, 1, 0) ON CONFLICT (id) DO UPDATE SET m = 1",
+    "a replacement": "INSERT OR REPLACE INTO others VALUES (1, 1, 0)",
+}
+
+
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize("inside", INSIDE.values(), ids=INSIDE)
+@pytest.mark.parametrize("statement", OVERWRITING.values(), ids=OVERWRITING)
+def test_what_a_nested_unit_has_changed_is_not_overwritten(
+    statement: str, inside: str, engine: Engine, witness: Witness
+) -> None:
+    """The outer unit has read it before, and knows nothing of the change."""
+    with lent(engine, inside) as outer:
+        before = witness.ask("SELECT m FROM others")
+        with pytest.raises(OperationalError, match="would overwrite 'others"):
+            run(outer, statement)
+        outer.commit()
+    assert witness.ask("SELECT m FROM others") == before != [0, 0]
+
+
+HARMLESS = {
+    "another column": "UPDATE others SET k = 1 WHERE id = 1",
+    "another table": "UPDATE t SET n = 7",
+    "a new row": "INSERT INTO others VALUES (3, 0, 0)",
+    "computed from what is there": "UPDATE others SET m = m + 1",
+    "compared with what is there": "UPDATE others SET m = 1 WHERE m = 0",
+}
+
+
+@pytest.mark.usefixtures("others")
+@pytest.mark.parametrize("statement", HARMLESS.values(), ids=HARMLESS)
+def test_what_overwrites_nothing_is_not_refused(
+    statement: str, engine: Engine, witness: Witness
+) -> None:
+    with lent(engine, INSIDE["an update"]) as outer:
+        run(outer, statement)
+        outer.commit()
+    assert witness.ask("SELECT count(*) FROM others WHERE m >= 5") == [1]
+
+
+@pytest.mark.usefixtures("others")
+def test_what_is_read_again_may_be_overwritten(engine: Engine, witness: Witness) -> None:
+    with lent(engine, INSIDE["an update"]) as outer:
+        found = outer.exec_driver_sql("SELECT m FROM others WHERE id = 1").scalar_one()
+        run(outer, f"UPDATE others SET m = {found + 1} WHERE id = 1")
+        outer.commit()
+    assert witness.ask("SELECT m FROM others") == [6, 0]
+
+
+@pytest.mark.usefixtures("others")
+def test_what_a_nested_unit_has_undone_may_be_overwritten(engine: Engine, witness: Witness) -> None:
+    with lent(engine) as outer:
+        with engine.connect() as inner:
+            run(inner, INSIDE["an update"])
+            inner.rollback()
+        run(outer, OVERWRITING["an update"])
+        outer.commit()
+    assert witness.ask("SELECT m FROM others") == [1, 0]
+
+
+@pytest.mark.usefixtures("others")
+def test_a_change_is_known_to_every_unit_around_it(engine: Engine, witness: Witness) -> None:
+    """The middle one borrows and lends; that it is rolled back does not undo the innermost."""
+    with lent(engine) as outer:
+        with writing(engine) as middle:
+            n(middle)
+            with writing(engine) as inner:
+                run(inner, INSIDE["an update"])
+                inner.commit()
+        with pytest.raises(OperationalError, match="would overwrite"):
+            run(outer, OVERWRITING["an update"])
+
+
+@pytest.mark.usefixtures("others")
+def test_the_next_transaction_knows_of_no_change(engine: Engine, witness: Witness) -> None:
+    with lent(engine, INSIDE["an update"]) as outer:
+        outer.rollback()
+        run(outer, OVERWRITING["an update"])
+        outer.commit()
+    assert witness.ask("SELECT m FROM others") == [1, 0]
+
+
+@pytest.mark.usefixtures("others")
+def test_an_authorizer_of_the_app_stays(engine: Engine) -> None:
+    """SQLite has one for each connection."""
+    asked = list[str]()
+
+    def allow(action: int, name: str | None, *_: object) -> int:
+        asked.append(name or "")
+        return sqlite3.SQLITE_OK
+
+    event.listen(engine, "checkout", lambda c, *_: c.set_authorizer(allow))
+    with lent(engine, INSIDE["an update"]) as outer:
+        run(outer, "UPDATE others SET k = 3")
+        asked.clear()
+        outer.exec_driver_sql("SELECT k AS never_compiled_before FROM others").all()
+    assert "others" in asked
 
 
 def test_a_nested_unit_is_refused_if_the_outer_has_written(engine: Engine) -> None:
@@ -846,6 +1021,23 @@ def test_a_nested_unit_is_refused_if_the_outer_has_written(engine: Engine) -> No
                 n(inner)
         assert time.monotonic() - started < 2
         outer.commit()
+
+
+def test_another_engine_of_the_process_is_in_the_same_queue(
+    engine: Engine, make_engine: MakeEngine, witness: Witness
+) -> None:
+    """Two apps on one file, or two bind keys: it goes first, or is told at once that it cannot."""
+    other = make_engine(busy_timeout=60)
+    with writing(engine) as outer:
+        n(outer)
+        with other.begin() as inner:
+            set_n(inner, 1)
+        set_n(outer, n(outer) + 1)
+        with pytest.raises(OperationalError, match="it would wait for itself"):
+            with writing(other) as inner:
+                n(inner)
+        outer.commit()
+    assert witness.ask("SELECT n FROM t") == [2]
 
 
 def test_a_savepoint_is_work_too(engine: Engine) -> None:
@@ -1203,13 +1395,13 @@ def test_the_path_of_a_uri(location: str, path: str) -> None:
 
 
 def test_one_connection_to_a_file(make_engine: MakeEngine, witness: Witness) -> None:
-    """``StaticPool`` is for files too: then writers wait for other processes as well."""
+    """``StaticPool`` is for files too: the writers of other engines wait for it."""
     arguments = {"check_same_thread": False}
     engine = make_engine(options={"poolclass": StaticPool, "connect_args": arguments})
     with engine.connect() as connection:
         set_n(connection, 1)
         another = make_engine(busy_timeout=0.1)
-        with pytest.raises(OperationalError, match="by this process, through another engine"):
+        with pytest.raises(OperationalError, match="by the thread 'MainThread' of this pro"):
             in_thread(lambda: write_in_time(another))
         connection.commit()
     assert witness.ask("SELECT n FROM t") == [1]

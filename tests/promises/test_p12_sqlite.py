@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -370,6 +371,131 @@ def test_a_unit_that_would_wait_for_its_own_thread_is_refused(
         db.session.commit()
         assert db.session.scalars(text("SELECT name FROM users")).all() == ["outer"]
     assert time.monotonic() - started < 4
+
+
+# Threads and tasks ----------------------------------------------------------------------------
+
+
+def needs_async_views() -> None:
+    pytest.importorskip("asgiref", reason="async views need 'pip install flask[async]'")
+
+
+def count_in_a_block(site: Site) -> None:
+    with site.app.app_context(), site.db.atomic():
+        site.count()
+
+
+@in_a_file
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_view_and_a_thread_beside_it_are_two_writers(
+    commits: bool, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """The thread has inherited the context variables, and waits until the view has committed."""
+    needs_async_views()
+    timeout = 30 if commits else 0.1
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=timeout, SQLALCHEMY_ENGINE_OPTIONS=POOL), db)
+
+    @site.app.post("/both")
+    async def both() -> str:
+        post = db.session.get_one(Post, 1)
+        job = asyncio.create_task(asyncio.to_thread(count_in_a_block, site))
+        await asyncio.sleep(0.005)
+        post.title = str(int(post.title) + 1)
+        if commits:
+            db.session.commit()
+        await job
+        return ""
+
+    answers = [site.ask("POST", "both") for _ in range(5)]
+    assert answers == [200 if commits else 503] * 5
+    assert witness.titles() == ["10" if commits else "0"]
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_two_tasks_of_one_thread_do_not_stop_the_loop(make_app: MakeApp, db: Database) -> None:
+    """A wait in the second would keep the first from its end."""
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=60), db)
+
+    async def count() -> None:
+        with site.app.app_context(), db.atomic():
+            site.count()
+            await asyncio.sleep(0.01)
+
+    async def both() -> tuple[BaseException | None, BaseException | None]:
+        return await asyncio.gather(count(), count(), return_exceptions=True)
+
+    started = time.monotonic()
+    first, second = asyncio.run(both())
+    assert time.monotonic() - started < 30
+    assert first is None
+    assert "another task of this thread" in str(second)
+    with site.app.app_context():
+        assert site.look() == "1"
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_a_unit_inside_an_async_view_may_write_first(make_app: MakeApp, db: Database) -> None:
+    """Its thread works while that of the request waits, whose unit has only read so far."""
+    needs_async_views()
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30), db)
+    site.app.before_request(lambda: site.look() and None)
+
+    @site.app.post("/async")
+    async def nest_in_async() -> str:
+        with site.app.app_context():
+            db.session.add(User(name="logged"))
+            db.session.commit()
+        await asyncio.sleep(0)
+        return site.count()
+
+    started = time.monotonic()
+    assert site.ask("POST", "async") == 200
+    assert time.monotonic() - started < 20
+    with site.app.app_context():
+        assert site.look() == "1"
+
+
+@on("sqlite-file", "sqlite-memory")
+def test_what_a_unit_inside_has_stored_is_not_overwritten(make_app: MakeApp, db: Database) -> None:
+    """The outer one has read the count before, and would write back what it knows."""
+    site = Site(make_app(), db)
+
+    @site.app.post("/stale")
+    def stale() -> str:
+        title = site.look()
+        with site.app.app_context(), db.atomic():
+            site.count()
+        db.session.execute(text("UPDATE posts SET title = :title"), {"title": f"{title} + 1"})
+        return ""
+
+    assert site.ask("POST", "stale") == 503
+    assert "would overwrite 'posts.title'" in str(site.errors[0])
+    with site.app.app_context():
+        assert site.look() == "1"
+
+
+@in_a_file
+def test_no_update_is_lost_if_threads_switch_all_the_time(site: Site, witness: Witness) -> None:
+    """Each request counts in the view, in a thread beside it, and in a unit inside it."""
+
+    @site.app.post("/three")
+    def three() -> tuple[str, int]:
+        count_in_a_block(site)
+        job = threading.Thread(target=copy_context().run, args=(count_in_a_block, site))
+        site.count()
+        site.db.session.commit()
+        job.start()
+        job.join()
+        return "", 200
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        answers = in_threads(lambda: [site.ask("POST", "three") for _ in range(5)], times=4)
+    finally:
+        sys.setswitchinterval(interval)
+    assert Counter(chain.from_iterable(answers)) == {200: 20}
+    assert witness.titles() == ["60"]
 
 
 # Transactions ---------------------------------------------------------------------------------
