@@ -8,7 +8,7 @@ its context.
 from __future__ import annotations
 
 import itertools
-from typing import Any, cast
+from typing import Any
 
 from flask import Flask
 from sqlalchemy.util import ScopedRegistry
@@ -27,7 +27,7 @@ from .flask_private import (
     Context,
     current_app_context,
     current_context,
-    is_pushed,
+    is_open,
     request_of,
 )
 from .view_options import options_of
@@ -95,8 +95,10 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def unit(self) -> UnitOfWork:
         """The current unit, opened if need be. Raises as :meth:`__call__`."""
-        self()
-        return cast(UnitOfWork, self.peek())
+        context = current_context()
+        unit = self.unit_of(context) or self._open(context)
+        unit.session.refuse_other_thread()
+        return unit
 
     # What blocks ask: the protocol ``UnitSource``.
 
@@ -161,14 +163,15 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def end(self, context: Context, error: BaseException | None) -> None:
         """End the unit of *context*, or only release it if its body is still to be streamed."""
-        kept = context.__dict__
-        unit: UnitOfWork = kept[self.key]
-        kept.pop(self._failed, None)  # it may be pushed again
+        context.__dict__.pop(self._failed, None)  # it may be pushed again
+        unit = self.unit_of(context)
+        if unit is None:  # a thread that came too late has opened it, and has ended it itself
+            return
         warn = error is None or (is_exit(error) and request_of(context) is None)
         if unit.phase is STREAMING:
             unit.release(error, warn=warn)
         else:
-            del kept[self.key]
+            self.forget(context)
             unit.end(error, warn=warn)
             if unit.hooks is not None and (late := self.forget(context)) is not None:
                 late.end()  # a hook of the rollback has opened it
@@ -215,12 +218,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
-        if not is_pushed(context):
-            raise OutsideContext(
-                "The Flask context that this thread works in has ended: the response was sent"
-                " and its unit of work is closed. Give a thread that lives longer a context of"
-                " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
-            )
+        _refuse_ended(context)
         request, home = request_of(context), current_app_context(None)
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else options_of(context.app, request)
@@ -250,4 +248,19 @@ class UnitRegistry(ScopedRegistry[S]):
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)
+        try:
+            _refuse_ended(context)  # by another thread, meanwhile
+        except OutsideContext:
+            if self.forget(context) is not None:
+                kept.end(warn=False)
+            raise
         return kept
+
+
+def _refuse_ended(context: Context) -> None:
+    if not is_open(context):
+        raise OutsideContext(
+            "The Flask context that this thread works in has ended: the response was sent"
+            " and its unit of work is closed. Give a thread that lives longer a context of"
+            " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
+        )

@@ -30,6 +30,9 @@ HOME = "_flask_uow_home"
 DISPATCHED_IN = "_flask_uow_dispatched_in"
 """Set on a context whose request is being dispatched: the app context that it began in."""
 
+ENDING = "_flask_uow_ending"
+"""Set on a context that is about to be popped: the push that ends. It may be pushed again."""
+
 if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
 
     def current_context() -> Context:
@@ -51,7 +54,8 @@ else:
         pushed = request._cv_tokens
         if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
             return request
-        return _innermost(request, app_context)
+        # A thread that has inherited a request which has ended is not in it any more.
+        return _innermost(request, app_context) if pushed else app_context
 
     def request_of(context: Context) -> Any:
         """The request of *context*, or None."""
@@ -65,20 +69,28 @@ def _innermost(request: Any, app_context: Context) -> Any:
     test's) remembers none: its app context is the one in which it is dispatched, or, if it is
     never dispatched, the one in which it is first seen. The result is kept on the request.
     """
-    pushed = request._cv_tokens
-    home = pushed[-1][1] if pushed else None
+    home = request._cv_tokens[-1][1]
     if home is None:
         home = request.__dict__.get(HOME) or request.__dict__.get(DISPATCHED_IN)
-        if home is None or not is_pushed(home):
+        if home is None or push_of(home) is None:
             home = app_context if app_context.app is request.app else None
             request.__dict__[HOME] = home
     return request if home is app_context else app_context
 
 
-def is_pushed(context: Context) -> bool:
-    """Whether *context* is active. A copy of the context variables keeps one that has ended."""
-    # The second name is that of Flask 3.2.
-    return bool(getattr(context, "_cv_tokens", None) or getattr(context, "_cv_token", None))
+def push_of(context: Context) -> object:
+    """What stands for the last push of *context*; None if it is not active.
+
+    A copy of the context variables keeps a context that has ended.
+    """
+    tokens = getattr(context, "_cv_tokens", None)
+    return tokens[-1] if tokens else getattr(context, "_cv_token", None)  # that of Flask 3.2
+
+
+def is_open(context: Context) -> bool:
+    """Whether *context* is active, and is not about to end."""
+    push = push_of(context)
+    return push is not None and getattr(context, ENDING, None) is not push
 
 
 def after_this_request_functions(context: Context) -> list[Any]:

@@ -50,10 +50,12 @@ from .app_state import EXTENSION, AppState
 from .context import UnitRegistry
 from .flask_private import (
     DISPATCHED_IN,
+    ENDING,
     SEPARATE_REQUEST_CONTEXT,
     Context,
     current_app_context,
     current_request_context,
+    push_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -337,9 +339,15 @@ def _end_after(
         try:
             original(*args, **kwargs)
         finally:
-            if getattr(context, key, None) is not None:
+            unit = getattr(context, key, None)
+            if unit is not None:
                 args = (*args, *kwargs.values())
                 error = args[-1] if args and isinstance(args[-1], BaseException) else None
                 units.end(context, error)
+            # From here on no thread opens another one; one that did so just now is not left open.
+            setattr(context, ENDING, push_of(context))
+            late = getattr(context, key, None)
+            if late is not None and late is not unit:
+                units.end(context, None)
 
     return teardown

@@ -34,9 +34,9 @@ def test_the_current_contexts(bare_app: Flask) -> None:
         assert flask_private.current_context() is current_app_context(None) is outer
         with bare_app.test_request_context() as inner:
             assert flask_private.current_context() is current_request_context(None) is inner
-            assert flask_private.is_pushed(inner)
-        assert not flask_private.is_pushed(inner)
-    assert not flask_private.is_pushed(outer)
+            assert flask_private.is_open(inner)
+        assert not flask_private.is_open(inner)
+    assert not flask_private.is_open(outer)
 
 
 def test_a_request_knows_the_app_context_that_it_pushed(bare_app: Flask) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from functools import partial
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 from flask import (
     Flask,
+    Request,
     Response,
     copy_current_request_context,
     render_template_string,
@@ -29,7 +31,7 @@ from sqlalchemy.orm import Session
 
 from flask_uow import ConcurrentUse, Database, DiscardedWork, OutsideContext, UnitEnded
 from tests.conftest import MakeApp
-from tests.support.databases import TestDatabase, concurrently
+from tests.support.databases import TestDatabase, concurrently, on
 from tests.support.leaks import checked_out
 from tests.support.models import Base, User
 from tests.support.threads import in_thread, in_threads
@@ -640,6 +642,114 @@ def test_thread_that_outlives_its_request_is_refused(
     assert "has ended" in str(outcome[0])
     assert "copy_current_request_context" in str(outcome[0])
     assert witness.names() == ["view"]
+    assert checked_out() == 0
+
+
+@pytest.mark.parametrize("around", ["a request", "an app context"])
+def test_thread_that_outlives_its_request_may_have_its_own_context(
+    around: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """What the error advises, although it has inherited the variables of what has ended."""
+    ended = threading.Event()
+
+    def work() -> str:
+        ended.wait(timeout=30)
+        with app.app_context(), db.atomic():
+            db.session.add(User(name="late"))
+        with app.app_context():
+            db.session.add(User(name="later"))
+            db.session.commit()
+        return "done"
+
+    with ThreadPoolExecutor(1) as pool:
+        jobs: list[Future[str]] = []
+
+        @app.post("/")
+        def create() -> str:
+            db.session.add(User(name="view"))
+            jobs.append(pool.submit(copy_context().run, work))
+            return ""
+
+        if around == "a request":
+            client.post("/")
+        else:
+            with app.app_context():
+                create()
+                db.session.commit()
+        ended.set()
+        assert jobs[0].result(timeout=30) == "done"
+    assert witness.names() == ["late", "later", "view"]
+    assert checked_out() == 0
+
+
+def test_unit_that_a_thread_opens_while_its_context_ends_is_refused(
+    app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """After the last function of the request, and before Flask forgets it."""
+    outcome: list[object] = []
+
+    def work() -> None:
+        try:
+            outcome.append(db.session.scalars(select(User)).all())
+        except OutsideContext as error:
+            outcome.append(error)
+
+    class Closing(Request):
+        def close(self) -> None:
+            thread = threading.Thread(target=copy_context().run, args=(work,))
+            thread.start()
+            thread.join(timeout=30)
+
+    app.request_class = Closing
+
+    @app.get("/")
+    def index() -> str:
+        return ""
+
+    assert client.get("/").status_code == 200
+    assert "has ended" in str(outcome[0])
+    assert checked_out() == 0
+
+
+@on("sqlite-file")
+@pytest.mark.parametrize("use", ["a block", "a session"])
+def test_thread_that_uses_a_context_which_ends_gets_a_sentence(
+    use: str, app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """At any moment: it is refused in words, and no connection is lost."""
+    errors: list[Exception] = []
+    end = threading.Event()
+
+    def work() -> None:
+        while not end.is_set():
+            try:
+                if use == "a block":
+                    with db.atomic():
+                        pass
+                else:
+                    db.session()
+            except (OutsideContext, UnitEnded):
+                pass
+            except Exception as error:
+                errors.append(error)
+
+    @app.get("/")
+    def index() -> str:
+        threading.Thread(target=copy_context().run, args=(work,)).start()
+        return ""
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(30):
+            client.get("/")
+    finally:
+        sys.setswitchinterval(interval)
+        end.set()
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join(timeout=30)
+    assert errors == []
     assert checked_out() == 0
 
 
