@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from contextvars import Context, copy_context
 from functools import partial
 from pathlib import Path
@@ -29,9 +29,10 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from flask_uow import ConcurrentUse, Database, DiscardedWork, OutsideContext, UnitEnded, UowError
+from flask_uow import ConcurrentUse, Database, DiscardedWork, OutsideContext, UnitEnded
+from flask_uow._unit.session import UnitSession
 from tests.conftest import MakeApp
-from tests.support.databases import TestDatabase, concurrently, on
+from tests.support.databases import TestDatabase, concurrently
 from tests.support.leaks import checked_out
 from tests.support.models import Base, User
 from tests.support.threads import in_thread, in_threads
@@ -711,40 +712,46 @@ def test_unit_that_a_thread_opens_while_its_context_ends_is_refused(
     assert checked_out() == 0
 
 
-@on("sqlite-file")
-@pytest.mark.parametrize("use", ["a block", "a session"])
-def test_thread_that_uses_a_context_which_ends_gets_a_sentence(
-    use: str, app: Flask, db: Database, client: FlaskClient
+def test_block_that_a_thread_enters_while_its_context_ends_is_refused(
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    witness: Witness,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """At any moment: it is refused in words, and no connection is lost."""
+    """Between two steps of ``with db.atomic():`` the unit that it has found is gone."""
+    found, ended = threading.Event(), threading.Event()
+    outcome: list[Exception] = []
+    refuse = UnitSession.refuse_other_thread
 
-    def work(end: threading.Event) -> None:
-        while not end.is_set():
-            with suppress(UowError):
-                if use == "a block":
-                    with db.atomic():
-                        pass
-                else:
-                    db.session()
+    def pause(session: UnitSession) -> None:
+        refuse(session)
+        if threading.current_thread() is not threading.main_thread():
+            found.set()
+            ended.wait(timeout=30)
 
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            jobs: list[Future[None]] = []
+    def work() -> None:
+        try:
+            with db.atomic():
+                db.session.add(User(name="late"))
+        except Exception as error:
+            outcome.append(error)
 
-            @app.get("/")
-            def index() -> str:
-                jobs.append(pool.submit(copy_context().run, work, end))
-                return ""
+    monkeypatch.setattr(UnitSession, "refuse_other_thread", pause)
+    threads: list[threading.Thread] = []
 
-            for _ in range(30):
-                end = threading.Event()
-                client.get("/")
-                end.set()
-                jobs[-1].result(timeout=30)
-    finally:
-        sys.setswitchinterval(interval)
+    @app.get("/")
+    def index() -> str:
+        threads.append(threading.Thread(target=copy_context().run, args=(work,)))
+        threads[0].start()
+        assert found.wait(timeout=30)
+        return ""
+
+    assert client.get("/").status_code == 200
+    ended.set()
+    threads[0].join(timeout=30)
+    assert isinstance(outcome[0], UnitEnded)
+    assert witness.names() == []
     assert checked_out() == 0
 
 
