@@ -750,7 +750,7 @@ def test_block_that_a_thread_enters_while_its_context_ends_is_refused(
     assert client.get("/").status_code == 200
     ended.set()
     threads[0].join(timeout=30)
-    assert isinstance(outcome[0], UnitEnded)
+    assert "has ended" in str(outcome[0])
     assert witness.names() == []
     assert checked_out() == 0
 
