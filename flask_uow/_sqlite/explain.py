@@ -158,13 +158,13 @@ def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
     :raises sqlite3.OperationalError: there is no file, and SQLite must not create one.
     """
     folder, log = Path(path).parent, Path(f"{path}-wal")
-    if not folder.is_dir():
-        why = f"the folder {str(folder)!r} of the database does not exist. Create it"
-    elif was_in_use:
+    if was_in_use:
         why = (
             f"the database {name!r} was deleted or moved away while it was in use. Put it"
             " back, or start with an empty one: restart the app, or 'db.engine.dispose()'"
         )
+    elif not folder.is_dir():
+        why = f"the folder {str(folder)!r} of the database does not exist. Create it"
     elif log.exists() and log.stat().st_size:
         why = (
             f"the database {path!r} is missing, but its log {str(log)!r} is there. SQLite"
