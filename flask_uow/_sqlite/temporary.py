@@ -29,6 +29,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from ..errors import ConfigError
+from . import explain
 from .file_lock import fcntl
 
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108  # the folder in it gets a random name and mode 0700
@@ -37,6 +38,11 @@ _ROOM = 256 * 2**20
 
 _PREFIX = "flask_uow-"
 _FILE = "memory.db"
+
+_OTHER_PLACES = (
+    "Set TMPDIR to a folder that can be written to, or configure a file"
+    " ('sqlite:////var/lib/app/app.db')"
+)
 
 _folders: weakref.WeakKeyDictionary[Engine, _Folder] = weakref.WeakKeyDictionary()
 
@@ -53,10 +59,10 @@ def path_for(engine: Engine) -> str:
             _sweep(tempfile.gettempdir())
             created = _create()
         except OSError as error:
+            remedy = explain.CLOSE_FILES if explain.has_too_many_files() else _OTHER_PLACES
             raise ConfigError(
                 f"A SQLite database in memory ({str(engine.url)!r}) is kept in a temporary file,"
-                f" which cannot be created: {error}. Set TMPDIR to a folder that can be written"
-                " to, or configure a file ('sqlite:////var/lib/app/app.db')."
+                f" which cannot be created: {error}. {remedy}."
             ) from error
         folder = _folders.setdefault(engine, created)  # another thread may have been faster
     return f"{folder.path}/{_FILE}"
