@@ -586,32 +586,31 @@ import os, resource, sys
 from flask_uow._config import reading
 from flask_uow._engine import build
 
-url, left = sys.argv[1:]
-engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": url}), "")["default"]
 used = os.open(os.devnull, os.O_RDONLY)
-_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + int(left), most))
-try:
-    with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
-except Exception as error:
-    print(type(error).__name__, error)
-else:
-    print("stored")
-resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+for left in range(9):
+    config = {"SQLALCHEMY_DATABASE_URI": sys.argv[1].format(left)}
+    engine = build.build(reading.read(config), "")["default"]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + left, limits[1]))
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
+        print("stored")
+    except Exception as error:
+        print(str(error).replace(chr(10), " "))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    engine.dispose()
 """
 
 
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_too_many_open_files_are_named(kind: str, tmp_path: Path) -> None:
     """Whichever file it is that SQLite, the queue or the folder cannot open."""
-    said = []
-    for left in range(9):
-        url = f"sqlite:///{tmp_path}/{left}.db" if kind == "file" else "sqlite://"
-        command = [sys.executable, "-c", CROWDED, url, str(left)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-        said.append(done.stdout.strip())
-    assert said[-1] == "stored"
+    url = f"sqlite:///{tmp_path}/{{}}.db" if kind == "file" else "sqlite://"
+    command = [sys.executable, "-c", CROWDED, url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert (len(said), said[-1]) == (9, "stored")
     errors = [line for line in said if line != "stored"]
     assert len(errors) >= 3
     for line in errors:
