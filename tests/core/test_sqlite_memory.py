@@ -582,13 +582,15 @@ def test_null_pool_has_one_database_for_each_connection(make_engine: MakeEngine)
 # Too many open files --------------------------------------------------------------------------
 
 CROWDED = """
-import os, resource, sys
+import gc, os, resource, sys
 from flask_uow._config import reading
 from flask_uow._engine import build
 
-used = os.open(os.devnull, os.O_RDONLY)
 limits = resource.getrlimit(resource.RLIMIT_NOFILE)
 for left in range(9):
+    engine = connection = None
+    gc.collect()  # the files of the last round
+    used = os.open(os.devnull, os.O_RDONLY)
     config = {"SQLALCHEMY_DATABASE_URI": sys.argv[1].format(left)}
     engine = build.build(reading.read(config), "")["default"]
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + left, limits[1]))
