@@ -207,6 +207,8 @@ def _with_driver(url: URL, where: str) -> URL:
     """Choose the driver if the URL leaves it open and SQLAlchemy's own choice is not installed.
 
     SQLAlchemy 2.0 means psycopg2 by 'postgresql://', SQLAlchemy 2.1 means psycopg.
+
+    :raises ConfigError: no driver for this dialect is installed.
     """
     candidates = drivers_for(url.drivername)
     installed = [driver.name for driver in candidates if find_spec(driver.module)]
