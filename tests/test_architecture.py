@@ -112,6 +112,41 @@ def written_by(node: ast.AST) -> list[ast.expr]:
     return []
 
 
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_docstrings_name_the_errors(path: Path) -> None:
+    """A function with a docstring names each of our errors that it raises itself."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = ast.get_docstring(node)
+            raised = raised_in(node) if docstring else set()
+            unnamed = {name for name in raised if f":raises {name}:" not in str(docstring)}
+            assert not unnamed, f"{path}:{node.lineno}: {node.name}"
+
+
+def raised_in(node: ast.AST) -> set[str]:
+    """The errors of ours that *node* raises itself, not in a function inside it."""
+    if isinstance(node, ast.Raise) and node.exc is not None:
+        error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return {ast.unparse(error).rpartition(".")[2]} & set(errors.__all__)
+    inside = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    children = [child for child in ast.iter_child_nodes(node) if not isinstance(child, inside)]
+    return set().union(*map(raised_in, children))
+
+
+def test_functions_inside_are_not_searched_for_errors() -> None:
+    """They have docstrings of their own, or none."""
+    text = """
+def outer():
+    if x:
+        raise ConfigError("") from error
+    raise errors.Rollback
+    raise ValueError
+    def inner():
+        raise ReadOnly("")
+"""
+    assert raised_in(ast.parse(text).body[0]) == {"ConfigError", "Rollback"}
+
+
 def test_public_names() -> None:
     """What ``flask_uow`` offers, and nothing else without an underscore."""
     modules = {"database", "errors", "migrations"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +40,23 @@ def did_you_mean(word: object, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _is_seconds(value: Any, limit: float = float("inf")) -> bool:
+def _is_number(value: Any, least: float, most: float) -> bool:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and 0 <= value <= limit  # false for nan as well
+    return is_number and least <= value <= most  # false for nan as well
+
+
+def _whole(least: int, most: float = inf, *, words: str) -> Check:
+    return Check(lambda value: isinstance(value, int) and _is_number(value, least, most), words)
+
+
+def _seconds(most: float = inf, *, or_never: bool = False) -> Check:
+    words = "a number of seconds, 0 or more"
+    if most < inf:
+        words += f", and not more than {most} ({timedelta(seconds=most)})"
+    return Check(
+        lambda value: _is_number(value, 0, most) or (or_never and value is None),
+        f"{words}, or None for never" if or_never else words,
+    )
 
 
 def _one_of(*choices: str, why: str = "") -> Check:
@@ -56,32 +72,28 @@ def _are_names(value: object) -> bool:
 
 
 _SWITCH = Check(lambda value: isinstance(value, bool), "True or False")
-_SECONDS = Check(_is_seconds, "a number of seconds, 0 or more")
-_SECONDS_OR_NEVER = Check(
-    lambda value: value is None or _is_seconds(value), f"{_SECONDS.words}, or None for never"
-)
-_LONGEST_TIMEOUT = 2_000_000  # SQLite counts milliseconds, in 31 bits
+# Seconds. SQLite and some systems count milliseconds in 31 bits; Python's own functions raise
+# OverflowError for somewhat longer times.
+_LONGEST_WAIT = 2_000_000
+_LONGEST_KEEPALIVE = 32_767  # Linux counts the seconds of TCP_KEEPIDLE in 15 bits
 
 CHECKS: Mapping[str, Check] = {
     "UOW_EXPLICIT_COMMIT": _one_of(
         "allow", "flush", "forbid", why=": what 'db.session.commit()' does during a request"
     ),
-    "UOW_RETRY_PAUSE": _SECONDS,
+    "UOW_RETRY_PAUSE": _seconds(_LONGEST_WAIT),
     "UOW_LIVENESS": _SWITCH,
-    "UOW_PING_IDLE": _SECONDS,
-    "UOW_RECYCLE": _SECONDS_OR_NEVER,
-    "UOW_NETWORK_TIMEOUT": _SECONDS_OR_NEVER,
-    "UOW_HOLD_WARNING": _SECONDS_OR_NEVER,
+    "UOW_PING_IDLE": _seconds(),
+    "UOW_RECYCLE": _seconds(or_never=True),
+    "UOW_NETWORK_TIMEOUT": _seconds(_LONGEST_KEEPALIVE, or_never=True),
+    "UOW_HOLD_WARNING": _seconds(or_never=True),
     "UOW_SQLITE_JOURNAL_MODE": _one_of(
         *("wal", "delete", "truncate", "persist"),
         why=". Without a journal on disk, an interrupted transaction cannot be undone",
     ),
     "UOW_SQLITE_SYNCHRONOUS": _one_of("off", "normal", "full", "extra"),
     "UOW_SQLITE_FOREIGN_KEYS": _SWITCH,
-    "UOW_SQLITE_BUSY_TIMEOUT": Check(
-        lambda value: _is_seconds(value, _LONGEST_TIMEOUT),
-        f"{_SECONDS.words}, and not more than {_LONGEST_TIMEOUT} (23 days)",
-    ),
+    "UOW_SQLITE_BUSY_TIMEOUT": _seconds(_LONGEST_WAIT),
     "UOW_SQLITE_BEGIN": _one_of("auto", "deferred", "immediate"),
     "UOW_SQLITE_QUEUE": _SWITCH,
     "UOW_CLI_GROUP": Check(lambda name: not name or isinstance(name, str), "a name, such as 'db'"),
@@ -107,3 +119,16 @@ CHECKS: Mapping[str, Check] = {
     ),
 }
 """By key. The keys of engines and ``UOW_COMMIT`` have checks of their own."""
+
+ENGINE_OPTIONS: Mapping[str, Check] = {
+    "pool_size": _whole(0, words="a whole number, 0 or more, where 0 is for no limit"),
+    "max_overflow": _whole(-1, words="a whole number, 0 or more, or -1 for no limit"),
+    "pool_timeout": _seconds(_LONGEST_WAIT, or_never=True),
+    "pool_recycle": Check(
+        lambda value: _is_number(value, -inf, inf), "a number of seconds, or -1 for never"
+    ),
+}
+"""By the name of the argument of ``create_engine()``, which accepts what fails only later."""
+
+check_port = _whole(1, 65_535, words="a number from 1 to 65535")
+"""Checks the port of a server."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -11,8 +12,9 @@ from typing import Any, cast
 
 import sqlalchemy
 from sqlalchemy import URL, Engine
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import NoSuchModuleError
 
+from .._config.checks import ENGINE_OPTIONS, check_port
 from .._config.settings import EngineSettings, PoolSettings, Settings
 from .._drivers.known import DIALECTS, DRIVERS, driver_of, drivers_for, synchronous
 from .._sqlite import engine as sqlite
@@ -155,6 +157,10 @@ def _known_level(name: str, engine: Engine, isolation_level: str) -> str:
 # Creation -------------------------------------------------------------------------------------
 
 
+# From the first URL in a text to what may be the end of its password.
+_SECRET = re.compile(r"://[\s\S]*[@?].*")
+
+
 def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) -> Engine:
     url, where = _with_driver(settings.url, settings.where), settings.where
     options: dict[str, Any] = {}
@@ -167,6 +173,7 @@ def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) 
         # A copy: the dict of the config must not become one that two engines write to.
         options[key] = {**options.get(key, {}), **value} if isinstance(value, Mapping) else value
     try:
+        _check_options(url, options, where)
         if url.get_dialect().is_async:
             raise ConfigError(
                 f"{where} names the asyncio driver {url.drivername!r}, and 'db.session' is a"
@@ -178,14 +185,30 @@ def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) 
         raise ConfigError(_unknown_dialect(url, where)) from error
     except ImportError as error:
         raise ConfigError(_missing_driver(url, where, error)) from error
-    except (ArgumentError, AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(f"The engine of {where} refuses an option: {error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:  # nothing connects yet, so it is about an option
+        text = str(error) or repr(error)
+        masked = _SECRET.sub("://***", text)
+        cause = error if masked == text else None  # a traceback would show it
+        raise ConfigError(f"The engine of {where} refuses an option: {masked}") from cause
+
+
+def _check_options(url: URL, options: Mapping[str, Any], where: str) -> None:
+    for name, check in ENGINE_OPTIONS.items():
+        if name in options:
+            check(options[name], f"The engine option {name!r} of {where}")
+    for port in (url.port, (options.get("connect_args") or {}).get("port")):
+        if isinstance(port, int):  # a text may be a list of ports
+            check_port(port, f"The port of {where}")
 
 
 def _with_driver(url: URL, where: str) -> URL:
     """Choose the driver if the URL leaves it open and SQLAlchemy's own choice is not installed.
 
     SQLAlchemy 2.0 means psycopg2 by 'postgresql://', SQLAlchemy 2.1 means psycopg.
+
+    :raises ConfigError: no driver for this dialect is installed.
     """
     candidates = drivers_for(url.drivername)
     installed = [driver.name for driver in candidates if find_spec(driver.module)]

@@ -1,15 +1,18 @@
 """A connection that died in the pool is replaced before it is used (P13).
 
-A server that restarts, an administrator and an idle timeout all close the connection, or send a
-last message: either makes the idle socket readable, and a look at it costs a microsecond and no
-round trip. A connection at rest has nothing to read, so whatever there is, it is replaced.
+When a server restarts, an administrator ends a session or an idle timeout expires, the server
+closes the connection, perhaps after a last message. Either makes the socket readable. On an idle
+connection there is nothing to read, so if its socket is readable, it is replaced, whatever has
+come. A look at the socket takes a microsecond and no round trip.
 
-A real ping is sent where the look is not enough: the driver does not show its socket, the
-connection has been idle for long (a router may have forgotten it without a sign), or another
-one was found dead since it was last used.
+A real ping is sent where the look is not enough:
 
-Each connection also has a lifetime, up to a tenth shorter than asked for, at random, so that
-those which were opened together do not end together.
+- the driver does not expose its socket;
+- the connection has been idle for long, and a router may have dropped it without a sign;
+- another connection was found dead after this one was last used.
+
+Each connection also has a lifetime. It is shortened at random, by up to a tenth: connections that
+were opened together should not end together.
 
 Nothing here knows Flask or sessions.
 """
@@ -37,17 +40,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _KEY = "flask_uow.life"
-_random = random.SystemRandom()  # two workers forked from one process do not get the same numbers
+_random = random.SystemRandom()  # workers forked from one process must not get the same numbers
 
 
 class _Life:
-    """What is known of one connection; kept in its ``info``, which ends with it.
+    """What is known about one connection, kept in its ``info``.
 
-    :ivar used: when it last left the pool; None as long as it has not.
-    :ivar expires: when its lifetime is over.
-    :ivar descriptor: returns the number of its socket; None if the driver does not show it.
-    :ivar number: what it returned at first.
-    :ivar look: called with 0, for no time to wait, returns whether that socket is readable.
+    :ivar used: when the connection was last checked out; None before the first time.
+    :ivar expires: when the lifetime of the connection is over.
+    :ivar descriptor: returns the descriptor of its socket; None if the driver does not expose it.
+    :ivar number: the descriptor when the connection was new.
+    :ivar look: ``look(0)`` tells, without waiting, whether the socket is readable.
     """
 
     __slots__ = ("descriptor", "expires", "look", "number", "used")
@@ -64,10 +67,9 @@ class _Life:
 class Liveness:
     """Looks after the idle connections of one engine.
 
-    :param ping_idle: seconds since the last use after which the server is asked, instead of
-        looking at the socket.
-    :param lifetime: seconds after which a connection is replaced, up to a tenth earlier; None, or
-        a negative number as in ``pool_recycle``, for never.
+    :param ping_idle: a connection that was last used more than this many seconds ago is pinged.
+    :param lifetime: a connection is replaced after this many seconds, or up to a tenth earlier.
+        None and negative numbers, which ``pool_recycle`` may be, mean never.
     """
 
     def __init__(self, engine: Engine, ping_idle: float, lifetime: float | None) -> None:
@@ -93,16 +95,17 @@ class Liveness:
     def check(
         self, connection: DBAPIConnection, entry: ConnectionPoolEntry, _proxy: object
     ) -> None:
-        """Look whether *connection* can be used.
+        """Check whether *connection* can be used.
 
-        :raises DisconnectionError: the connection is dead or has lived its time. The pool
-            replaces it by a new one, which is not checked again.
+        :raises DisconnectionError: the connection is dead, or its lifetime is over. The pool
+            replaces it by a new one, which needs no check.
         """
         life: _Life | None = entry.info.get(_KEY)
-        if life is None:  # 'connection.info' is the app's, too, and was cleared
+        if life is None:  # the app has cleared 'connection.info', which it may use as well
             return
         now = monotonic()
-        # Not the time of the last return: noting that would cost half as much again.
+        # The time of the checkout stands for that of the return, because to note the return as well
+        # would make this half as expensive again.
         used, life.used = life.used, now
         if used is None:
             return
@@ -123,7 +126,7 @@ class Liveness:
     def _ping(self, connection: DBAPIConnection) -> bool:
         try:
             return self._dialect.do_ping(connection)
-        except Exception:  # whatever is wrong with it: another one will do
+        except Exception:  # whatever the reason, the connection is replaced
             return False
 
 
@@ -140,11 +143,11 @@ def replace_dead_connections(
         liveness = Liveness(engine, settings.ping_idle, given.get("pool_recycle", settings.recycle))
         event.listen(engine, "connect", liveness.note_connection)
         event.listen(engine, "checkout", liveness.check)
-    elif not isinstance(engine.pool, (NullPool, StaticPool)):  # there no connection is ever idle
+    elif not isinstance(engine.pool, (NullPool, StaticPool)):  # their connections are never idle
         logger.info(
-            "The pool of %r is a %s, whose connections are not checked for liveness: it may lend"
-            " one of them to several at a time. 'pool_pre_ping': True is SQLAlchemy's own check.",
-            engine.url.set(query={}),  # there may be a password in it, too
+            "The pool of %r is a %s, whose connections are not checked for liveness: several"
+            " threads may use one at once. 'pool_pre_ping': True is SQLAlchemy's own check.",
+            engine.url.set(query={}),  # the query may contain a password, too
             type(engine.pool).__name__,
         )
 
@@ -153,7 +156,7 @@ def replace_dead_connections(
 
 
 def _own_copy_of_select() -> ModuleType:
-    """Return ``select`` as Python made it, without what gevent and eventlet replace in it."""
+    """Return a copy of the module ``select`` in which gevent and eventlet replace nothing."""
     spec: Any = find_spec("select")
     module = module_from_spec(spec)
     spec.loader.exec_module(module)

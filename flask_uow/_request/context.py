@@ -185,6 +185,10 @@ class UnitRegistry(ScopedRegistry[S]):
         return self.peek() is not None
 
     def set(self, obj: S) -> None:
+        """Open a unit whose session is *obj*, for the registry of ``db.session``.
+
+        :raises SetupError: it was not made by ``db.sessionmaker``.
+        """
         if not isinstance(obj, UnitSession):
             raise SetupError(
                 f"{type(obj).__name__!r} cannot become the session of this unit of work. Make it"

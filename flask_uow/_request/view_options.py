@@ -21,7 +21,10 @@ _OPTIONS = "_flask_uow_options"
 
 
 def attach_options(view: F, options: UnitOptions) -> F:
-    """Attach *options* to a view; ``functools.wraps`` carries them on to what wraps it."""
+    """Attach *options* to a view; ``functools.wraps`` carries them on to what wraps it.
+
+    :raises ConfigError: *view* is not a function, or has options already.
+    """
     if not callable(view):
         raise ConfigError(
             f"'@db.unit(...)' was put on {shown(view)}, which is not a view function. Write it"
@@ -81,7 +84,9 @@ _known: weakref.WeakSet[Any] = weakref.WeakSet()  # views that have no options, 
 
 
 def _refuse_lost(app: Flask, view: FunctionType, endpoint: str | None) -> None:
-    """Refuse a view whose decorator, without ``functools.wraps``, hides its options."""
+    """
+    :raises ConfigError: a decorator without ``functools.wraps`` hides the options of *view*.
+    """
     lost = _marked_inside(view, depth=5)
     if lost is not None and not any(lost is other for other in app.view_functions.values()):
         raise ConfigError(

@@ -181,6 +181,10 @@ class _Listeners:
     # Statements -------------------------------------------------------------------------------
 
     def on_statement(self, cursor: Any, statement: str, *others: Any) -> None:
+        """Begin the transaction, or wait for the turn to write, if *statement* needs it.
+
+        :raises TransactionLost: the transaction that it would continue is gone.
+        """
         connection, context = cursor.connection, others[-1]
         if not isinstance(connection, SqliteConnection):
             self._begin_without_queue(connection, sqlite_kind_of(statement), context)

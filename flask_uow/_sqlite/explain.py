@@ -5,10 +5,12 @@ Nothing here knows Flask or sessions.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +31,15 @@ OUT_OF_DATE = (
     " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
     " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
     " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
+)
+
+
+# What a connection opens: the database, its journal, log and shared memory, the queue.
+_FILES = 5
+
+CLOSE_FILES = (
+    "Close each engine that is not used any more ('db.engine.dispose()'), or raise the limit of"
+    " open files ('ulimit -n')"
 )
 
 
@@ -132,11 +143,24 @@ def _explain_missing(_context: ExceptionContext, database: Database) -> str:
     path = Path(database.path or database.asked_for)
     if path.is_dir():
         return f"{str(path)!r} is a folder, and the database is a file"
+    if has_too_many_files():
+        return f"this process has too many open files. {CLOSE_FILES}"
     return (
         f"{database.name!r}, or one of the files that SQLite keeps beside it ('-wal', '-shm',"
         " '-journal'), cannot be opened by this process, which must be allowed to create files"
         f" in {str(path.parent)!r}"
     )
+
+
+def has_too_many_files() -> bool:
+    """Tell whether this process cannot open the files of a connection; SQLite does not say so."""
+    with ExitStack() as stack:
+        try:
+            for _ in range(_FILES):
+                stack.enter_context(open(os.devnull))  # noqa: PTH123
+        except OSError as error:
+            return error.errno in {errno.EMFILE, errno.ENFILE}
+    return False
 
 
 def _explain_full(context: ExceptionContext, database: Database) -> str:
@@ -175,13 +199,13 @@ def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
     :raises sqlite3.OperationalError: there is no file, and SQLite must not create one.
     """
     folder, log = Path(path).parent, Path(f"{path}-wal")
-    if not folder.is_dir():
-        why = f"the folder {str(folder)!r} of the database does not exist. Create it"
-    elif was_in_use:
+    if was_in_use:
         why = (
             f"the database {name!r} was deleted or moved away while it was in use. Put it"
             " back, or start with an empty one: restart the app, or 'db.engine.dispose()'"
         )
+    elif not folder.is_dir():
+        why = f"the folder {str(folder)!r} of the database does not exist. Create it"
     elif log.exists() and log.stat().st_size:
         why = (
             f"the database {path!r} is missing, but its log {str(log)!r} is there. SQLite"

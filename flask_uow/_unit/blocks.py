@@ -279,7 +279,10 @@ def _refuse_earlier_work(unit: UnitOfWork) -> None:
 
 
 def _prepare(unit: UnitOfWork, units: UnitSource, options: UnitOptions) -> None:
-    """Apply *options* to the next transaction of *unit* only."""
+    """Apply *options* to the next transaction of *unit* only.
+
+    :raises BlockRefused: the running transaction may have written, so it is too late for them.
+    """
     session = unit.session
     if session.in_transaction() and session.record.effect is StatementEffect.READ:
         # Begin a new transaction: objects read before may be out of date and are read again.

@@ -250,7 +250,10 @@ class UnitSession(Session):
 
     @exclusive
     def commit_unchecked(self) -> None:
-        """Commit without asking blocks or ``UOW_EXPLICIT_COMMIT``: for the unit itself."""
+        """Commit without asking blocks or ``UOW_EXPLICIT_COMMIT``: for the unit itself.
+
+        :raises RollbackOnly: ``set_rollback_only()`` was called for the unit.
+        """
         if self.unit.rollback_only:
             raise RollbackOnly(
                 "commit() is refused: 'db.set_rollback_only()' was called for this unit of work,"

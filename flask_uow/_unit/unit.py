@@ -111,6 +111,7 @@ class UnitOfWork(UnitState):
     def commit(self) -> None:
         """Store the work so far. Objects that were loaded stay readable (P8).
 
+        :raises BlockRefused: a block is still open.
         :raises SQLAlchemyError: the flush or the COMMIT failed. Nothing is rolled back here: the
             caller decides what the failure means, then calls :meth:`fail`.
         """

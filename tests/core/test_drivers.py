@@ -138,6 +138,18 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
         engine.dispose()
 
 
+@servers
+def test_the_longest_network_timeout_is_accepted_by_the_drivers(database: TestDatabase) -> None:
+    """``UOW_NETWORK_TIMEOUT`` is not more than that."""
+    for driver in DRIVERS[database.name]:
+        url = make_url(database.url).set(drivername=f"{database.name}+{driver}")
+        longest = PoolSettings(network_timeout=32_767)
+        engine = make_engine(url.render_as_string(hide_password=False), longest)
+        with engine.connect() as connection:
+            assert connection.execute(text("SELECT 1")).scalar_one() == 1
+        engine.dispose()
+
+
 def sock(connection: Any) -> Any:
     descriptor = driver_of(connection.dialect).descriptor_of(connection.connection.dbapi_connection)
     assert descriptor is not None

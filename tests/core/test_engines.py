@@ -159,6 +159,75 @@ def test_an_unknown_engine_option_names_its_key(tmp_path: Path) -> None:
         one("sqlite:///a.db", tmp_path, nonesuch=1)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"pool_size": -5}, "'pool_size' of .* is -5, and it must be a whole number, 0 or more"),
+        ({"pool_size": "5"}, "'pool_size' of .* is '5'"),
+        ({"pool_size": True}, "'pool_size' of .* is True"),
+        ({"max_overflow": -2}, "'max_overflow' of .* is -2, and it must be a whole number.* or -1"),
+        ({"max_overflow": 1.5}, "'max_overflow' of .* is 1.5"),
+        ({"pool_timeout": 1e400}, "'pool_timeout' of .* is inf, .* not more than 2000000 .* never"),
+        ({"pool_timeout": -1}, "'pool_timeout' of .* is -1, and it must be a number of seconds"),
+        ({"pool_recycle": "60"}, "'pool_recycle' of .* is '60', .* number of seconds, or -1 for"),
+        ({"pool_recycle": None}, "'pool_recycle' of .* is None"),
+        ({"connect_args": {"port": 99999999}}, "port of .* is 99999999, .* from 1 to 65535"),
+    ],
+)
+def test_an_option_that_would_fail_later_is_refused(
+    options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """SQLAlchemy accepts it, and a request fails: when it connects, or when it has to wait."""
+    with pytest.raises(ConfigError, match=words) as caught:
+        one("postgresql+psycopg://u@h/d", tmp_path, **options)
+    assert "of SQLALCHEMY_DATABASE_URI is" in str(caught.value)
+
+
+@pytest.mark.parametrize("port", [0, 65_536, 99_999_999])
+def test_a_port_that_does_not_exist_is_refused(port: int, tmp_path: Path) -> None:
+    """PyMySQL would raise OverflowError when it connects."""
+    with pytest.raises(ConfigError, match=f"port of .*_URI is {port}, .* from 1 to 65535"):
+        one(f"mysql+pymysql://u:s3cret@h:{port}/d", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql+pymysql://u:s3cret@h/d?connect_timeout=abc",
+        "sqlite:///a.db?timeout=abc",
+        "sqlite:///a.db?uri=perhaps",
+    ],
+)
+def test_an_option_in_a_url_of_the_wrong_kind_names_its_key(url: str, tmp_path: Path) -> None:
+    """Whatever the dialect makes of it."""
+    with pytest.raises(ConfigError, match=r"engine of SQLALCHEMY_DATABASE_URI refuses.*'(abc|per)"):
+        one(url, tmp_path)
+
+
+def test_an_error_without_words_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class of the error says more than nothing."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(sqlalchemy, "create_engine", fail)
+    with pytest.raises(ConfigError, match=r"SQLALCHEMY_DATABASE_URI refuses .*: LookupError\(\)"):
+        one("sqlite:///a.db", tmp_path)
+
+
+def test_options_at_their_limits_are_accepted(tmp_path: Path) -> None:
+    """SQLAlchemy gives each of them a meaning."""
+    for options in (
+        {"pool_size": 0, "max_overflow": -1, "pool_timeout": None, "pool_recycle": -1},
+        {"pool_size": 1, "max_overflow": 0, "pool_timeout": 2_000_000, "pool_recycle": 0.5},
+    ):
+        engine = one("sqlite:///a.db", tmp_path, **options)
+        for _ in range(2):
+            with engine.connect() as connection:
+                assert connection.execute(text("SELECT 1")).scalar() == 1
+        engine.dispose()
+
+
 def test_engines_answer_to_none_and_default() -> None:
     """Both names that other extensions use for the default engine work."""
     engine = sqlalchemy.create_engine("sqlite://")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import sqlite3
+import threading
+import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +16,7 @@ from sqlalchemy import URL
 
 from flask_uow import ConfigError, ConfigNotice
 from flask_uow._config.reading import read
+from flask_uow._drivers.base import set_tcp_options
 
 URI = {"SQLALCHEMY_DATABASE_URI": "sqlite:///app.db"}
 
@@ -171,3 +178,75 @@ def test_keys_that_every_tutorial_sets_are_accepted_in_silence() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read({**URI, "SQLALCHEMY_TRACK_MODIFICATIONS": False, "SQLALCHEMY_RECORD_QUERIES": True})
+
+
+# Durations ------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """A wait was cut short."""
+
+
+def interrupt(*_: object) -> None:
+    raise Interrupted
+
+
+def set_keepalive(seconds: int) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as client,
+    ):
+        set_tcp_options(client.fileno(), seconds)
+
+
+def open_sqlite(seconds: int) -> None:
+    with sqlite3.connect(":memory:", timeout=seconds) as connection:
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (seconds * 1000,)
+    connection.close()
+
+
+def wait_on_condition(seconds: int) -> None:
+    with (condition := threading.Condition()):
+        condition.wait(seconds)
+
+
+def cut_short(wait: Callable[[int], object]) -> Callable[[int], None]:
+    def begin(seconds: int) -> None:
+        before = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        try:
+            with pytest.raises(Interrupted):
+                wait(seconds)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("key", "longest", "use"),
+    [
+        ("UOW_NETWORK_TIMEOUT", 32_767, set_keepalive),
+        ("UOW_SQLITE_BUSY_TIMEOUT", 2_000_000, open_sqlite),
+        ("UOW_SQLITE_BUSY_TIMEOUT", 2_000_000, cut_short(wait_on_condition)),
+        ("UOW_RETRY_PAUSE", 2_000_000, cut_short(time.sleep)),
+    ],
+)
+def test_the_longest_duration_works_and_a_longer_one_is_refused(
+    key: str, longest: int, use: Callable[[int], None]
+) -> None:
+    """What counts the seconds has a limit, and would raise an error of its own in a request."""
+    read({**URI, key: longest})
+    use(longest)
+    for longer in (longest + 1, longest + 0.5, float("inf"), 10**400):
+        with pytest.raises(ConfigError, match=f"{key} is .* not more than {longest} "):
+            read({**URI, key: longer})
+
+
+@pytest.mark.parametrize("key", ["UOW_PING_IDLE", "UOW_RECYCLE", "UOW_HOLD_WARNING"])
+def test_a_duration_that_is_only_compared_has_no_limit(key: str) -> None:
+    """Infinity is a way to write never."""
+    read({**URI, key: float("inf")})
+    with pytest.raises(ConfigError, match=f"{key} is nan, and it must be a number of seconds"):
+        read({**URI, key: float("nan")})

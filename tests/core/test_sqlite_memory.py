@@ -267,6 +267,44 @@ def test_a_connection_that_survives_dispose_stores_nothing(make_engine: MakeEngi
             kept.commit()
 
 
+def test_dispose_takes_the_database_away_before_it_removes_it(
+    monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
+) -> None:
+    """A thread that connects meanwhile gets a new one."""
+    engine = make_engine()
+    file, found = file_of(engine), []
+    real = shutil.rmtree
+
+    def meanwhile(*args: Any, **options: Any) -> None:
+        found.append(in_thread(lambda: file_of(engine)))
+        real(*args, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    engine.dispose()
+    monkeypatch.undo()
+    (new,) = found
+    assert new != file
+    assert file_of(engine) == new
+    assert not file.parent.exists()
+
+
+def test_a_number_that_is_another_file_now_is_not_closed(
+    tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    """A daemon closes all files that it has inherited, and opens its own."""
+    engine = make_engine()
+    file = file_of(engine)
+    number = temporary._folders[engine]._lock
+    assert number is not None
+    with (tmp_path / "log").open("w") as log:
+        os.dup2(log.fileno(), number)
+        engine.dispose()
+        os.write(number, b"a line")
+        os.close(number)
+    assert (tmp_path / "log").read_text() == "a line"
+    assert not file.parent.exists()
+
+
 def test_an_engine_that_is_dropped_takes_its_file_along(make_engine: MakeEngine) -> None:
     """A suite that creates an app for each test does not fill the memory."""
     engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
@@ -301,8 +339,8 @@ if sys.argv[1] == "kill":
 """
 
 
-def run_program(how: str) -> tuple[Path, list[str], int]:
-    command = [sys.executable, "-c", PROGRAM, how]
+def run_program(how: str, program: str = PROGRAM) -> tuple[Path, list[str], int]:
+    command = [sys.executable, "-c", program, how]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     path, *lines = done.stdout.splitlines()
     return Path(path), lines, done.returncode
@@ -329,21 +367,50 @@ def test_the_folder_of_a_killed_process_is_swept(make_engine: MakeEngine) -> Non
     assert living.exists()
 
 
-def test_what_is_not_ours_is_not_swept(folders: Path, make_engine: MakeEngine) -> None:
-    """A folder without a lock, another user's, a link, a file."""
+def test_a_folder_whose_creator_was_killed_at_once_is_swept(
+    folders: Path, make_engine: MakeEngine
+) -> None:
+    """Before it was locked, and before SQLite created the file."""
     (folders / "flask_uow-new").mkdir()
+    folder = file_of(make_engine()).parent
+    assert list(folders.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("when", ["before it is open", "before it is locked"])
+def test_a_folder_that_is_swept_before_it_is_locked_is_created_again(
+    when: str, folders: Path, monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
+) -> None:
+    """Another process that starts took it for that of a killed one."""
+    module, name = (tempfile, "mkdtemp") if when == "before it is open" else (temporary, "_open")
+    real = getattr(module, name)
+
+    def swept(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(module, name, real)
+        result = real(*args, **options)
+        (folder,) = folders.iterdir()
+        temporary._remove_unused(str(folder))
+        assert not folder.exists()
+        return result
+
+    monkeypatch.setattr(module, name, swept)
+    assert file_of(make_engine()).exists()
+
+
+def test_what_is_not_ours_is_not_swept(folders: Path, make_engine: MakeEngine) -> None:
+    """A folder of that name with other files, another user's, a link, a file."""
+    (folders / "flask_uow-clone").mkdir()
+    (folders / "flask_uow-clone" / "README.md").touch()
+    (folders / "flask_uow-clone" / "memory.db").touch()
     (folders / "flask_uow-file").touch()
     (folders / "elsewhere").mkdir()
-    (folders / "elsewhere" / "lock").touch()
+    (folders / "elsewhere" / "memory.db").touch()
     (folders / "flask_uow-link").symlink_to(folders / "elsewhere")
-    before = set(folders.iterdir())
     if os.geteuid() == 0:
         (folders / "flask_uow-others").mkdir()
-        (folders / "flask_uow-others" / "lock").touch()
         os.chown(folders / "flask_uow-others", 12345, 12345)
-        before.add(folders / "flask_uow-others")
+    before = set(folders.rglob("*"))
     make_engine()
-    assert before < set(folders.iterdir())
+    assert before < set(folders.rglob("*"))
 
 
 # Forks ----------------------------------------------------------------------------------------
@@ -374,6 +441,68 @@ def test_a_child_removes_what_it_has_created(make_engine: MakeEngine) -> None:
 
     assert in_child(child) == 0
     assert parents.exists()
+
+
+DAEMON = """
+import os, sys
+from flask_uow._config import reading
+from flask_uow._engine import build
+
+engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
+with engine.begin() as connection:
+    print(connection.exec_driver_sql("PRAGMA database_list").one()[2], flush=True)
+    connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.close(writing)
+    os.read(reading, 1)  # until the parent has ended
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO t VALUES (1)")
+        print(connection.exec_driver_sql("SELECT count(*) FROM t").scalar(), flush=True)
+    if sys.argv[1] == "dropped":
+        os._exit(0)
+elif sys.argv[1] == "dropped":
+    del engine
+"""
+
+
+@pytest.mark.parametrize("how", ["exit", "dropped"])
+def test_a_daemon_keeps_the_database_of_its_parent(how: str, make_engine: MakeEngine) -> None:
+    """The last process that uses it removes it at exit, else the next process."""
+    file, lines, code = run_program(how, DAEMON)
+    assert (lines, code) == (["1"], 0)
+    assert file.parent.exists() == (how == "dropped")
+    temporary._sweep.cache_clear()
+    make_engine()
+    assert not file.parent.exists()
+
+
+def test_dispose_removes_the_database_of_a_child(make_engine: MakeEngine) -> None:
+    """Where it was created; the child is told."""
+    engine = make_engine()
+    file = file_of(engine)
+    (waiting, done), (told, telling) = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql("UPDATE t SET n = 1")
+                os.write(telling, b"x")
+                os.read(waiting, 1)
+                with pytest.raises((OperationalError, TransactionLost), match="was deleted"):
+                    connection.commit()
+            with pytest.raises(OperationalError, match="'sqlite://' was deleted"):
+                engine.connect()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.read(told, 1)
+    engine.dispose()
+    assert not file.parent.exists()
+    os.write(done, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for number in (waiting, done, told, telling):
+        os.close(number)
 
 
 # Where there is no room -----------------------------------------------------------------------
@@ -409,7 +538,6 @@ def test_without_locks_nothing_is_swept(
 ) -> None:
     """A folder on a system without ``flock``, or on a file system without locks."""
     (folders / "flask_uow-old").mkdir()
-    (folders / "flask_uow-old" / "lock").touch()
 
     class Refusing:
         LOCK_EX = LOCK_NB = LOCK_UN = 0
@@ -449,3 +577,46 @@ def test_null_pool_has_one_database_for_each_connection(make_engine: MakeEngine)
     """As SQLAlchemy has it."""
     with pytest.raises(OperationalError, match="no such table"):
         n(make_engine(poolclass=NullPool))
+
+
+# Too many open files --------------------------------------------------------------------------
+
+CROWDED = """
+import gc, os, resource, sys
+from flask_uow._config import reading
+from flask_uow._engine import build
+
+limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+for left in range(9):
+    engine = connection = None
+    gc.collect()  # the files of the last round
+    used = os.open(os.devnull, os.O_RDONLY)
+    config = {"SQLALCHEMY_DATABASE_URI": sys.argv[1].format(left)}
+    engine = build.build(reading.read(config), "")["default"]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1 + left, limits[1]))
+    try:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE t (id INTEGER)")
+        print("stored")
+    except Exception as error:
+        print(str(error).replace(chr(10), " "))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    engine.dispose()
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_too_many_open_files_are_named(kind: str, tmp_path: Path) -> None:
+    """Whichever file it is that SQLite, the queue or the folder cannot open."""
+    url = f"sqlite:///{tmp_path}/{{}}.db" if kind == "file" else "sqlite://"
+    command = [sys.executable, "-c", CROWDED, url]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert (len(said), said[-1]) == (9, "stored")
+    errors = [line for line in said if line != "stored"]
+    assert len(errors) >= 3
+    for line in errors:
+        assert "oo many open files" in line
+        assert "'db.engine.dispose()'), or raise the limit of open files ('ulimit -n')." in line
+        assert "be allowed to create" not in line
+        assert "TMPDIR" not in line

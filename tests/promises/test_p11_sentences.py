@@ -86,6 +86,13 @@ def test_a_thread_that_outlives_its_context_says_so(app: Flask, db: Database) ->
         lambda app: use(app, SQLALCHEMY_DATABASE_URI="sqlite://", UOW_COMMIT=URL),
         lambda app: use(app, SQLALCHEMY_BINDS=URL),
         lambda app: use(app, SQLALCHEMY_BINDS={"default": {"uri": URL}}),
+        lambda app: use(app, SQLALCHEMY_DATABASE_URI="sqlite://ada:s3cret@host/app.db"),
+        *(
+            lambda app, option=option: use(
+                app, SQLALCHEMY_DATABASE_URI="sqlite://", SQLALCHEMY_ENGINE_OPTIONS={option: URL}
+            )
+            for option in ("echo", "pool_size", "pool_reset_on_return", "pool_events", "strategy")
+        ),
     ],
 )
 def test_no_message_prints_a_password(mistake: Any) -> None:
@@ -105,7 +112,17 @@ def use(app: Flask, **config: Any) -> None:
         db.engine  # noqa: B018
 
 
-@pytest.mark.parametrize("options", [{"poolclass": "x"}, {"echo": "maybe"}, {"nonesuch": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"poolclass": "x"},
+        {"echo": "maybe"},
+        {"nonesuch": 1},
+        {"pool_events": "x"},
+        {"connect_args": "x"},
+        {"pool_events": [(print, "nonesuch")]},
+    ],
+)
 def test_an_option_of_the_wrong_kind_names_its_key(options: dict[str, Any]) -> None:
     """Whatever SQLAlchemy makes of it."""
     app = Flask("shop")

@@ -1196,7 +1196,7 @@ def test_silly_number_of_retries_is_refused(place: str, retries: Any, db: Databa
     assert f"is {retries!r}, and" in str(caught.value)
 
 
-@pytest.mark.parametrize("pause", [-1, "long", True, None])
+@pytest.mark.parametrize("pause", [-1, "long", True, None, 2_000_001, float("inf")])
 @anywhere
 def test_silly_pause_is_refused(pause: Any, make_app: MakeApp) -> None:
     """It is a number of seconds."""

@@ -166,6 +166,10 @@ class _SqliteLock:
         self._connection: sqlite3.Connection | None = None
 
     def take(self) -> bool:
+        """Take the lock; return False if another process has it.
+
+        :raises MigrationError: the file cannot be created or locked.
+        """
         try:
             if self._connection is None:
                 self._connection = sqlite3.connect(self._file, timeout=0, isolation_level=None)
