@@ -10,9 +10,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 from .._config.settings import SqliteProfile
 from .write_queue import WriteQueue, queue_for
+
+Identity: TypeAlias = tuple[int, int]
 
 WAL_LIMIT = 16 * 2**20
 """Bytes. SQLite writes the log back at 4 MB and starts it again, unless a transaction reads it."""
@@ -25,6 +28,7 @@ class Database:
 
     :ivar path: of the file; empty before the first connection, and without a file.
     :ivar asked_for: the path to which a connection was asked for last.
+    :ivar identity: which file it was when it was opened last; None before, and without a file.
     :ivar read_only: it was opened for reading only, so no connection waits for the write lock.
     :ivar timeout: how long a connection waits for a lock, in seconds.
     :ivar queue: None if its writers do not wait in a queue.
@@ -39,6 +43,8 @@ class Database:
         on_wal_growth: Callable[[int], object] | None,
     ) -> None:
         self.path = self.asked_for = ""
+        self.identity: Identity | None = None
+        self._beside: dict[str, Identity | None] = {}
         self.read_only = False
         self.timeout = profile.busy_timeout
         self.queue: WriteQueue | None = None
@@ -61,6 +67,30 @@ class Database:
             if self.queue is None and self._has_queue and not self.read_only:
                 self.queue = queue_for(path) if path else WriteQueue()
 
+    def note_identity(self) -> None:
+        """Note which file it is, and which ones SQLite keeps beside it; after each opening."""
+        self.identity = identity_of(self.path)
+        self._beside = {name: identity_of(name) for name in self._names_beside()}
+
+    def is_replaced(self) -> bool:
+        """Tell whether another file was put in its place since."""
+        return self.identity is not None and identity_of(self.path) not in {None, self.identity}
+
+    def left_by_the_old(self) -> list[str]:
+        """Return the files beside it that belong to the one which was replaced.
+
+        SQLite would take them for files of the new one, and destroy it.
+        """
+        found = {name: identity_of(name) for name in self._names_beside()}
+        return [
+            name
+            for name, identity in found.items()
+            if identity is not None and identity == (self._beside.get(name) or identity)
+        ]
+
+    def _names_beside(self) -> list[str]:
+        return [f"{self.path}{ending}" for ending in ("-wal", "-shm", "-journal")]
+
     def look_at_wal(self, connection: sqlite3.Connection) -> None:
         """Report a log that has grown, and cannot be emptied; for a call after a COMMIT."""
         now = time.monotonic()
@@ -80,7 +110,7 @@ class Database:
             self._on_wal_growth(size)
 
 
-def identity_of(path: str) -> tuple[int, int] | None:
+def identity_of(path: str) -> Identity | None:
     """What a file is, whatever its name; None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116  # at every COMMIT

@@ -46,7 +46,7 @@ from .connection import (
     refuse_isolation_level,
     roll_back,
 )
-from .database import Database, identity_of
+from .database import Database
 from .profile import has_temporary_file, is_memory, path_of, refuse_network
 
 
@@ -112,6 +112,10 @@ class _Listeners:
         if path and not os.path.exists(path):  # noqa: PTH110
             was_in_use = path == database.path and engine is not None and engine.pool is self._pool
             explain.refuse_missing(path, name=database.name, was_in_use=was_in_use)
+        elif path == database.path and engine is not None and database.is_replaced():
+            engine.dispose()  # the connections to the old file
+            self._pool = engine.pool
+            explain.refuse_leftovers(database)
 
     def on_disposed(self, _engine: Engine) -> None:  # perhaps one with other execution options
         if self._is_temporary:
@@ -148,8 +152,10 @@ class _Listeners:
         is_protected = os.path.exists(path) and not os.access(path, os.W_OK)  # noqa: PTH110
         if path and not (self._database.read_only or is_protected):
             self._set_journal_mode(connection)
-        if isinstance(connection, SqliteConnection) and path:
-            connection.identity = identity_of(path)
+        if path:
+            self._database.note_identity()
+        if isinstance(connection, SqliteConnection):
+            connection.identity = self._database.identity
 
     def _set_journal_mode(self, connection: sqlite3.Connection) -> None:
         wanted, name = self._profile.journal_mode, self._database.name

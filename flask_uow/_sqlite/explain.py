@@ -215,3 +215,19 @@ def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
     else:
         return
     raise sqlite3.OperationalError(f"{MISSING}: {why}.")
+
+
+def refuse_leftovers(database: Database) -> None:
+    """
+    :raises sqlite3.OperationalError: the file was replaced, and its log is still there.
+    """
+    leftovers = database.left_by_the_old()
+    if leftovers:
+        names = " and ".join(map(repr, leftovers))
+        raise sqlite3.OperationalError(
+            f"{MISSING}: the file {database.name!r} was replaced while it was in use, and {names}"
+            " belong to the old one. SQLite would apply them to the new one, and destroy it. Stop"
+            " all processes that use the database, delete them, and start again. To restore a"
+            " backup while the app runs, let SQLite copy it: 'sqlite3 app.db \".restore"
+            " backup.db\"'."
+        )

@@ -14,7 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
@@ -1138,6 +1138,91 @@ def test_readers_of_a_replaced_database_find_out(
     with engine.connect() as connection:
         with pytest.raises(OperationalError, match="was deleted or replaced"):
             n(connection)
+
+
+def put_in_its_place(file: Path, way: str) -> None:
+    """Replace *file* by a backup, in which n is 77."""
+    backup = file.with_name("backup.db")
+    with closing(sqlite3.connect(backup)) as new:
+        new.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        new.execute("INSERT INTO t VALUES (1, 77)")
+        new.commit()
+        new.execute("PRAGMA journal_mode = wal")
+    if way == "mv":
+        backup.rename(file)
+    else:
+        file.unlink()
+        shutil.copy(backup, file)
+
+
+@pytest.mark.parametrize("way", ["mv", "rm and cp"])
+@pytest.mark.parametrize("used", ["by an idle connection", "by two", "by one in a transaction"])
+def test_a_replaced_database_is_not_destroyed(
+    used: str, way: str, engine: Engine, file: Path
+) -> None:
+    """S6: the log of the old file lies beside the new one, and SQLite would apply it."""
+    with ExitStack() as stack:
+        connections = [stack.enter_context(engine.connect()) for _ in range(3)]
+        set_n(connections[0], 1)
+        connections[0].commit()
+        if used != "by one in a transaction":
+            for connection in connections[used == "by two" :]:
+                connection.close()
+        else:
+            set_n(connections[0], 2)
+        put_in_its_place(file, way)
+        failures = list[str]()
+        for _ in range(20):
+            try:
+                with engine.connect() as connection, engine.connect() as another:
+                    n(another)
+                    set_n(connection, n(connection) + 1)
+                    connection.commit()
+            except OperationalError as error:
+                failures.append(str(error))
+        assert len(failures) == 20, "a unit was acknowledged"
+        assert "-wal' and '" in failures[-1]
+        assert "Stop all processes" in failures[-1]
+        if used == "by one in a transaction":
+            with pytest.raises(OperationalError, match="was deleted or replaced"):
+                connections[0].commit()
+    for ending in ("-wal", "-shm"):
+        Path(f"{file}{ending}").unlink()
+    with engine.connect() as connection, engine.connect() as another:
+        set_n(connection, n(connection) + 1)
+        connection.commit()
+        assert run(another, "PRAGMA integrity_check").scalar_one() == "ok"
+        assert n(another) == 78
+
+
+def test_a_replaced_database_that_another_process_uses_already(engine: Engine, file: Path) -> None:
+    """Its log is beside the new file, and not a leftover of the old one."""
+    with engine.connect() as connection:
+        n(connection)
+    for name in file.parent.glob("app.db*"):
+        name.unlink()
+    put_in_its_place(file, "mv")
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("UPDATE t SET n = 78")
+        other.commit()
+        assert Path(f"{file}-wal").exists()
+        with suppress(OperationalError), engine.connect() as connection:
+            set_n(connection, 79)
+            connection.commit()
+        with engine.connect() as connection:
+            assert n(connection) == 78
+
+
+def test_a_replaced_database_with_a_journal(make_engine: MakeEngine, file: Path) -> None:
+    """That of a transaction which was interrupted: SQLite would undo it in the new file."""
+    engine = make_engine(journal_mode="delete")
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+    with engine.connect():
+        put_in_its_place(file, "mv")
+        Path(f"{file}-journal").write_bytes(b"the journal of a killed process")
+        with pytest.raises(OperationalError, match="-journal' belong to the old one"):
+            engine.connect()
 
 
 def test_a_full_disk(make_engine: MakeEngine, witness: Witness) -> None:
