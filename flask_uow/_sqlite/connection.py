@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
@@ -283,6 +284,14 @@ class SqliteConnection(sqlite3.Connection):
 
     def __del__(self) -> None:
         self._leave_queue()
+        # From Python 3.13 on, the driver closes a dropped connection in the method that this one
+        # replaces, and warns. There is no cause to: a pool that is dropped closes no connection.
+        try:
+            sqlite3.Connection.close(self)  # not that of a subclass: it may be closed already
+        except sqlite3.Error:  # it belongs to another thread, or was never open
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                getattr(super(), "__del__", int)()
 
     def _leave_queue(self) -> None:
         self.writing = self.resting = False

@@ -59,10 +59,12 @@ def path_for(engine: Engine) -> str:
             _sweep(tempfile.gettempdir())
             created = _create()
         except OSError as error:
-            remedy = explain.CLOSE_FILES if explain.has_too_many_files() else _OTHER_PLACES
+            why, remedy = str(error), _OTHER_PLACES
+            if explain.has_too_many_files():
+                why, remedy = "this process has too many open files", explain.CLOSE_FILES
             raise ConfigError(
                 f"A SQLite database in memory ({str(engine.url)!r}) is kept in a temporary file,"
-                f" which cannot be created: {error}. {remedy}."
+                f" which cannot be created: {why}. {remedy}."
             ) from error
         folder = _folders.setdefault(engine, created)  # another thread may have been faster
     return f"{folder.path}/{_FILE}"

@@ -36,6 +36,7 @@ from flask_uow._sqlite.write_queue import waiting
 from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import SqliteKind, sqlite_kind_of
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
+from tests.support import leaks
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
 
@@ -1046,6 +1047,30 @@ def test_a_savepoint_is_work_too(engine: Engine) -> None:
         with pytest.raises(OperationalError, match="it would wait for itself"):
             with engine.connect() as inner:
                 set_n(inner, 1)
+
+
+def test_a_dropped_connection_is_closed(
+    make_engine: MakeEngine, witness: Witness, file: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """With its engine; from Python 3.13 on, the driver leaves that to the connection."""
+
+    def open_files() -> int:
+        names = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        return sum(str(name).startswith(str(file)) for name in names)
+
+    before = open_files()
+    for one_thread_only in (False, True):
+        arguments = {"check_same_thread": one_thread_only}
+        engine = create_engine(f"sqlite:///{file}", connect_args=arguments)
+        _sqlite_engine.set_up_transactions(engine)
+        with engine.connect() as connection:
+            n(connection)
+        assert open_files() > before
+        leaks.forget()  # it keeps each engine that has connected
+        del engine, connection
+        gc.collect()
+        assert open_files() == before
+    assert not recwarn.list
 
 
 # The file -------------------------------------------------------------------------------------

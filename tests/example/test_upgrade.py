@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
-from sqlalchemy import MetaData, text
+from sqlalchemy import DateTime, MetaData, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
 import example_app
@@ -62,7 +62,8 @@ def write_old_books(witness: Witness, *, overdrawn: bool = False) -> None:
             connection.execute(text("INSERT INTO accounts VALUES (:id, :name, :may)"), values)
         for transfer, cents in enumerate([500_00, 70_01], start=1):
             values = {"id": transfer, "at": datetime(2026, 1, transfer), "memo": "Sales"}
-            connection.execute(text("INSERT INTO transfers VALUES (:id, :at, :memo)"), values)
+            insert = text("INSERT INTO transfers VALUES (:id, :at, :memo)")
+            connection.execute(insert.bindparams(bindparam("at", type_=DateTime())), values)
             for name, amount in ((source, -cents), (target, cents)):
                 connection.execute(
                     text(
