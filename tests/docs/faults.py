@@ -98,6 +98,21 @@ BELOW = [
         ],
     ),
     (
+        "S4",
+        "The file of the queue is truncated, or comes from another boot or machine",
+        "No process ends, and none waits for a writer of another time",
+        [
+            f"{QUEUE}::test_a_file_that_is_truncated_ends_no_process",
+            f"{QUEUE}::test_notes_of_another_boot_keep_no_process_waiting",
+        ],
+    ),
+    (
+        "S5",
+        "A unit inside another one changes what the outer one has read, and commits",
+        "The outer one may not overwrite it, in words, until it has read it again",
+        [f"{SQLITE}::test_what_a_nested_unit_has_changed_is_not_overwritten"],
+    ),
+    (
         "S6",
         "The disk is full",
         "The error says so, nothing of the transaction is stored, and it works again with room",
@@ -108,6 +123,12 @@ BELOW = [
         "The file was deleted, or another one was put in its place",
         "Nothing is committed to a file without a name, and no empty one takes its place",
         [f"{SQLITE}::test_a_deleted_database", f"{SQLITE}::test_a_replaced_database"],
+    ),
+    (
+        "S6",
+        "Another file was put in its place, and the log of the old one is still there",
+        "Not opened, in words: SQLite would apply the log to the new file, and destroy it",
+        [f"{SQLITE}::test_a_replaced_database_is_not_destroyed"],
     ),
     (
         "S6",
