@@ -360,6 +360,11 @@ def sqlite_clauses(definition: str) -> tuple[list[SqliteClause], list[str]]:
     return clauses, options
 
 
+def sqlite_names(definition: str) -> Iterator[str]:
+    """Yield each word of what SQLite has stored that may be a name, quoted or not."""
+    return (word.removeprefix('"') for word in _sqlite_words(definition) if word[0] != "'")
+
+
 def _sqlite_words(definition: str) -> Iterator[str]:
     for match in _SQLITE_TOKEN.finditer(definition):
         text = match[0].lower()

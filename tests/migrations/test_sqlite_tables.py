@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 
 import pytest
 
-from tests.migrations.projects import Project
+from tests.migrations.projects import Project, snippets
 from tests.support.databases import anywhere
 
 pytestmark = [
@@ -31,11 +30,10 @@ def prepare(project: Project, script: str) -> None:
 
 
 def master(project: Project) -> set[tuple[str, str, str]]:
-    """Triggers and indexes, with their SQL."""
+    """Triggers, indexes and views, with their SQL."""
     return set(
         project.query(
-            "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'index')"
-            " AND sql IS NOT NULL"
+            "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' AND sql IS NOT NULL"
         )
     )
 
@@ -50,6 +48,7 @@ def refusal(project: Project, change: str = NOT_NULL) -> str:
     result = project.flask("db", "upgrade")
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
+    assert snippets(result.output) or "op." not in result.output
     assert project.revision() is None
     assert (master(project), project.query("SELECT * FROM people"), definition(project)) == before
     return str(result.output)
@@ -67,22 +66,23 @@ LOST = {
     "condition of two lines": "CREATE INDEX part ON people (nick) WHERE nick > 'a'\n AND id < 5",
     "descending": "CREATE INDEX falling ON people (name DESC)",
     "collation": "CREATE INDEX folding ON people (name COLLATE NOCASE)",
+    "view": "CREATE VIEW v AS SELECT name  FROM Main.People",
+    "trigger elsewhere": """CREATE TRIGGER tr AFTER INSERT ON log BEGIN
+        INSERT INTO "people" (name) VALUES (new.t); END""",
 }
 
 
 @pytest.mark.parametrize("what", LOST)
-def test_trigger_or_index_that_would_be_lost_is_named(either: Project, what: str) -> None:
+def test_item_that_would_be_lost_or_in_the_way_is_named(either: Project, what: str) -> None:
     """The revision that the sentence says keeps it as it was."""
     prepare(either, f"{LOST[what]};")
     before = master(either)
     output = refusal(either)
-    lines = re.findall(r"'(op\.execute\((?:'.*?'|\".*?\")\))'", output.replace("\n", " "))
+    lines = snippets(output)
     assert len(lines) == 2, output
     either.write_revision("one", None, f"{lines[0]}\n{NOT_NULL}\n{lines[1]}")
     either.do("db", "upgrade")
-    assert {" ".join(sql.split()) for _, _, sql in master(either)} == {
-        " ".join(sql.split()) for _, _, sql in before
-    }
+    assert master(either) == before
     columns = {row[1]: row[3] for row in either.query("PRAGMA table_info(people)")}
     assert columns["name"] == 1
 
@@ -156,6 +156,77 @@ op.rename_table("people_new", "people")
     for word in ("AUTOINCREMENT", "COLLATE", "CONFLICT", "SET NULL", "DEFERRABLE"):
         assert (word in columns) == (word in sql)
     assert sql.count("CHECK") == columns.count("CHECK")
+
+
+VIEWS = """
+    CREATE VIEW early AS SELECT * FROM late;
+    CREATE VIEW late AS SELECT name FROM people;
+    CREATE TRIGGER instead INSTEAD OF INSERT ON early BEGIN SELECT 1; END;
+    CREATE VIEW other AS SELECT t AS "a people", 'people' AS b FROM log;
+"""
+
+
+def test_views_of_views_and_their_triggers_are_named(either: Project) -> None:
+    """The drops can be written in any order."""
+    prepare(either, VIEWS)
+    before = master(either)
+    lines = snippets(refusal(either))
+    assert len(lines) == 6
+    either.write_revision("one", None, "\n".join([*lines[::2], NOT_NULL, *lines[1::2]]))
+    either.do("db", "upgrade")
+    assert master(either) == before
+
+
+DROP = 'with op.batch_alter_table("people") as batch_op:\n    batch_op.drop_column("nick")'
+_MORE = "id INTEGER PRIMARY KEY, name VARCHAR(50), nick VARCHAR(20), "
+
+# The definition of a table, the change, what is named, and the line that the batch needs.
+IN_THE_WAY = {
+    "check": (
+        f"{_MORE}CONSTRAINT c CHECK (nick <> '')",
+        DROP,
+        "no such column: nick",
+        "batch_op.drop_constraint(op.f('c'), type_='check')",
+    ),
+    "generated from it": (
+        f"{_MORE}g TEXT GENERATED ALWAYS AS (nick || 'x') STORED",
+        DROP,
+        "no such column: nick",
+        "batch_op.drop_column('g')",
+    ),
+    **{
+        f"generated, {sql}": (
+            f"{_MORE}g INTEGER {sql}",
+            'with op.batch_alter_table("people") as batch_op:\n'
+            '    batch_op.alter_column("name", nullable=False)',
+            "A batch cannot fill a generated column",
+            "batch_op.drop_column('g')\n"
+            "    batch_op.add_column(sa.Column('g', sa.Integer, sa.Computed('id + 1')))",
+        )
+        for sql in ("GENERATED ALWAYS AS (id + 1) STORED", "AS (id + 1)")
+    },
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_what_a_batch_cannot_copy_is_explained(either: Project, what: str) -> None:
+    columns, change, named, line = IN_THE_WAY[what]
+    prepare(either, f"DROP TABLE people; CREATE TABLE people ({columns});")
+    either.query("INSERT INTO people (id, name, nick) VALUES (1, 'a', 'b')")
+    output = refusal(either, change)
+    assert named in output
+    assert all(call.partition("(")[0] in output for call in line.split("\n    "))
+    either.write_revision("one", None, f"{change}\n    {line}")
+    either.do("db", "upgrade")
+    assert either.query("SELECT id, name FROM people") == [(1, "a")]
+
+
+def test_view_that_cannot_be_read_is_explained(either: Project) -> None:
+    prepare(either, "CREATE VIEW old AS SELECT * FROM gone;")
+    output = refusal(either)
+    assert "names a table or a column that does not exist" in output
+    either.write_revision("one", None, f'op.execute("DROP VIEW old")\n{NOT_NULL}')
+    either.do("db", "upgrade")
 
 
 HARMLESS = {

@@ -22,9 +22,7 @@ def adjust(operations: OpContainer) -> None:
     from alembic.runtime.migration import MigrationContext
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
-    naming = MigrationContext.configure(
-        dialect_name="sqlite", opts={"target_metadata": metadata}
-    )
+    naming = MigrationContext.configure(dialect_name="sqlite", opts={"target_metadata": metadata})
     for modified in changes_of(operations):
         gone = {one.column_name for one in modified.ops if isinstance(one, ops.DropColumnOp)}
         added = {one.column.name for one in modified.ops if isinstance(one, ops.AddColumnOp)}
@@ -34,9 +32,10 @@ def adjust(operations: OpContainer) -> None:
             if isinstance(operation, ops.DropConstraintOp):
                 if _columns_of(operation.reverse()) & gone:
                     modified.ops.remove(operation)
-            elif isinstance(operation, (ops.CreateForeignKeyOp, ops.CreateUniqueConstraintOp)):
-                if _columns_of(operation) <= added:
-                    operation.constraint_name = str(operation.to_constraint(naming).name)
+            elif not isinstance(operation, (ops.CreateForeignKeyOp, ops.CreateUniqueConstraintOp)):
+                continue
+            elif _columns_of(operation) <= added:
+                operation.constraint_name = str(operation.to_constraint(naming).name)
 
 
 def _columns_of(operation: AddConstraintOp) -> set[str]:

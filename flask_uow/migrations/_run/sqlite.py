@@ -5,23 +5,24 @@ Alembic may lose a part of the table.
 
 To change a table, Alembic makes a copy, drops the table and renames the copy. Triggers go with the
 table. The copy has only what SQLAlchemy reflects: no index on expressions, no ``AUTOINCREMENT``, no
-``COLLATE``. So before the drop, while both tables exist, their definitions are compared. The error
-names what the copy lacks, and what to write; the transaction of the revision is rolled back.
+``COLLATE``. And SQLite refuses the rename while a view, or a trigger of another table, reads the
+table. So before the drop, while both tables exist, their definitions are compared. The error names
+what the copy lacks, and what to write; the transaction of the revision is rolled back.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Insert, event, inspect
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import DropTable
 from sqlalchemy.sql import visitors
 
-from ..._transaction.statements import SqliteClause, sqlite_clauses, words_of
+from ..._transaction.statements import SqliteClause, sqlite_clauses, sqlite_names, words_of
 from ...errors import MigrationError
 
 # What the definition of a table may have, as a sequence of words, and what keeps it in a batch.
@@ -34,6 +35,7 @@ _KEPT_BY = {
     ("check",): "table_args=[sa.CheckConstraint(...)]",
 }
 _OPTIONS = {("without", "rowid"), ("strict",)}  # of the table, after its columns
+_WITHOUT = "the copy would be without"
 _BY_HAND = (
     "the copy in the revision: op.execute('CREATE TABLE ...') with another name,"
     " op.execute('INSERT INTO ... SELECT ...'), then op.drop_table({0!r}) and"
@@ -70,6 +72,18 @@ class _Batches:
                 _compare(_Definition(connection, table), _Definition(connection, copy), read)
 
 
+class _Item(NamedTuple):
+    """A table, an index, a view or a trigger.
+
+    :ivar is_of_table: it is the table that is copied, or belongs to it.
+    """
+
+    kind: str
+    name: str
+    sql: str
+    is_of_table: bool
+
+
 class _Definition:
     """What SQLite has noted of one table."""
 
@@ -77,19 +91,18 @@ class _Definition:
         self.schema: str = table.schema or "main"
         self.table = str(table.name)
         self._connection = connection
-        (sql,) = self.statements("table").values()
-        self.clauses, self.options = sqlite_clauses(sql)
+        (table,) = [one for one in self.items("table") if one.is_of_table]
+        self.clauses, self.options = sqlite_clauses(table.sql)
         self.columns = {row[1].lower() for row in self.pragma("table_xinfo", self.table)}
 
-    def statements(self, kind: str) -> dict[str, str]:
-        """By name, the SQL of the table itself, of its indexes or of its triggers."""
+    def items(self, *kinds: str) -> list[_Item]:
+        """What the database file has of these kinds, the oldest first."""
         rows = self._run(
-            f"SELECT name, sql FROM {_quoted(self.schema)}.sqlite_master"  # noqa: S608
-            " WHERE type = ? AND lower(tbl_name) = lower(?) AND sql IS NOT NULL ORDER BY rowid",
-            kind,
+            "SELECT type, name, sql, lower(tbl_name) = lower(?)"  # noqa: S608
+            f" FROM {_quoted(self.schema)}.sqlite_master WHERE sql IS NOT NULL ORDER BY rowid",
             self.table,
         )
-        return dict(rows)
+        return [_Item(*row) for row in rows if row[0] in kinds]
 
     def pragma(self, name: str, argument: str) -> list[Any]:
         return self._run(f"PRAGMA {_quoted(self.schema)}.{name}({_quoted(argument)})")
@@ -159,23 +172,42 @@ def _compare(before: _Definition, after: _Definition, names: dict[str, str]) -> 
     """
     losses = [
         *_lost_parts(before, after, names),
-        *_made_again(before.statements("trigger"), "trigger"),
-        *_made_again(_unreflected_indexes(before), "index"),
+        *_made_again(_unreflected_indexes(before, names)),
+        *_made_again(_readers(before)),
     ]
     if losses:
         raise MigrationError(
-            f"On SQLite this change copies the table {before.table!r}, and the copy would be"
-            f" without {'; and without '.join(losses)}"
+            f"On SQLite this change copies the table {before.table!r}, and {'; and '.join(losses)}"
         )
 
 
-def _made_again(definitions: dict[str, str], kind: str) -> Iterator[str]:
-    for name, sql in definitions.items():
-        drop = f"DROP {kind.upper()} {_quoted(name)}"
+def _made_again(items: Iterable[_Item]) -> Iterator[str]:
+    """Why each of *items* cannot stay as it is, and how it is made again."""
+    for item in items:
+        what = f"the {item.kind} {item.name!r}"
+        why = f"SQLite refuses to rename the copy while {what} mentions the table"
+        if item.is_of_table:
+            why = f"{_WITHOUT} {what}"
+        drop = f"DROP {item.kind.upper()} IF EXISTS {_quoted(item.name)}"
+        create = item.sql.replace(":", "\\:")  # no parameters
         yield (
-            f"the {kind} {name!r}. Write 'op.execute({drop!r})' before the change, and after it"
-            f" 'op.execute({sql.replace(':', chr(92) + ':')!r})', if it is to stay"
+            f"{why}. Write op.execute({drop!r}) before the change, and after it"
+            f" op.execute({create!r}), if it is to stay"
         )
+
+
+def _readers(before: _Definition) -> list[_Item]:
+    """Its triggers, and each view and trigger that SQLite cannot read while there is no table.
+
+    Views of such views, too.
+    """
+    items = before.items("view", "trigger")
+    found: list[_Item] = []
+    names = {before.table.lower()}
+    while more := [one for one in items if one not in found and names & set(sqlite_names(one.sql))]:
+        found += more
+        names |= {one.name.lower() for one in more if one.kind == "view"}
+    return [one for one in items if one in found]
 
 
 def _lost_parts(before: _Definition, after: _Definition, names: dict[str, str]) -> Iterator[str]:
@@ -186,11 +218,11 @@ def _lost_parts(before: _Definition, after: _Definition, names: dict[str, str]) 
         if part in parts:
             what = "a CHECK without a name" if part == ("check",) else f"{' '.join(part).upper()}"
             kept = f"Give 'op.batch_alter_table()' {advice}, or make" if advice else "Make"
-            yield f"{what}. {kept} {_BY_HAND.format(before.table)}"
+            yield f"{_WITHOUT} {what}. {kept} {_BY_HAND.format(before.table)}"
     for column in _unreflected_keys(before, after, names):
         yield (
-            f"what the foreign key of {column!r} says of ON DELETE, ON UPDATE or DEFERRABLE. Make"
-            f" {_BY_HAND.format(before.table)}"
+            f"{_WITHOUT} what the foreign key of {column!r} says of ON DELETE, ON UPDATE or"
+            f" DEFERRABLE. Make {_BY_HAND.format(before.table)}"
         )
 
 
@@ -220,24 +252,26 @@ def _actions(definition: _Definition) -> dict[str, tuple[str, ...]]:
     return {row[3].lower(): tuple(row[5:7]) for row in rows if row[1] == 0}
 
 
-def _unreflected_indexes(before: _Definition) -> dict[str, str]:
-    """The indexes of which SQLAlchemy does not reflect everything."""
+def _unreflected_indexes(before: _Definition, stay: Collection[str]) -> Iterator[_Item]:
+    """The indexes of which SQLAlchemy does not reflect everything, or that need another column."""
     conditions = {
         index["name"]: index.get("dialect_options", {}).get("sqlite_where", "")
         for index in before.reflected("indexes")
     }
-    return {
-        name: sql
-        for name, sql in before.statements("index").items()
-        if _has_more_than_columns(before, name, sql)
-        or _condition(sql) != list(words_of(str(conditions.get(name, ""))))
-    }
+    gone = before.columns - set(stay)
+    for item in before.items("index"):
+        if item.is_of_table and (
+            _has_more_than_columns(before, item)
+            or _condition(item.sql) != list(words_of(str(conditions.get(item.name, ""))))
+            or gone & set(sqlite_names(item.sql))
+        ):
+            yield item
 
 
-def _has_more_than_columns(before: _Definition, index: str, sql: str) -> bool:
+def _has_more_than_columns(before: _Definition, index: _Item) -> bool:
     """Is it on an expression, descending, or with a collation of its own?"""
-    keys = [row for row in before.pragma("index_xinfo", index) if row[5]]
-    return "collate" in words_of(sql) or any(row[2] is None or row[3] for row in keys)
+    keys = [row for row in before.pragma("index_xinfo", index.name) if row[5]]
+    return "collate" in words_of(index.sql) or any(row[2] is None or row[3] for row in keys)
 
 
 def _condition(sql: str) -> list[str]:
