@@ -27,10 +27,14 @@ _ON_SQLITE = {
     "error in trigger": _BROKEN,
     "INSERT into generated column": _GENERATED,
     "GENERATED ALWAYS AS ()": _GENERATED,
+    "DDL for NullType": (
+        "SQLAlchemy does not know the type of that column: give"
+        " 'op.batch_alter_table()' reflect_args=[sa.Column(NAME, TYPE)]"
+    ),
     "no such column": (
-        "If the revision drops that column, let it first drop what names the column: a CHECK by"
-        " batch_op.drop_constraint(op.f(NAME), type_='check'), a generated column by"
-        " batch_op.drop_column(NAME)"
+        "If the revision drops that column, let it first drop what names it: an index by"
+        " batch_op.drop_index(NAME), a CHECK by"
+        " batch_op.drop_constraint(op.f(NAME), type_='check'), a generated column by batch_op.drop_column(NAME)"
     ),
 }
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -278,6 +279,7 @@ class Runner:
         script = self.script
         with (
             self.environment(request),
+            _warnings_of_success(),
             EnvironmentContext(self.config, script, fn=steps, **options),
         ):
             script.run_env()
@@ -329,6 +331,17 @@ class Runner:
             raise messages.file_failed(
                 error, self.folder, self.group, env_is_ours=self.env.is_ours
             ) from error
+
+
+@contextlib.contextmanager
+def _warnings_of_success() -> Iterator[None]:
+    """Show the warnings after the block, unless it fails: its error is what is to be read."""
+    with warnings.catch_warnings(record=True) as caught:
+        # A batch that would lose such a constraint is refused; see 'sqlite.py'.
+        warnings.filterwarnings("ignore", "Unnamed CHECK constraint on reflected table")
+        yield
+    for one in caught:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 # Logging ------------------------------------------------------------------------------------------

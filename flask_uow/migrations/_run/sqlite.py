@@ -253,17 +253,22 @@ def _actions(definition: _Definition) -> dict[str, tuple[str, ...]]:
 
 
 def _unreflected_indexes(before: _Definition, stay: Collection[str]) -> Iterator[_Item]:
-    """The indexes of which SQLAlchemy does not reflect everything, or that need another column."""
+    """The indexes of which SQLAlchemy does not reflect everything; all their columns *stay*."""
     conditions = {
         index["name"]: index.get("dialect_options", {}).get("sqlite_where", "")
         for index in before.reflected("indexes")
     }
     gone = before.columns - set(stay)
     for item in before.items("index"):
-        if item.is_of_table and (
-            _has_more_than_columns(before, item)
-            or _condition(item.sql) != list(words_of(str(conditions.get(item.name, ""))))
-            or gone & set(sqlite_names(item.sql))
+        columns, condition = sqlite_clauses(item.sql)
+        words = [word for clause in columns for word in clause.words]
+        if (
+            item.is_of_table
+            and not SqliteClause(None, words + condition).names(gone)
+            and (
+                _has_more_than_columns(before, item)
+                or _condition(item.sql) != list(words_of(str(conditions.get(item.name, ""))))
+            )
         ):
             yield item
 
