@@ -34,7 +34,8 @@ _ON_SQLITE = {
     "no such column": (
         "If the revision drops that column, let it first drop what names it: an index by"
         " batch_op.drop_index(NAME), a CHECK by"
-        " batch_op.drop_constraint(op.f(NAME), type_='check'), a generated column by batch_op.drop_column(NAME)"
+        " batch_op.drop_constraint(op.f(NAME), type_='check'), a generated column by"
+        " batch_op.drop_column(NAME)"
     ),
 }
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}
