@@ -28,7 +28,7 @@ from flask.cli import with_appcontext
 
 from ..errors import DatabaseUnreachable, MigrationError, UowError
 from .api import Migrations
-from .install import OPTIONS
+from .group import OPTIONS
 from .results import Created, EngineStatus, Step
 
 if TYPE_CHECKING:

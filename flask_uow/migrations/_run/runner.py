@@ -19,7 +19,7 @@ from ...errors import MigrationError, MigrationFailed, UowError
 from .. import connectivity, messages
 from .._compare.announce import Comparison
 from .._env import alembic_private, directory
-from .._env.metadata import Database
+from .._env.metadata import MigratedDatabase
 from .._env.request import EnvRequest, FlaskMigrateView, request_of
 from ..results import OnStep, OnWait, Step
 from . import lock, timeouts
@@ -72,7 +72,7 @@ class Runner:
     def __init__(
         self,
         app: Flask,
-        db: Database,
+        db: MigratedDatabase,
         engines: Engines,
         settings: MigrationSettings,
         *,

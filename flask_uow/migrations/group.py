@@ -16,7 +16,7 @@ from flask.cli import AppGroup
 
 from .._config import reading
 from ..errors import ConfigNotice, MigrationsPending
-from ._env.metadata import EXTENSION, Database
+from ._env.metadata import EXTENSION, MigratedDatabase
 from ._env.request import FlaskMigrateView
 from .results import named
 
@@ -42,7 +42,7 @@ COMMANDS = (
 )
 
 
-def install(app: Flask, db: Database) -> None:
+def register(app: Flask, db: MigratedDatabase) -> None:
     """Give *app* the group of commands, under the name ``UOW_CLI_GROUP``.
 
     :raises ConfigError: a setting of the migrations is not possible.
