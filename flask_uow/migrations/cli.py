@@ -322,58 +322,57 @@ def current(migrations: Migrations, verbose: bool) -> None:
             click.echo(script.cmd_format(verbose))
 
 
+def _changes_databases(function: F) -> F:
+    """The options of a command that changes databases, or prints its SQL."""
+    for option in (_lock_timeout, _tag, _sql):
+        function = option(function)
+    return function
+
+
 @_command("upgrade")
-@_sql
-@_tag
+@_changes_databases
 @_x_arg
-@_lock_timeout
 @_statement_timeout
 @click.argument("revision", default="head")
-def upgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
+def upgrade(migrations: Migrations, **options: Any) -> None:
     """Run the revisions that are missing."""
-    if sql:
-        _print_sql(migrations, "upgrade", revision, **options)
-        return
-    with _Progress(migrations) as report:
-        steps = migrations.upgrade(revision, report=report, tell=_tell, **options)
-    if not steps:
-        click.echo(_nothing_to_run(migrations, revision))
+    if _has_nothing_to_do(migrations, "upgrade", **options):
+        click.echo(_nothing_to_run(migrations, options["revision"]))
 
 
 @_command("downgrade")
-@_sql
-@_tag
+@_changes_databases
 @_x_arg
-@_lock_timeout
 @_statement_timeout
 @click.argument("revision", default="-1")
-def downgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
+def downgrade(migrations: Migrations, **options: Any) -> None:
     """Undo revisions, by default the last one."""
-    if sql:
-        _print_sql(migrations, "downgrade", "head:-1" if revision == "-1" else revision, **options)
-        return
-    with _Progress(migrations) as report:
-        steps = migrations.downgrade(revision, report=report, tell=_tell, **options)
-    if not steps:
-        click.echo(f"Nothing to do: no database is beyond {revision!r}.")
+    if options["sql"] and options["revision"] == "-1":
+        options["revision"] = "head:-1"
+    if _has_nothing_to_do(migrations, "downgrade", **options):
+        click.echo(f"Nothing to do: no database is beyond {options['revision']!r}.")
 
 
 @_command("stamp")
-@_sql
-@_tag
+@_changes_databases
 @click.option("--purge", is_flag=True, help="Forget first what is noted, whatever it is.")
-@_lock_timeout
 @click.argument("revision", default="head")
-def stamp(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
+def stamp(migrations: Migrations, **options: Any) -> None:
     """Note a revision as the current one, and run nothing."""
+    if _has_nothing_to_do(migrations, "stamp", **options):
+        click.echo(f"Nothing to do: {options['revision']!r} is what every database has noted.")
+
+
+def _has_nothing_to_do(
+    migrations: Migrations, command: str, *, revision: str, sql: bool, **options: Any
+) -> bool:
+    """Run a method of *migrations*, or print its SQL; tell whether it has run no step."""
     if sql:
-        options.pop("purge")
-        _print_sql(migrations, "stamp", revision, **options)
-        return
+        _print_sql(migrations.as_sql(command, revision, tag=options["tag"]))
+        return False
+    run = getattr(migrations, command)
     with _Progress(migrations) as report:
-        steps = migrations.stamp(revision, report=report, tell=_tell, **options)
-    if not steps:
-        click.echo(f"Nothing to do: {revision!r} is what every database has noted.")
+        return not run(revision, report=report, tell=_tell, **options)
 
 
 def _nothing_to_run(migrations: Migrations, revision: str) -> str:
@@ -386,10 +385,7 @@ def _nothing_to_run(migrations: Migrations, revision: str) -> str:
     return "Nothing to do: the databases are up to date."
 
 
-def _print_sql(
-    migrations: Migrations, command: str, revision: str, tag: str | None, **_: object
-) -> None:
-    scripts = migrations.as_sql(command, revision, tag=tag)
+def _print_sql(scripts: Mapping[str, str]) -> None:
     if len(scripts) == 1:
         click.echo(next(iter(scripts.values())), nl=False)
         return
