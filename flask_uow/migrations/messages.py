@@ -21,23 +21,28 @@ _BROKEN = (
     " does not exist. Drop it before the change, and make it again after the change:"
     " op.execute('DROP VIEW ...') and op.execute('CREATE VIEW ...')"
 )
-# What SQLite says of a change that copies a table, and what to write.
-_ON_SQLITE = {
-    "error in view": _BROKEN,
-    "error in trigger": _BROKEN,
-    "INSERT into generated column": _GENERATED,
-    "GENERATED ALWAYS AS ()": _GENERATED,
-    "DDL for NullType": (
-        "SQLAlchemy does not know the type of that column: give"
-        " 'op.batch_alter_table()' reflect_args=[sa.Column(NAME, TYPE)]"
+# Parts of an error of a change that copies a table, and what to write.
+_ON_SQLITE = [
+    ("error in view ", "", _BROKEN),
+    ("error in trigger ", "", _BROKEN),
+    ("INSERT into generated column", "", _GENERATED),
+    ("syntax error", "GENERATED ALWAYS AS ()", _GENERATED),  # SQLAlchemy has read no more of it
+    ("unknown table option", "GENERATED ALWAYS AS", _GENERATED),  # or too much
+    (
+        "DDL for NullType",
+        "",
+        "SQLAlchemy does not know the type of that column: give 'op.batch_alter_table()'"
+        " reflect_args=[sa.Column(NAME, TYPE)]",
     ),
-    "no such column": (
+    (
+        "no such column",
+        "",
         "If the revision drops that column, let it first drop what names it: an index by"
         " batch_op.drop_index(NAME), a CHECK by"
         " batch_op.drop_constraint(op.f(NAME), type_='check'), a generated column by"
-        " batch_op.drop_column(NAME)"
+        " batch_op.drop_column(NAME)",
     ),
-}
+]
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}
 
 
@@ -161,11 +166,16 @@ def revision_failed(
             " the revision itself has locked: use 'Session(op.get_bind())' instead"
         )
     if dialect == "sqlite":
-        why += next((f". {advice}" for words, advice in _ON_SQLITE.items() if words in why), "")
+        why += _advice_on_sqlite(str(error))
     return (
         f"The revision {step.revision} ({step.message or 'no message'}) failed on the engine"
         f" {step.engine!r}: {why}. {after} and write 'flask {group} {step.direction}' again."
     )
+
+
+def _advice_on_sqlite(error: str) -> str:
+    found = (advice for one, other, advice in _ON_SQLITE if one in error and other in error)
+    return next((f". {advice}" for advice in found), "")
 
 
 def _waited_for_a_lock(error: BaseException) -> bool:

@@ -318,7 +318,7 @@ IN_THE_WAY = {
     "generated from it": (
         f"{_MORE}g TEXT GENERATED ALWAYS AS (nick || 'x') STORED",
         DROP,
-        "no such column: nick",
+        "a generated column",
         "batch_op.drop_column('g')",
     ),
     **{
@@ -338,7 +338,8 @@ IN_THE_WAY = {
 @pytest.mark.parametrize("what", IN_THE_WAY)
 def test_what_a_batch_cannot_copy_is_explained(either: Project, what: str) -> None:
     columns, change, named, line = IN_THE_WAY[what]
-    prepare(either, f"DROP TABLE people; CREATE TABLE people ({columns});")
+    lines = columns.replace(", ", ",\n")  # which SQLAlchemy 2.0.30 reads one by one
+    prepare(either, f"DROP TABLE people; CREATE TABLE people (\n{lines}\n);")
     either.query("INSERT INTO people (id, name, nick) VALUES (1, 'a', 'b')")
     output = refusal(either, change)
     assert named in output
