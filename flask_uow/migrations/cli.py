@@ -110,19 +110,19 @@ _statement_timeout = click.option(
 )
 
 
-def _place(function: F) -> F:
-    """Where a new revision belongs."""
-    for option in (
-        _rev_id,
-        click.option("--version-path", help="The folder for the file, if there are several."),
-        _branch_label,
-        click.option(
-            "--splice", is_flag=True, help="Allow a '--head' that other revisions follow."
-        ),
-        click.option("--head", default="head", help="The revision that it follows."),
-    ):
-        function = option(function)
-    return function
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+    return lambda function: functools.reduce(lambda done, option: option(done), options, function)
+
+
+_place = _together(  # of a new revision
+    _rev_id,
+    click.option("--version-path", help="The folder for the file, if there are several."),
+    _branch_label,
+    click.option("--splice", is_flag=True, help="Allow a '--head' that other revisions follow."),
+    click.option("--head", default="head", help="The revision that it follows."),
+)
+_changes_databases = _together(_lock_timeout, _tag, _sql)
 
 
 # Files -----------------------------------------------------------------------------------------
@@ -320,13 +320,6 @@ def current(migrations: Migrations, verbose: bool) -> None:
             click.echo(f"{engine}:")
         for script in scripts:
             click.echo(script.cmd_format(verbose))
-
-
-def _changes_databases(function: F) -> F:
-    """The options of a command that changes databases, or prints its SQL."""
-    for option in (_lock_timeout, _tag, _sql):
-        function = option(function)
-    return function
 
 
 @_command("upgrade")

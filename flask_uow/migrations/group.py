@@ -21,24 +21,11 @@ from ._env.request import FlaskMigrateView
 from .results import named
 
 OPTIONS = "flask_uow.migrations"  # those of the group, in click's ``Context.meta``
-COMMANDS = (
-    "branches",
-    "check",
-    "current",
-    "downgrade",
-    "edit",
-    "heads",
-    "history",
-    "init",
-    "list-templates",
-    "merge",
-    "migrate",
-    "revision",
-    "show",
-    "stamp",
-    "status",
-    "upgrade",
-    "wait",
+COMMANDS = frozenset(
+    """
+    branches check current downgrade edit heads history init list-templates merge migrate revision
+    show stamp status upgrade wait
+    """.split()
 )
 
 

@@ -128,7 +128,7 @@ class Comparison:
             self._announce_tables(engine, doing, undoing, context)
             for modified in changes_of(doing):
                 self._announce_columns(engine, modified, undoing, context)
-            if _is_sqlite(context):
+            if _is_sqlite(context) and context.opts.get("render_as_batch"):
                 sqlite.adjust(doing)
                 sqlite.adjust(undoing)
             self._announce_nameless(engine, doing, context, "'upgrade'")

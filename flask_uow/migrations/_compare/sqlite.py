@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def adjust(operations: OpContainer) -> None:
-    """Name a constraint that is added with its columns; leave out the drop with one of them."""
+    """Name a constraint that is added with a column of it; leave out its drop with one."""
     from alembic.operations import ops
     from alembic.runtime.migration import MigrationContext
 
@@ -34,7 +34,7 @@ def adjust(operations: OpContainer) -> None:
                     modified.ops.remove(operation)
             elif not isinstance(operation, (ops.CreateForeignKeyOp, ops.CreateUniqueConstraintOp)):
                 continue
-            elif _columns_of(operation) <= added:
+            elif _columns_of(operation) & added:
                 operation.constraint_name = str(operation.to_constraint(naming).name)
 
 

@@ -64,9 +64,9 @@ class _Batches:
             table, copy = element.element, self._filled.table
             # A revision that makes the copy by hand has another object for the table that it drops.
             read = {
-                node.name.lower(): str(copy.c[node.key].name).lower()
+                node.name.lower(): copy.c[node.key].name.lower()
                 for node in visitors.iterate(self._filled.select)
-                if isinstance(node, Column) and node.table is table
+                if isinstance(node, Column) and node.table is table and node.key in copy.c
             }
             if read:
                 _compare(_Definition(connection, table), _Definition(connection, copy), read)
@@ -91,8 +91,8 @@ class _Definition:
         self.schema: str = table.schema or "main"
         self.table = str(table.name)
         self._connection = connection
-        (table,) = [one for one in self.items("table") if one.is_of_table]
-        self.clauses, self.options = sqlite_clauses(table.sql)
+        texts = [one.sql for one in self.items("table") if one.is_of_table]
+        self.clauses, self.options = sqlite_clauses("".join(texts))  # none if it is temporary
         self.columns = {row[1].lower() for row in self.pragma("table_xinfo", self.table)}
 
     def items(self, *kinds: str) -> list[_Item]:
@@ -212,7 +212,8 @@ def _readers(before: _Definition) -> list[_Item]:
 
 def _lost_parts(before: _Definition, after: _Definition, names: dict[str, str]) -> Iterator[str]:
     """What the definition of a table has, and that of its copy has not."""
-    named = {str(check["name"]).lower() for check in before.reflected("check_constraints")}
+    checks = before.reflected("check_constraints")
+    named = {check["name"].lower() for check in checks if check["name"]}
     parts = before.parts(names, named) - after.parts(names.values(), named)
     for part, advice in _KEPT_BY.items():
         if part in parts:
