@@ -67,11 +67,12 @@ def of_engine(db: MigratedDatabase, name: str, engines: Collection[str | None]) 
             routing.group(metadata, engines)  # raises, and names the table
         if name in names.values():
             own = [table for table, owner in names.items() if owner == name]
-            found.append(metadata if len(own) == len(names) else _copy(metadata, own))
+            found.append(metadata if len(own) == len(names) else copied(metadata, own))
     return found or [MetaData()]
 
 
-def _copy(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
+def copied(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
+    """A copy of *metadata* with these of its tables."""
     part = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
     part.info.update(metadata.info)
     for table in tables:
