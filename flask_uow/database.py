@@ -104,7 +104,7 @@ class Database:
         app.extensions.setdefault("sqlalchemy", self)  # other extensions look here
         lifecycle.install(app, self._units)
         app.shell_context_processor(self._shell_names)
-        migrations.install(app, self)
+        migrations.register(app, self)
 
     @property
     def engine(self) -> Engine:

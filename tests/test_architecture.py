@@ -185,10 +185,10 @@ def test_the_tower_does_not_know_the_migrations() -> None:
 
 
 def test_migrations_import_in_one_direction() -> None:
-    """No import cycle among their modules; ``install`` imports the commands only for their use."""
+    """No import cycle among their modules; ``group`` imports the commands only for their use."""
     wing = PACKAGE / "migrations"
     graph = {path: _neighbors(path) for path in wing.rglob("*.py")}
-    graph[wing / "install.py"].discard(wing / "cli.py")
+    graph[wing / "group.py"].discard(wing / "cli.py")
     assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
@@ -211,4 +211,4 @@ def test_migrations_import_alembic_only_when_they_run(path: Path) -> None:
     imported = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in body if isinstance(node, ast.ImportFrom)}
     assert not {name.partition(".")[0] for name in imported} & {"alembic", "mako"}
-    assert path.stem in {"cli", "install"} or "click" not in imported
+    assert path.stem in {"cli", "group"} or "click" not in imported

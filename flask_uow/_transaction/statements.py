@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterator
-from typing import Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -304,3 +304,71 @@ def sqlite_kind_of(statement: str) -> SqliteKind:
         kind == "doubt" or (kind == "word" and text in _SQLITE_CHANGES) for kind, text in tokens
     )
     return SqliteKind.WRITE if changes else SqliteKind.READ
+
+
+class SqliteClause(NamedTuple):
+    """A part of the definition of a table.
+
+    :ivar column: the column that it is written at; None if it belongs to the whole table.
+    :ivar words: its words, parentheses and names. A quoted name starts with a quote, so that it
+        equals no keyword.
+    """
+
+    column: str | None
+    words: list[str]
+
+    def names(self, columns: Iterable[str]) -> set[str]:
+        """Return those of *columns* that it mentions."""
+        return {name for name in columns if name in self.words or f'"{name}' in self.words}
+
+
+_SQLITE_TOKEN = re.compile(
+    r"""'[^']*'? | "(?:[^"]|"")*"? | `[^`]*`? | \[[^\]]*\]? | --[^\n]* | /\*.*?(?:\*/|\Z)
+      | [\w$\x80-\U0010FFFF]+ | [(),]""",
+    re.VERBOSE | re.DOTALL,
+)
+_CONSTRAINTS = frozenset(["constraint", "primary", "unique", "check", "foreign"])
+
+
+def sqlite_clauses(definition: str) -> tuple[list[SqliteClause], list[str]]:
+    """Return the clauses of a ``CREATE TABLE``, and the words of its options, in lower case.
+
+    A column up to its first constraint is a clause, too.
+
+    :param definition: as SQLite has stored it.
+    """
+    clauses: list[SqliteClause] = []
+    options: list[str] = []
+    depth, column, is_first = 0, None, True
+    for word in _sqlite_words(definition):
+        depth -= word == ")"
+        is_constraint = depth == 1 and word in _CONSTRAINTS
+        if depth == 0:
+            is_first = not clauses
+            if clauses:
+                options.append(word)
+        elif depth == 1 and word == ",":
+            is_first = True
+        elif is_first or (is_constraint and clauses[-1].words[-2:-1] != ["constraint"]):
+            if is_first:
+                column = None if is_constraint else word.lstrip("\"'")
+            clauses.append(SqliteClause(column, [word]))
+            is_first = False
+        else:
+            clauses[-1].words.append(word)
+        depth += word == "("
+    return clauses, options
+
+
+def sqlite_names(definition: str) -> Iterator[str]:
+    """Yield each word of what SQLite has stored that may be a name, quoted or not."""
+    return (word.removeprefix('"') for word in _sqlite_words(definition) if word[0] != "'")
+
+
+def _sqlite_words(definition: str) -> Iterator[str]:
+    for match in _SQLITE_TOKEN.finditer(definition):
+        text = match[0].lower()
+        if text[0] in '"`[':
+            yield f'"{text[1:-1].replace(text[0] * 2, text[0])}'
+        elif not text.startswith(("--", "/*")):
+            yield text

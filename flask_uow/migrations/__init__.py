@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ._env.metadata import NAMING_CONVENTION as NAMING_CONVENTION
 from ._env.metadata import docstring as docstring
 from ._env.metadata import part_names as part_names
-from .install import install as install
+from .group import register as register
 
 if TYPE_CHECKING:
     from ._env.run import run as run

@@ -28,7 +28,7 @@ from flask.cli import with_appcontext
 
 from ..errors import DatabaseUnreachable, MigrationError, UowError
 from .api import Migrations
-from .install import OPTIONS
+from .group import OPTIONS
 from .results import Created, EngineStatus, Step
 
 if TYPE_CHECKING:
@@ -110,19 +110,19 @@ _statement_timeout = click.option(
 )
 
 
-def _place(function: F) -> F:
-    """Where a new revision belongs."""
-    for option in (
-        _rev_id,
-        click.option("--version-path", help="The folder for the file, if there are several."),
-        _branch_label,
-        click.option(
-            "--splice", is_flag=True, help="Allow a '--head' that other revisions follow."
-        ),
-        click.option("--head", default="head", help="The revision that it follows."),
-    ):
-        function = option(function)
-    return function
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+    return lambda function: functools.reduce(lambda done, option: option(done), options, function)
+
+
+_place = _together(  # of a new revision
+    _rev_id,
+    click.option("--version-path", help="The folder for the file, if there are several."),
+    _branch_label,
+    click.option("--splice", is_flag=True, help="Allow a '--head' that other revisions follow."),
+    click.option("--head", default="head", help="The revision that it follows."),
+)
+_changes_databases = _together(_lock_timeout, _tag, _sql)
 
 
 # Files -----------------------------------------------------------------------------------------
@@ -323,57 +323,49 @@ def current(migrations: Migrations, verbose: bool) -> None:
 
 
 @_command("upgrade")
-@_sql
-@_tag
+@_changes_databases
 @_x_arg
-@_lock_timeout
 @_statement_timeout
 @click.argument("revision", default="head")
-def upgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
+def upgrade(migrations: Migrations, **options: Any) -> None:
     """Run the revisions that are missing."""
-    if sql:
-        _print_sql(migrations, "upgrade", revision, **options)
-        return
-    with _Progress(migrations) as report:
-        steps = migrations.upgrade(revision, report=report, tell=_tell, **options)
-    if not steps:
-        click.echo(_nothing_to_run(migrations, revision))
+    if _has_nothing_to_do(migrations, "upgrade", **options):
+        click.echo(_nothing_to_run(migrations, options["revision"]))
 
 
 @_command("downgrade")
-@_sql
-@_tag
+@_changes_databases
 @_x_arg
-@_lock_timeout
 @_statement_timeout
 @click.argument("revision", default="-1")
-def downgrade(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
+def downgrade(migrations: Migrations, **options: Any) -> None:
     """Undo revisions, by default the last one."""
-    if sql:
-        _print_sql(migrations, "downgrade", "head:-1" if revision == "-1" else revision, **options)
-        return
-    with _Progress(migrations) as report:
-        steps = migrations.downgrade(revision, report=report, tell=_tell, **options)
-    if not steps:
-        click.echo(f"Nothing to do: no database is beyond {revision!r}.")
+    if options["sql"] and options["revision"] == "-1":
+        options["revision"] = "head:-1"
+    if _has_nothing_to_do(migrations, "downgrade", **options):
+        click.echo(f"Nothing to do: no database is beyond {options['revision']!r}.")
 
 
 @_command("stamp")
-@_sql
-@_tag
+@_changes_databases
 @click.option("--purge", is_flag=True, help="Forget first what is noted, whatever it is.")
-@_lock_timeout
 @click.argument("revision", default="head")
-def stamp(migrations: Migrations, revision: str, sql: bool, **options: Any) -> None:
+def stamp(migrations: Migrations, **options: Any) -> None:
     """Note a revision as the current one, and run nothing."""
+    if _has_nothing_to_do(migrations, "stamp", **options):
+        click.echo(f"Nothing to do: {options['revision']!r} is what every database has noted.")
+
+
+def _has_nothing_to_do(
+    migrations: Migrations, command: str, *, revision: str, sql: bool, **options: Any
+) -> bool:
+    """Run a method of *migrations*, or print its SQL; tell whether it has run no step."""
     if sql:
-        options.pop("purge")
-        _print_sql(migrations, "stamp", revision, **options)
-        return
+        _print_sql(migrations.as_sql(command, revision, tag=options["tag"]))
+        return False
+    run = getattr(migrations, command)
     with _Progress(migrations) as report:
-        steps = migrations.stamp(revision, report=report, tell=_tell, **options)
-    if not steps:
-        click.echo(f"Nothing to do: {revision!r} is what every database has noted.")
+        return not run(revision, report=report, tell=_tell, **options)
 
 
 def _nothing_to_run(migrations: Migrations, revision: str) -> str:
@@ -386,10 +378,7 @@ def _nothing_to_run(migrations: Migrations, revision: str) -> str:
     return "Nothing to do: the databases are up to date."
 
 
-def _print_sql(
-    migrations: Migrations, command: str, revision: str, tag: str | None, **_: object
-) -> None:
-    scripts = migrations.as_sql(command, revision, tag=tag)
+def _print_sql(scripts: Mapping[str, str]) -> None:
     if len(scripts) == 1:
         click.echo(next(iter(scripts.values())), nl=False)
         return

@@ -12,6 +12,37 @@ from ._env import alembic_private
 from .connectivity import driver_message
 from .results import Step
 
+_GENERATED = (
+    "A batch cannot fill a generated column. Let it make the column again:"
+    " batch_op.drop_column(NAME), then batch_op.add_column(sa.Column(NAME, TYPE, sa.Computed(SQL)))"
+)
+_BROKEN = (
+    "SQLite cannot rename a table while one of its views or triggers names a table or a column that"
+    " does not exist. Drop it before the change, and make it again after the change:"
+    " op.execute('DROP VIEW ...') and op.execute('CREATE VIEW ...')"
+)
+# Parts of an error of a change that copies a table, and what to write.
+_ON_SQLITE = [
+    ("error in view ", "", _BROKEN),
+    ("error in trigger ", "", _BROKEN),
+    ("INSERT into generated column", "", _GENERATED),
+    ("syntax error", "GENERATED ALWAYS AS ()", _GENERATED),  # SQLAlchemy has read no more of it
+    ("unknown table option", "GENERATED ALWAYS AS", _GENERATED),  # or too much
+    (
+        "DDL for NullType",
+        "",
+        "SQLAlchemy does not know the type of that column: give 'op.batch_alter_table()'"
+        " reflect_args=[sa.Column(NAME, TYPE)]",
+    ),
+    (
+        "no such column",
+        "",
+        "If the revision drops that column, let it first drop what names it: an index by"
+        " batch_op.drop_index(NAME), a CHECK by"
+        " batch_op.drop_constraint(op.f(NAME), type_='check'), a generated column by"
+        " batch_op.drop_column(NAME)",
+    ),
+]
 _KEEP_DDL = {"mysql", "mariadb", "oracle"}
 
 
@@ -134,10 +165,17 @@ def revision_failed(
             ". If the revision uses 'db.session', that is a second connection, which waits for what"
             " the revision itself has locked: use 'Session(op.get_bind())' instead"
         )
+    if dialect == "sqlite":
+        why += _advice_on_sqlite(str(error))
     return (
         f"The revision {step.revision} ({step.message or 'no message'}) failed on the engine"
         f" {step.engine!r}: {why}. {after} and write 'flask {group} {step.direction}' again."
     )
+
+
+def _advice_on_sqlite(error: str) -> str:
+    found = (advice for one, other, advice in _ON_SQLITE if one in error and other in error)
+    return next((f". {advice}" for advice in found), "")
 
 
 def _waited_for_a_lock(error: BaseException) -> bool:
@@ -150,8 +188,10 @@ def _why(error: BaseException) -> str:
         return f"it {_exit(error)}"
     if isinstance(error, AssertionError) and not str(error):
         return "AssertionError (a constraint without a name?)"
+    if isinstance(error, UowError):
+        return str(error).rstrip(".")
     what = driver_message(error)
-    if not isinstance(error, (DBAPIError, UowError)):
+    if not isinstance(error, DBAPIError):
         what = f"{type(error).__name__}: {what}"
     statement = " ".join(str(getattr(error, "statement", None) or "").split())
     return f"{what} [{statement[:200]}]" if statement else what

@@ -19,7 +19,7 @@ from .._unit.unit import has_begun_by_hand
 from ..errors import MigrationError
 from . import connectivity
 from ._env import metadata
-from ._env.metadata import Database
+from ._env.metadata import MigratedDatabase
 from ._run import timeouts
 from ._run.runner import Heads, Runner
 from .results import named
@@ -200,7 +200,7 @@ def _identity(engine: Engine) -> object:
     return server, url.host, url.port, url.database, url.query.get("options"), repr(schemas)
 
 
-def require_idle_unit(db: Database) -> None:
+def require_idle_unit(db: MigratedDatabase) -> None:
     """End the transaction of the unit of work of this context, if it has only read.
 
     A migration would wait for its locks, in the same thread.

@@ -19,6 +19,7 @@ from flask_uow._transaction.statements import (
     effect_of,
     is_locking_begin,
     is_rollback,
+    sqlite_clauses,
     sqlite_kind_of,
     transaction_end,
     words_of,
@@ -28,6 +29,7 @@ READERS: list[Callable[[str], object]] = [
     effect_of,
     is_locking_begin,
     is_rollback,
+    sqlite_clauses,
     sqlite_kind_of,
     transaction_end,
     lambda statement: list(words_of(statement)),
@@ -241,6 +243,26 @@ def test_the_words_of_a_statement() -> None:
     assert list(words_of(statement)) == (
         ["create", "table", "a", ".b", "c", "default", "g", "integer", "collate", "nocase"]
     )
+
+
+def test_the_clauses_of_a_table_of_sqlite() -> None:
+    """Each with the column that it is written at; a quoted name equals no keyword."""
+    definition = """CREATE TABLE "a (b" (
+        id INTEGER PRIMARY KEY, "E""mail" VARCHAR(5,2) CHECK (x <> ',(')
+        CONSTRAINT [un] UNIQUE COLLATE nocase, -- no, comment
+        check (`check` > 1) FOREIGN KEY (c) REFERENCES d) WITHOUT ROWID, STRICT"""
+    clauses, options = sqlite_clauses(definition)
+    assert [(clause.column, " ".join(clause.words)) for clause in clauses] == [
+        ("id", "id integer"),
+        ("id", "primary key"),
+        ('e"mail', '"e"mail varchar ( 5 , 2 )'),
+        ('e"mail', "check ( x ',(' )"),
+        ('e"mail', 'constraint "un unique collate nocase'),
+        (None, 'check ( "check 1 )'),
+        (None, "foreign key ( c ) references d"),
+    ]
+    assert options == [")", "without", "rowid", ",", "strict"]
+    assert clauses[2].names(["id", "mail", 'e"mail']) == {'e"mail'}
 
 
 PIECES = strategies.sampled_from(

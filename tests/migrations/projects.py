@@ -5,8 +5,10 @@ Commands run in this process, or, with ``UOW_TEST_CLI=process``, as ``python -m 
 
 from __future__ import annotations
 
+import ast
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -234,6 +236,29 @@ class Project:
         process = self.start(*args, **environment)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
+
+
+def snippets(text: str) -> list[str]:
+    """The calls of Alembic's operations in a message, each of which has to be Python.
+
+    Not in quotes of the kind that the call itself has.
+    """
+    found = []
+    for start in [match.start() for match in re.finditer(r"\b(?:op|batch_op)\.[\w.]+\(", text)]:
+        ends = [match.end() for match in re.finditer(r"\)", text) if match.end() > start]
+        call = next((text[start:end] for end in ends if _is_python(text[start:end])), None)
+        assert call, f"no Python: {text[start:]}"
+        assert text[start - 1 : start] not in {"'", '"'} & set(call), f"in its own quotes: {call}"
+        found.append(call)
+    return found
+
+
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return False
+    return True
 
 
 def with_name(mapping: Mapping[str, Any], name: str) -> Any:

@@ -17,6 +17,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    UniqueConstraint,
 )
 
 from tests.migrations.projects import Models, Project, people
@@ -229,6 +230,28 @@ def test_constraint_of_the_database_without_a_name_is_announced(started: Project
     started.migrate(nameless(Column("a", Integer, ForeignKey("people.id"))))
     output = started.do("db", "migrate", "-m", "new", models=nameless(Column("a", Integer)))
     assert "A foreign key of 'pets' has no name, so 'upgrade' cannot drop it." in output
+
+
+@anywhere
+def test_constraint_without_a_name_comes_and_goes_with_its_column(started: Project) -> None:
+    """It is named as ``NAMING_CONVENTION`` says; what is on a column that stays is announced."""
+    old = nameless(Column("a", Integer))
+
+    def new(metadata: MetaData) -> None:
+        column = Column("b", Integer, ForeignKey("people.id"), unique=True)
+        nameless(Column("a", Integer), column)(metadata)
+        metadata.tables["pets"].append_constraint(UniqueConstraint("a", "b"))
+
+    started.migrate(old, "old")
+    text = started.migrate(new, "new")
+    for name in ("fk_pets_b_people", "uq_pets_b", "uq_pets_a_b"):
+        assert f"'{name}'" in text
+    assert check(started, new) == ""
+    started.do("db", "downgrade", models=new)
+    columns = {row[1] for row in started.query("PRAGMA table_info(pets)")}
+    assert "a" in columns
+    assert "b" not in columns
+    started.do("db", "upgrade", models=new)
 
 
 @concurrently

@@ -17,7 +17,7 @@ from sqlalchemy import Column, Integer, MetaData, Table
 
 from flask_uow import Database
 from flask_uow.errors import ConfigNotice
-from flask_uow.migrations.install import LazyGroup
+from flask_uow.migrations.group import LazyGroup
 from tests.migrations.projects import Project, people
 from tests.support.databases import anywhere, concurrently, on
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import itertools
 import sqlite3
+import warnings
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, Text
 
-from tests.migrations.projects import Project
+from tests.migrations.projects import Project, snippets
 from tests.support.databases import anywhere
 
 pytestmark = [
@@ -31,11 +33,10 @@ def prepare(project: Project, script: str) -> None:
 
 
 def master(project: Project) -> set[tuple[str, str, str]]:
-    """Triggers and indexes, with their SQL."""
+    """Triggers, indexes and views, with their SQL."""
     return set(
         project.query(
-            "SELECT type, name, sql FROM sqlite_master WHERE type IN ('trigger', 'index')"
-            " AND sql IS NOT NULL"
+            "SELECT type, name, sql FROM sqlite_master WHERE type <> 'table' AND sql IS NOT NULL"
         )
     )
 
@@ -50,6 +51,7 @@ def refusal(project: Project, change: str = NOT_NULL) -> str:
     result = project.flask("db", "upgrade")
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.output
+    assert snippets(result.output) or "op." not in result.output
     assert project.revision() is None
     assert (master(project), project.query("SELECT * FROM people"), definition(project)) == before
     return str(result.output)
@@ -59,6 +61,8 @@ def definition(project: Project, table: str = "people") -> list[tuple[str]]:
     return project.query(f"SELECT sql FROM sqlite_master WHERE name = '{table}'")
 
 
+DROP = 'with op.batch_alter_table("people") as batch_op:\n    batch_op.drop_column("nick")'
+
 LOST = {
     "trigger": TRIGGER,
     "trigger with a colon": 'CREATE TRIGGER "other one" BEFORE DELETE ON people WHEN old.id > 5'
@@ -67,22 +71,23 @@ LOST = {
     "condition of two lines": "CREATE INDEX part ON people (nick) WHERE nick > 'a'\n AND id < 5",
     "descending": "CREATE INDEX falling ON people (name DESC)",
     "collation": "CREATE INDEX folding ON people (name COLLATE NOCASE)",
+    "view": "CREATE VIEW v AS SELECT name  FROM Main.People",
+    "trigger elsewhere": """CREATE TRIGGER tr AFTER INSERT ON log BEGIN
+        INSERT INTO "people" (name) VALUES (new.t); END""",
 }
 
 
 @pytest.mark.parametrize("what", LOST)
-def test_trigger_or_index_that_would_be_lost_is_named(either: Project, what: str) -> None:
+def test_item_that_would_be_lost_or_in_the_way_is_named(either: Project, what: str) -> None:
     """The revision that the sentence says keeps it as it was."""
     prepare(either, f"{LOST[what]};")
     before = master(either)
     output = refusal(either)
-    lines = re.findall(r"'(op\.execute\((?:'.*?'|\".*?\")\))'", output.replace("\n", " "))
+    lines = snippets(output)
     assert len(lines) == 2, output
     either.write_revision("one", None, f"{lines[0]}\n{NOT_NULL}\n{lines[1]}")
     either.do("db", "upgrade")
-    assert {" ".join(sql.split()) for _, _, sql in master(either)} == {
-        " ".join(sql.split()) for _, _, sql in before
-    }
+    assert master(either) == before
     columns = {row[1]: row[3] for row in either.query("PRAGMA table_info(people)")}
     assert columns["name"] == 1
 
@@ -131,7 +136,6 @@ def made_as(project: Project, columns: str) -> None:
     )
 
 
-@pytest.mark.filterwarnings("ignore:Unnamed CHECK constraint on reflected table")
 @pytest.mark.parametrize("what", PARTS)
 def test_part_of_the_table_that_would_be_lost_is_named(either: Project, what: str) -> None:
     """Both ways that the sentence says keep it: an option of the batch, and a copy by hand."""
@@ -156,6 +160,282 @@ op.rename_table("people_new", "people")
     for word in ("AUTOINCREMENT", "COLLATE", "CONFLICT", "SET NULL", "DEFERRABLE"):
         assert (word in columns) == (word in sql)
     assert sql.count("CHECK") == columns.count("CHECK")
+
+
+# What a column may have of its own, and goes with it.
+OWN = [
+    "UNIQUE ON CONFLICT REPLACE",
+    "COLLATE NOCASE",
+    "CHECK (nick <> 'x')",
+    "REFERENCES log (t) ON DELETE CASCADE DEFERRABLE",
+]
+SUBSETS = [own for size in range(len(OWN) + 1) for own in itertools.combinations(OWN, size)]
+
+
+@pytest.mark.parametrize("own", SUBSETS, ids=" ".join)
+@pytest.mark.parametrize("more", [[], ["other"]], ids=["drop", "drop and add"])
+@pytest.mark.parametrize("writer", ["hand", "migrate"])
+def test_what_a_column_has_of_its_own_goes_with_it(
+    started: Project, own: tuple[str, ...], more: list[str], writer: str
+) -> None:
+    """*more*: what the same batch adds, which is not another name of the column that goes."""
+    prepare(
+        started,
+        f"""
+        DROP TABLE log; CREATE TABLE log (t TEXT NOT NULL, PRIMARY KEY (t));
+        INSERT INTO log VALUES ('b');
+        DROP TABLE people; CREATE TABLE people (
+            id INTEGER NOT NULL, name VARCHAR(50), nick VARCHAR(20) {" ".join(own)},
+            PRIMARY KEY (id)
+        );
+        INSERT INTO people VALUES (1, 'a', 'b');
+        """,
+    )
+
+    def models(metadata: MetaData) -> None:
+        Table("log", metadata, Column("t", Text, primary_key=True))
+        columns = Column("id", Integer, primary_key=True), Column("name", String(50))
+        Table("people", metadata, *columns, *(Column(name, Text) for name in more))
+
+    if writer == "hand":
+        batch = 'with op.batch_alter_table("people") as batch:\n    '
+        added = [f'batch.add_column(sa.Column("{name}", sa.Text))' for name in more]
+        dropped = [f'batch.drop_column("{name}")' for name in more]
+        up = "\n    ".join(['batch.drop_column("nick")', *added])
+        down = "\n    ".join(['batch.add_column(sa.Column("nick", sa.String(20)))', *dropped])
+        started.write_revision("one", None, batch + up, batch + down)
+    else:
+        started.do("db", "migrate", "-m", "one", models=models)
+    started.do("db", "upgrade", models=models)
+    names = ", ".join(["id", "name", *more])
+    assert started.query(f"SELECT {names} FROM people") == [(1, "a", *(None for _ in more))]
+    assert "No changes" in started.do("db", "migrate", models=models)
+    started.do("db", "downgrade", models=models)
+    assert started.query("SELECT id, name, nick FROM people") == [(1, "a", None)]
+    assert started.query("SELECT * FROM log") == [("b",)]
+    started.do("db", "upgrade", models=models)
+
+
+# Beside a column that goes: the columns, what is named, and the option that keeps it.
+OF_OTHERS = {
+    "collate": ("name TEXT COLLATE NOCASE, nick TEXT COLLATE NOCASE", "COLLATE"),
+    "check of another": ("name TEXT CHECK (name <> ''), nick TEXT CHECK (nick <> '')", "a CHECK"),
+    "check written at it": ("name TEXT, nick TEXT CHECK (name <> 'nick')", "a CHECK"),
+    "check of both": ("name TEXT CHECK (name <> nick), nick TEXT", "a CHECK"),
+    "check of the table": ("name TEXT, nick TEXT, CHECK (name <> nick)", "a CHECK"),
+    "after it without a comma": (
+        "name TEXT, nick TEXT, UNIQUE (nick) CHECK (name <> '')",
+        "a CHECK",
+    ),
+    "conflict": (
+        "name TEXT UNIQUE ON CONFLICT IGNORE, nick TEXT, UNIQUE (nick) ON CONFLICT FAIL",
+        "ON CONFLICT",
+    ),
+    "autoincrement": ("a INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, nick TEXT", "AUTOINCREMENT"),
+    "foreign key": (
+        "name TEXT REFERENCES log (t) ON DELETE CASCADE, nick TEXT REFERENCES log (t)",
+        "what the foreign key of 'name' says",
+    ),
+    "deferrable": (
+        "name TEXT REFERENCES log (t) DEFERRABLE, nick TEXT REFERENCES log (t) DEFERRABLE",
+        "what the foreign key of 'name' says",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OF_OTHERS)
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        'batch.alter_column("name", new_column_name="title")',
+        'batch.add_column(sa.Column("new", sa.String(9, collation="NOCASE"), '
+        "sa.CheckConstraint(\"new <> ''\", name=op.f('new'))))",
+    ],
+    ids=["drop", "rename", "add"],
+)
+def test_what_other_columns_would_lose_is_refused(started: Project, what: str, more: str) -> None:
+    """Not hidden by what goes with the column, comes with another, or gets another name."""
+    columns, named = OF_OTHERS[what]
+    prepare(started, f"DROP TABLE people; CREATE TABLE people ({columns});")
+    change = (
+        f'with op.batch_alter_table("people") as batch:\n    batch.drop_column("nick")\n    {more}'
+    )
+    assert f"would be without {named}" in refusal(started, change)
+
+
+GONE_WITH_IT = [
+    "name TEXT, nick TEXT, CHECK (nick <> 'name')",
+    'name TEXT, "nick" TEXT, CHECK ("nick" <> \'\')',
+    "name TEXT, nick TEXT CHECK (nick <> name)",
+    "name TEXT, nick TEXT, UNIQUE (nick) ON CONFLICT FAIL",
+    "name TEXT, nick TEXT, UNIQUE (name, [nick] COLLATE nocase)",
+    "name TEXT, nick TEXT, FOREIGN KEY (nick) REFERENCES log (t) ON DELETE SET NULL DEFERRABLE",
+    "name TEXT, nick INTEGER PRIMARY KEY AUTOINCREMENT",
+    "name TEXT, NICK TEXT COLLATE NOCASE CHECK (nick <> ''), b TEXT DEFAULT 'CHECK (COLLATE)'",
+]
+
+
+@pytest.mark.parametrize("columns", GONE_WITH_IT)
+def test_what_is_about_the_dropped_column_goes(started: Project, columns: str) -> None:
+    prepare(started, f"DROP TABLE people; CREATE TABLE people ({columns});")
+    started.query("INSERT INTO people (name, nick) VALUES ('a', 1)")
+    name = "NICK" if "NICK" in columns else "nick"
+    started.write_revision("one", None, DROP.replace("nick", name))
+    started.do("db", "upgrade")
+    assert started.query("SELECT name FROM people") == [("a",)]
+
+
+VIEWS = """
+    CREATE VIEW early AS SELECT * FROM late;
+    CREATE VIEW late AS SELECT name FROM people;
+    CREATE TRIGGER instead INSTEAD OF INSERT ON early BEGIN SELECT 1; END;
+    CREATE VIEW other AS SELECT t AS "a people", 'people' AS b FROM log;
+"""
+
+
+def test_views_of_views_and_their_triggers_are_named(either: Project) -> None:
+    """The drops can be written in any order."""
+    prepare(either, VIEWS)
+    before = master(either)
+    lines = snippets(refusal(either))
+    assert len(lines) == 6
+    either.write_revision("one", None, "\n".join([*lines[::2], NOT_NULL, *lines[1::2]]))
+    either.do("db", "upgrade")
+    assert master(either) == before
+
+
+_MORE = "id INTEGER PRIMARY KEY, name VARCHAR(50), nick VARCHAR(20), "
+
+# The definition of a table, the change, what is named, and the line that the batch needs.
+IN_THE_WAY = {
+    "check": (
+        f"{_MORE}CONSTRAINT c CHECK (nick <> '')",
+        DROP,
+        "no such column: nick",
+        "batch_op.drop_constraint(op.f('c'), type_='check')",
+    ),
+    "generated from it": (
+        f"{_MORE}g TEXT GENERATED ALWAYS AS (nick || 'x') STORED",
+        DROP,
+        "a generated column",
+        "batch_op.drop_column('g')",
+    ),
+    **{
+        f"generated, {sql}": (
+            f"{_MORE}g INTEGER {sql}",
+            'with op.batch_alter_table("people") as batch_op:\n'
+            '    batch_op.alter_column("name", nullable=False)',
+            "A batch cannot fill a generated column",
+            "batch_op.drop_column('g')\n"
+            "    batch_op.add_column(sa.Column('g', sa.Integer, sa.Computed('id + 1')))",
+        )
+        for sql in ("GENERATED ALWAYS AS (id + 1) STORED", "AS (id + 1)")
+    },
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_what_a_batch_cannot_copy_is_explained(either: Project, what: str) -> None:
+    columns, change, named, line = IN_THE_WAY[what]
+    lines = columns.replace(", ", ",\n")  # which SQLAlchemy 2.0.30 reads one by one
+    prepare(either, f"DROP TABLE people; CREATE TABLE people (\n{lines}\n);")
+    either.query("INSERT INTO people (id, name, nick) VALUES (1, 'a', 'b')")
+    output = refusal(either, change)
+    assert named in output
+    assert all(call.partition("(")[0] in output for call in line.split("\n    "))
+    either.write_revision("one", None, f"{change}\n    {line}")
+    either.do("db", "upgrade")
+    assert either.query("SELECT id, name FROM people") == [(1, "a")]
+
+
+def test_column_without_a_type_is_explained(either: Project) -> None:
+    prepare(either, "DROP TABLE people; CREATE TABLE people (id INTEGER, name TEXT, nick);")
+    assert "reflect_args=[sa.Column(NAME, TYPE)]" in refusal(either)
+    option = "reflect_args=[sa.Column('nick', sa.String(20))]"
+    either.write_revision("one", None, _WITH.format(option, _NICK))
+    either.do("db", "upgrade")
+
+
+@pytest.mark.parametrize("columns", ["nick", "nick, name", "name) WHERE (nick > 'a'"])
+def test_index_of_a_dropped_column_is_explained(either: Project, columns: str) -> None:
+    prepare(either, f"CREATE INDEX i ON people ({columns});")
+    assert "batch_op.drop_index(NAME)" in refusal(either, DROP)
+    either.write_revision("one", None, f"{DROP}\n    batch_op.drop_index('i')")
+    either.do("db", "upgrade")
+    assert master(either) == set()
+
+
+@pytest.mark.parametrize("columns", ["nick DESC", "name, nick COLLATE NOCASE"])
+def test_index_of_a_dropped_column_goes(started: Project, columns: str) -> None:
+    """Also if it has something that would be lost, were it to stay."""
+    prepare(started, f"CREATE INDEX i ON people ({columns});")
+    started.write_revision("one", None, f"{DROP}\n    batch_op.drop_index('i')")
+    started.do("db", "upgrade")
+    assert master(started) == set()
+
+
+def test_index_on_an_expression_of_a_dropped_column_goes(started: Project) -> None:
+    prepare(started, "CREATE INDEX i ON people (lower(nick));")
+    started.write_revision("one", None, DROP)
+    started.do("db", "upgrade")
+    started.query("CREATE INDEX id ON people (lower(name))")
+    started.write_revision("two", "one", DROP.replace("nick", "id"))
+    assert "without the index 'id'" in started.flask("db", "upgrade").output
+
+
+def test_view_that_cannot_be_read_is_explained(either: Project) -> None:
+    prepare(either, "CREATE VIEW old AS SELECT * FROM gone;")
+    output = refusal(either)
+    assert "names a table or a column that does not exist" in output
+    either.write_revision("one", None, f'op.execute("DROP VIEW old")\n{NOT_NULL}')
+    either.do("db", "upgrade")
+
+
+def test_copy_by_hand_may_leave_out_anything(started: Project) -> None:
+    prepare(started, f"{TRIGGER}; CREATE INDEX low ON people (lower(nick));")
+    started.write_revision(
+        "one",
+        None,
+        """
+        old = sa.table("people", sa.column("name"))
+        op.create_table("new", sa.Column("name", sa.Text))
+        new = sa.table("new", sa.column("name"))
+        op.execute(new.insert().from_select(["name"], sa.select(old.c.name)))
+        op.drop_table("people")
+        op.rename_table("new", "people")
+        """,
+    )
+    started.do("db", "upgrade")
+    assert started.query("SELECT * FROM people") == [("a",)]
+
+
+def test_warnings_are_shown_beside_a_success_only(started: Project) -> None:
+    """SQLAlchemy warns of the index and Alembic of the CHECK, which a refusal says better."""
+    prepare(
+        started,
+        "DROP TABLE people;"
+        "CREATE TABLE people (id INTEGER, name TEXT CHECK (name <> ''), nick TEXT);"
+        "CREATE INDEX low ON people (lower(name));",
+    )
+    keep = """
+import warnings
+warnings.warn("of the app")
+with op.batch_alter_table("people", {}) as batch:
+    batch.alter_column("name", nullable=False)
+"""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        output = refusal(started, keep.format(""))
+        assert "the index 'low'" in output
+        assert "a CHECK without a name" in output
+        assert caught == []
+        check = "table_args=[sa.CheckConstraint(\"name <> ''\")]"
+        change = f'op.execute("DROP INDEX low")\n{keep.format(check)}'
+        started.write_revision("one", None, change)
+        started.do("db", "upgrade")
+    assert [str(one.message) for one in caught] == ["of the app"]
+    assert caught[0].filename.endswith("one.py")
 
 
 HARMLESS = {

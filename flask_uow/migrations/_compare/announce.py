@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Column, MetaData, inspect
 
-from . import mysql, postgresql
+from . import mysql, postgresql, sqlite
 from .column_types import render_item
 from .operations import changes_of, comment, full, is_comment, source
 
@@ -128,6 +128,9 @@ class Comparison:
             self._announce_tables(engine, doing, undoing, context)
             for modified in changes_of(doing):
                 self._announce_columns(engine, modified, undoing, context)
+            if _is_sqlite(context) and context.opts.get("render_as_batch"):
+                sqlite.adjust(doing)
+                sqlite.adjust(undoing)
             self._announce_nameless(engine, doing, context, "'upgrade'")
             self._announce_nameless(engine, undoing, context, "'downgrade'")
             if context.dialect.name in mysql.NAMES:

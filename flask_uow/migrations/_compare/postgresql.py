@@ -11,9 +11,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Connection, Enum, MetaData, TypeDecorator, inspect, text
+from sqlalchemy import ARRAY, Connection, Enum, MetaData, Table, TypeDecorator, inspect, text
 
 from ..._transaction.sqlalchemy_private import variants_of
+from .._env import metadata
 from .operations import changes_of, full
 
 if TYPE_CHECKING:
@@ -52,23 +53,19 @@ def load() -> bool:
 
 
 def copied(models: Any) -> list[MetaData]:
-    """Copies of *models*, one ``MetaData`` or several."""
-    copies = []
-    for metadata in _several(models):
-        copy = MetaData(
-            schema=metadata.schema,
-            naming_convention=metadata.naming_convention,
-            info=metadata.info,
-        )
-        for table in metadata.tables.values():
-            for column in table.to_metadata(copy).columns:
-                # The package sees an enum only here, and fails at one in a decorator.
-                if (enum := _enum_in(column.type)) is not None:
-                    column.type = enum
-                elif isinstance(column.type, ARRAY) and (enum := _enum_in(column.type.item_type)):
-                    column.type.item_type = enum
-        copies.append(copy)
+    """Copies of *models*, one ``MetaData`` or several, whose columns show their enums."""
+    copies = [metadata.copied(one, one.tables.values()) for one in _several(models)]
+    for column in [column for table in _tables(copies) for column in table.columns]:
+        # The package sees an enum only here, and fails at one in a decorator.
+        if (enum := _enum_in(column.type)) is not None:
+            column.type = enum
+        elif isinstance(column.type, ARRAY) and (enum := _enum_in(column.type.item_type)):
+            column.type.item_type = enum
     return copies
+
+
+def _tables(models: Iterable[MetaData]) -> list[Table]:
+    return [table for one in models for table in one.tables.values()]
 
 
 def _several(models: Any) -> list[MetaData]:
@@ -161,10 +158,9 @@ def differences(connection: Connection, models: Any) -> Iterator[str]:
     labels: dict[Key, list[str]] = {
         (enum["schema"], enum["name"]): enum["labels"] for enum in inspector.get_enums(schema="*")
     }
-    tables = [table for metadata in _several(models) for table in metadata.tables.values()]
     enums = {
         (str(enum.schema or default), str(enum.name)): list(enum.enums)
-        for table in tables
+        for table in _tables(_several(models))
         for column in table.columns
         if (enum := _enum_in(getattr(column.type, "item_type", column.type))) is not None
     }

@@ -33,7 +33,7 @@ NAMING_CONVENTION = {
 """For ``MetaData(naming_convention=...)``: a constraint without a name cannot be dropped later."""
 
 
-class Database(Protocol):
+class MigratedDatabase(Protocol):
     """What migrations ask of a :class:`flask_uow.Database`, which lies above them."""
 
     Model: Any
@@ -51,7 +51,7 @@ class Database(Protocol):
     def current_unit(self) -> UnitOfWork | None: ...
 
 
-def of_engine(db: Database, name: str, engines: Collection[str | None]) -> list[MetaData]:
+def of_engine(db: MigratedDatabase, name: str, engines: Collection[str | None]) -> list[MetaData]:
     """The metadata of the tables that belong to the engine *name*.
 
     A ``MetaData`` whose tables all belong to this engine is returned as it is; otherwise a copy
@@ -67,11 +67,12 @@ def of_engine(db: Database, name: str, engines: Collection[str | None]) -> list[
             routing.group(metadata, engines)  # raises, and names the table
         if name in names.values():
             own = [table for table, owner in names.items() if owner == name]
-            found.append(metadata if len(own) == len(names) else _copy(metadata, own))
+            found.append(metadata if len(own) == len(names) else copied(metadata, own))
     return found or [MetaData()]
 
 
-def _copy(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
+def copied(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
+    """A copy of *metadata* with these of its tables."""
     part = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
     part.info.update(metadata.info)
     for table in tables:
@@ -79,17 +80,17 @@ def _copy(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
     return part
 
 
-def modules_of(db: Database) -> list[str]:
+def modules_of(db: MigratedDatabase) -> list[str]:
     """The modules that define the mapped classes."""
     return sorted({mapper.class_.__module__ for mapper in db.mappers})
 
 
-def has_convention(db: Database) -> bool:
+def has_convention(db: MigratedDatabase) -> bool:
     """Tell whether constraints of the models get names by themselves."""
     return any("fk" in metadata.naming_convention for metadata in db.metadatas)
 
 
-def has_base(db: Database) -> bool:
+def has_base(db: MigratedDatabase) -> bool:
     """Tell whether the app gave *db* a base of its own."""
     return getattr(db.Model, "__module__", "").partition(".")[0] != "flask_uow"
 

@@ -22,7 +22,7 @@ from ..._config.settings import MigrationSettings
 from ..._transaction.routing import DEFAULT
 from ...errors import MigrationError
 from . import metadata as models
-from .metadata import EXTENSION, Database
+from .metadata import EXTENSION, MigratedDatabase
 
 if TYPE_CHECKING:
     from alembic.runtime.migration import MigrationContext
@@ -49,7 +49,7 @@ class EnvRequest:
     :ivar scripts: by engine, the SQL that ``--sql`` has made.
     """
 
-    db: Database
+    db: MigratedDatabase
     app_engines: Mapping[str, Engine]
     engines: Mapping[str, Engine]
     options: Mapping[str, Any]
@@ -116,7 +116,7 @@ class EnvRequest:
         return {**options, "include_name": include}
 
 
-def request_of(db: Database, engines: Engines, settings: MigrationSettings) -> EnvRequest:
+def request_of(db: MigratedDatabase, engines: Engines, settings: MigrationSettings) -> EnvRequest:
     """Make the request of one command.
 
     :param engines: all engines of the app.
@@ -126,12 +126,12 @@ def request_of(db: Database, engines: Engines, settings: MigrationSettings) -> E
     return EnvRequest(db, engines.copy(), migrated, dict(settings.options))
 
 
-def database_of(app: Flask) -> Database:
+def database_of(app: Flask) -> MigratedDatabase:
     """The ``Database`` of *app*.
 
     :raises MigrationError: the app has none.
     """
-    db: Database | None = app.extensions.get(EXTENSION)
+    db: MigratedDatabase | None = app.extensions.get(EXTENSION)
     if db is None:
         raise MigrationError(
             f"The app {app.name!r} has no Database. Call 'db.init_app(app)' first."
@@ -164,7 +164,7 @@ class FlaskMigrateView:
     def __init__(
         self,
         app: Flask,
-        db: Database,
+        db: MigratedDatabase,
         given: Mapping[str, Any] = MappingProxyType({}),
         request: EnvRequest | None = None,
     ) -> None:
@@ -206,7 +206,7 @@ class FlaskMigrateView:
 class FlaskSQLAlchemyView:
     """A ``Database`` under the names of Flask-SQLAlchemy."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: MigratedDatabase) -> None:
         self._db = db
 
     def get_engine(self, *given: object, **named: object) -> Engine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from ...errors import MigrationError, MigrationFailed, UowError
 from .. import connectivity, messages
 from .._compare.announce import Comparison
 from .._env import alembic_private, directory
-from .._env.metadata import Database
+from .._env.metadata import MigratedDatabase
 from .._env.request import EnvRequest, FlaskMigrateView, request_of
 from ..results import OnStep, OnWait, Step
 from . import lock, timeouts
@@ -71,7 +72,7 @@ class Runner:
     def __init__(
         self,
         app: Flask,
-        db: Database,
+        db: MigratedDatabase,
         engines: Engines,
         settings: MigrationSettings,
         *,
@@ -278,6 +279,7 @@ class Runner:
         script = self.script
         with (
             self.environment(request),
+            _warnings_of_success(),
             EnvironmentContext(self.config, script, fn=steps, **options),
         ):
             script.run_env()
@@ -329,6 +331,17 @@ class Runner:
             raise messages.file_failed(
                 error, self.folder, self.group, env_is_ours=self.env.is_ours
             ) from error
+
+
+@contextlib.contextmanager
+def _warnings_of_success() -> Iterator[None]:
+    """Show the warnings after the block, unless it fails: its error is what is to be read."""
+    with warnings.catch_warnings(record=True) as caught:
+        # A batch that would lose such a constraint is refused; see 'sqlite.py'.
+        warnings.filterwarnings("ignore", "Unnamed CHECK constraint on reflected table")
+        yield
+    for one in caught:
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 # Logging ------------------------------------------------------------------------------------------

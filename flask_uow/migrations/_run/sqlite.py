@@ -5,23 +5,24 @@ Alembic may lose a part of the table.
 
 To change a table, Alembic makes a copy, drops the table and renames the copy. Triggers go with the
 table. The copy has only what SQLAlchemy reflects: no index on expressions, no ``AUTOINCREMENT``, no
-``COLLATE``. So before the drop, while both tables exist, their definitions are compared. The error
-names what the copy lacks, and what to write; the transaction of the revision is rolled back.
+``COLLATE``. And SQLite refuses the rename while a view, or a trigger of another table, reads the
+table. So before the drop, while both tables exist, their definitions are compared. The error names
+what the copy lacks, and what to write; the transaction of the revision is rolled back.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, event, inspect
+from sqlalchemy import Column, Connection, Insert, event, inspect
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.schema import DropTable
+from sqlalchemy.sql import visitors
 
-from ..._transaction.statements import words_of
+from ..._transaction.statements import SqliteClause, sqlite_clauses, sqlite_names, words_of
 from ...errors import MigrationError
 
 # What the definition of a table may have, as a sequence of words, and what keeps it in a batch.
@@ -33,6 +34,8 @@ _KEPT_BY = {
     ("on", "conflict"): "",
     ("check",): "table_args=[sa.CheckConstraint(...)]",
 }
+_OPTIONS = {("without", "rowid"), ("strict",)}  # of the table, after its columns
+_WITHOUT = "the copy would be without"
 _BY_HAND = (
     "the copy in the revision: op.execute('CREATE TABLE ...') with another name,"
     " op.execute('INSERT INTO ... SELECT ...'), then op.drop_table({0!r}) and"
@@ -42,177 +45,239 @@ _BY_HAND = (
 
 def refuse_lossy_copies(connection: Connection) -> None:
     """Look at each copy of a table on this connection; the listener goes with it."""
-    event.listen(connection, "before_execute", _before_execute)
+    event.listen(connection, "before_execute", _Batches().before_execute)
 
 
-def _before_execute(connection: Connection, element: object, *_: object) -> None:
-    if isinstance(element, DropTable):
-        table: Any = element.element
-        _compare(_Schema(connection, table.schema or "main"), str(table.name))
+class _Batches:
+    """The batches of one connection; each fills a copy, then drops the table."""
+
+    def __init__(self) -> None:
+        self._filled: Insert | None = None
+
+    def before_execute(self, connection: Connection, element: object, *_: object) -> None:
+        """
+        :raises MigrationError: a table is dropped, and its copy lacks something.
+        """
+        if isinstance(element, Insert) and element.select is not None:
+            self._filled = element
+        elif isinstance(element, DropTable) and self._filled is not None:
+            table, copy = element.element, self._filled.table
+            # A revision that makes the copy by hand has another object for the table that it drops.
+            read = {
+                node.name.lower(): copy.c[node.key].name.lower()
+                for node in visitors.iterate(self._filled.select)
+                if isinstance(node, Column) and node.table is table and node.key in copy.c
+            }
+            if read:
+                _compare(_Definition(connection, table), _Definition(connection, copy), read)
 
 
-class _Schema:
-    """The definitions of one database file."""
+class _Item(NamedTuple):
+    """A table, an index, a view or a trigger.
 
-    def __init__(self, connection: Connection, name: str) -> None:
-        self.connection = connection
-        self.name = name
+    :ivar is_of_table: it is the table that is copied, or belongs to it.
+    """
 
-    def definitions(self, table: str, kind: str) -> dict[str, str]:
-        """By name, the SQL of the table itself, of its indexes or of its triggers."""
-        rows = self.run(
-            f"SELECT name, sql FROM {_quoted(self.name)}.sqlite_master"  # noqa: S608
-            " WHERE type = ? AND lower(tbl_name) = lower(?) AND sql IS NOT NULL ORDER BY rowid",
-            kind,
-            table,
+    kind: str
+    name: str
+    sql: str
+    is_of_table: bool
+
+
+class _Definition:
+    """What SQLite has noted of one table."""
+
+    def __init__(self, connection: Connection, table: Any) -> None:
+        self.schema: str = table.schema or "main"
+        self.table = str(table.name)
+        self._connection = connection
+        texts = [one.sql for one in self.items("table") if one.is_of_table]
+        self.clauses, self.options = sqlite_clauses("".join(texts))  # none if it is temporary
+        self.columns = {row[1].lower() for row in self.pragma("table_xinfo", self.table)}
+
+    def items(self, *kinds: str) -> list[_Item]:
+        """What the database file has of these kinds, the oldest first."""
+        rows = self._run(
+            "SELECT type, name, sql, lower(tbl_name) = lower(?)"  # noqa: S608
+            f" FROM {_quoted(self.schema)}.sqlite_master WHERE sql IS NOT NULL ORDER BY rowid",
+            self.table,
         )
-        return dict(rows)
-
-    def columns(self, table: str) -> list[str]:
-        return [row[1].lower() for row in self.pragma("table_xinfo", table)]
+        return [_Item(*row) for row in rows if row[0] in kinds]
 
     def pragma(self, name: str, argument: str) -> list[Any]:
-        return self.run(f"PRAGMA {_quoted(self.name)}.{name}({_quoted(argument)})")
+        return self._run(f"PRAGMA {_quoted(self.schema)}.{name}({_quoted(argument)})")
 
-    def run(self, statement: str, *values: str) -> list[Any]:
-        return list(self.connection.exec_driver_sql(statement, values).all())
+    def reflected(self, kind: str) -> list[Any]:
+        """What SQLAlchemy reflects of its ``"indexes"``, for example."""
+        find = getattr(inspect(self._connection), f"get_{kind}")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says of expressions that it leaves them out
+            return list(find(self.table, schema=self.schema))
+
+    def _run(self, statement: str, *values: str) -> list[Any]:
+        return list(self._connection.exec_driver_sql(statement, values).all())
+
+    def parts(self, stay: Collection[str], named: Collection[str]) -> Counter[tuple[str, ...]]:
+        """How often each part is in what is about the columns that *stay*.
+
+        :param named: checks that do not count.
+        """
+        gone = self.columns - set(stay)
+        clauses = [
+            clause.words
+            for clause in self.clauses
+            if not _goes(clause, gone, stay) and _name_of(clause) not in named
+        ]
+        return Counter(
+            part
+            for part in _KEPT_BY
+            for words in ([self.options] if part in _OPTIONS else clauses)
+            for place in range(len(words))
+            if tuple(words[place : place + len(part)]) == part
+        )
+
+    def is_deferrable(self, column: str) -> bool:
+        """Does a foreign key of this column say it?"""
+        return any(
+            {"references", "deferrable"} <= set(clause.words)
+            and column in {clause.column, *_key(clause).names([column])}
+            for clause in self.clauses
+        )
 
 
-def _compare(schema: _Schema, table: str) -> None:
+def _goes(clause: SqliteClause, gone: Collection[str], others: Collection[str]) -> bool:
+    """Does it go with the columns that are *gone*, because it is theirs alone?"""
+    is_theirs, is_of_others = clause.names(gone), clause.names(others)
+    if "check" in clause.words[:3]:
+        if clause.column in gone:
+            return bool(is_theirs) or not is_of_others
+        return bool(is_theirs) and not is_of_others
+    return clause.column in gone or bool(_key(clause).names(gone))
+
+
+def _key(clause: SqliteClause) -> SqliteClause:
+    """A constraint of the table, as far as its own columns; else nothing."""
+    end = clause.words.index(")") if clause.column is None and ")" in clause.words else 0
+    return SqliteClause(None, clause.words[:end])
+
+
+def _name_of(clause: SqliteClause) -> str | None:
+    return clause.words[1].lstrip("\"'") if clause.words[0] == "constraint" else None
+
+
+def _compare(before: _Definition, after: _Definition, names: dict[str, str]) -> None:
     """
-    :raises MigrationError: *table* has a copy, which lacks something.
+    :param names: of the columns that stay, and what they are called in the copy.
+    :raises MigrationError: *after* lacks something.
     """
-    copy = f"_alembic_tmp_{table}"[:50]  # as Alembic calls it
-    copied = "".join(schema.definitions(copy, "table").values())
-    if not copied:
-        return
     losses = [
-        *_lost_parts(schema, table, copy, copied),
-        *_made_again(schema.definitions(table, "trigger"), "trigger"),
-        *_made_again(_unreflected_indexes(schema, table), "index"),
+        *_lost_parts(before, after, names),
+        *_made_again(_unreflected_indexes(before, names)),
+        *_made_again(_readers(before)),
     ]
     if losses:
         raise MigrationError(
-            f"On SQLite this change copies the table {table!r}, and the copy would be without"
-            f" {'; and without '.join(losses)}"
+            f"On SQLite this change copies the table {before.table!r}, and {'; and '.join(losses)}"
         )
 
 
-def _made_again(definitions: dict[str, str], kind: str) -> Iterator[str]:
-    for name, sql in definitions.items():
-        drop = f"DROP {kind.upper()} {_quoted(name)}"
+def _made_again(items: Iterable[_Item]) -> Iterator[str]:
+    """Why each of *items* cannot stay as it is, and how it is made again."""
+    for item in items:
+        what = f"the {item.kind} {item.name!r}"
+        why = f"SQLite refuses to rename the copy while {what} mentions the table"
+        if item.is_of_table:
+            why = f"{_WITHOUT} {what}"
+        drop = f"DROP {item.kind.upper()} IF EXISTS {_quoted(item.name)}"
+        create = item.sql.replace(":", "\\:")  # no parameters
         yield (
-            f"the {kind} {name!r}. Write 'op.execute({drop!r})' before the change, and after it"
-            f" 'op.execute({sql.replace(':', chr(92) + ':')!r})', if it is to stay"
+            f"{why}. Write op.execute({drop!r}) before the change, and after it"
+            f" op.execute({create!r}), if it is to stay"
         )
 
 
-def _lost_parts(schema: _Schema, table: str, copy: str, copied: str) -> Iterator[str]:
-    """What the definition of *table* has, and that of its *copy* has not."""
-    (definition,) = schema.definitions(table, "table").values()
-    gone = [one for one in schema.columns(table) if one not in schema.columns(copy)]
-    is_only_dropped = set(schema.columns(copy)) <= set(schema.columns(table))
-    if gone and is_only_dropped:  # else they may have been renamed
-        definition = _without_columns(definition, table, gone)
-    before, after = _parts(definition), _parts(copied)
-    named = _named_checks(schema, table)
-    before["check",] -= len(named)
-    after["check",] -= len(named & _named_checks(schema, copy))
+def _readers(before: _Definition) -> list[_Item]:
+    """Its triggers, and each view and trigger that SQLite cannot read while there is no table.
+
+    Views of such views, too.
+    """
+    items = before.items("view", "trigger")
+    found: list[_Item] = []
+    names = {before.table.lower()}
+    while more := [one for one in items if one not in found and names & set(sqlite_names(one.sql))]:
+        found += more
+        names |= {one.name.lower() for one in more if one.kind == "view"}
+    return [one for one in items if one in found]
+
+
+def _lost_parts(before: _Definition, after: _Definition, names: dict[str, str]) -> Iterator[str]:
+    """What the definition of a table has, and that of its copy has not."""
+    checks = before.reflected("check_constraints")
+    named = {check["name"].lower() for check in checks if check["name"]}
+    parts = before.parts(names, named) - after.parts(names.values(), named)
     for part, advice in _KEPT_BY.items():
-        if after[part] < before[part]:
+        if part in parts:
             what = "a CHECK without a name" if part == ("check",) else f"{' '.join(part).upper()}"
             kept = f"Give 'op.batch_alter_table()' {advice}, or make" if advice else "Make"
-            yield f"{what}. {kept} {_BY_HAND.format(table)}"
-    for column in _unreflected_keys(schema, table, copy):
+            yield f"{_WITHOUT} {what}. {kept} {_BY_HAND.format(before.table)}"
+    for column in _unreflected_keys(before, after, names):
         yield (
-            f"what the foreign key of {column!r} says of ON DELETE, ON UPDATE or DEFERRABLE. Make"
-            f" {_BY_HAND.format(table)}"
+            f"{_WITHOUT} what the foreign key of {column!r} says of ON DELETE, ON UPDATE or"
+            f" DEFERRABLE. Make {_BY_HAND.format(before.table)}"
         )
 
 
-def _unreflected_keys(schema: _Schema, table: str, copy: str) -> Iterator[str]:
+def _unreflected_keys(
+    before: _Definition, after: _Definition, names: dict[str, str]
+) -> Iterator[str]:
     """The first columns of foreign keys whose options SQLAlchemy does not reflect."""
-    keys = inspect(schema.connection).get_foreign_keys(table, schema=schema.name)
     options: dict[str, Any] = {
-        key["constrained_columns"][0]: key.get("options", {}) for key in keys
+        key["constrained_columns"][0].lower(): key.get("options", {})
+        for key in before.reflected("foreign_keys")
     }
-    kept = {row[3]: row[5:7] for row in schema.pragma("foreign_key_list", copy) if row[1] == 0}
-    definition = " ".join(schema.definitions(table, "table").values())
-    deferred = list(words_of(definition)).count("deferrable")
-    reflected = sum("deferrable" in one for one in options.values())
-    for row in schema.pragma("foreign_key_list", table):
-        column, actions = row[3], tuple(row[5:7])
-        if row[1] != 0 or column not in kept:
+    kept = _actions(after)
+    for column, actions in _actions(before).items():
+        name = names.get(column, "")
+        if name not in kept:
             continue
         one = options.get(column, {})
         seen = tuple(one.get(name) or "NO ACTION" for name in ("onupdate", "ondelete"))
-        is_lost = tuple(kept[column]) != actions and seen != actions
-        if is_lost or (reflected < deferred and "deferrable" not in one):
+        is_deferred = before.is_deferrable(column) and not after.is_deferrable(name)
+        if actions not in {kept[name], seen} or (is_deferred and "deferrable" not in one):
             yield column
 
 
-def _parts(definition: str) -> Counter[tuple[str, ...]]:
-    """How often each part is in a definition; the quoted names in it are no words."""
-    words = list(words_of(definition))
-    found: Counter[tuple[str, ...]] = Counter()
-    for part in _KEPT_BY:
-        places = range(len(words) - len(part) + 1)
-        if part == ("strict",):  # at the end only; a column may have the name
-            places = range(max(0, len(words) - 3), len(words))
-        found[part] = sum(tuple(words[place : place + len(part)]) == part for place in places)
-    return found
+def _actions(definition: _Definition) -> dict[str, tuple[str, ...]]:
+    """By the first column of each foreign key, what it does on UPDATE and DELETE."""
+    rows = definition.pragma("foreign_key_list", definition.table)
+    return {row[3].lower(): tuple(row[5:7]) for row in rows if row[1] == 0}
 
 
-def _without_columns(definition: str, table: str, columns: Sequence[str]) -> str:
-    """The definition as SQLite itself writes it without these columns, where it can drop them."""
-    memory = sqlite3.connect(":memory:")
-    try:
-        memory.execute(definition)
-        for column in columns:
-            memory.execute(f"ALTER TABLE {_quoted(table)} DROP COLUMN {_quoted(column)}")
-        return str(memory.execute("SELECT sql FROM sqlite_master").fetchone()[0])
-    except sqlite3.Error:
-        return definition
-    finally:
-        memory.close()
-
-
-def _named_checks(schema: _Schema, table: str) -> set[str]:
-    checks = inspect(schema.connection).get_check_constraints(table, schema=schema.name)
-    return {str(check["name"]) for check in checks if check["name"]}
-
-
-def _unreflected_indexes(schema: _Schema, table: str) -> dict[str, str]:
-    """The indexes of which SQLAlchemy does not reflect everything."""
-    definitions = schema.definitions(table, "index")
-    conditions = _reflected_conditions(schema, table) if definitions else {}
-    return {
-        name: sql
-        for name, sql in definitions.items()
-        if _has_more_than_columns(schema, name, sql) or _condition(sql) != conditions.get(name, [])
-    }
-
-
-def _has_more_than_columns(schema: _Schema, index: str, sql: str) -> bool:
-    """Is it on an expression, descending, or with a collation of its own?"""
-    keys = [row for row in schema.pragma("index_xinfo", index) if row[5]]
-    return "collate" in words_of(sql) or any(row[2] is None or row[3] for row in keys)
-
-
-def _reflected_conditions(schema: _Schema, table: str) -> dict[str, list[str]]:
-    """By index, the words of the ``WHERE`` that SQLAlchemy reflects."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says of expressions that it leaves them out
-        indexes = inspect(schema.connection).get_indexes(table, schema=schema.name)
+def _unreflected_indexes(before: _Definition, stay: Collection[str]) -> Iterator[_Item]:
+    """The indexes of which SQLAlchemy does not reflect everything; all their columns *stay*."""
     conditions = {
-        str(index["name"]): index.get("dialect_options", {}).get("sqlite_where")
-        for index in indexes
+        index["name"]: index.get("dialect_options", {}).get("sqlite_where", "")
+        for index in before.reflected("indexes")
     }
-    return {
-        name: list(words_of(str(condition)))
-        for name, condition in conditions.items()
-        if condition is not None
-    }
+    gone = before.columns - set(stay)
+    for item in before.items("index"):
+        columns, condition = sqlite_clauses(item.sql)
+        words = [word for clause in columns for word in clause.words]
+        if (
+            item.is_of_table
+            and not SqliteClause(None, words + condition).names(gone)
+            and (
+                _has_more_than_columns(before, item)
+                or _condition(item.sql) != list(words_of(str(conditions.get(item.name, ""))))
+            )
+        ):
+            yield item
+
+
+def _has_more_than_columns(before: _Definition, index: _Item) -> bool:
+    """Is it on an expression, descending, or with a collation of its own?"""
+    keys = [row for row in before.pragma("index_xinfo", index.name) if row[5]]
+    return "collate" in words_of(index.sql) or any(row[2] is None or row[3] for row in keys)
 
 
 def _condition(sql: str) -> list[str]:

@@ -16,33 +16,20 @@ from flask.cli import AppGroup
 
 from .._config import reading
 from ..errors import ConfigNotice, MigrationsPending
-from ._env.metadata import EXTENSION, Database
+from ._env.metadata import EXTENSION, MigratedDatabase
 from ._env.request import FlaskMigrateView
 from .results import named
 
 OPTIONS = "flask_uow.migrations"  # those of the group, in click's ``Context.meta``
-COMMANDS = (
-    "branches",
-    "check",
-    "current",
-    "downgrade",
-    "edit",
-    "heads",
-    "history",
-    "init",
-    "list-templates",
-    "merge",
-    "migrate",
-    "revision",
-    "show",
-    "stamp",
-    "status",
-    "upgrade",
-    "wait",
+COMMANDS = frozenset(
+    """
+    branches check current downgrade edit heads history init list-templates merge migrate revision
+    show stamp status upgrade wait
+    """.split()
 )
 
 
-def install(app: Flask, db: Database) -> None:
+def register(app: Flask, db: MigratedDatabase) -> None:
     """Give *app* the group of commands, under the name ``UOW_CLI_GROUP``.
 
     :raises ConfigError: a setting of the migrations is not possible.
