@@ -21,7 +21,7 @@ from .._transaction.statements import SQLITE_WORK, SqliteKind, is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from . import explain
 from .access import NO_AUTHORIZER, Column, StaleColumns, access_of
-from .database import Database, identity_of
+from .database import SqliteDatabase, identity_of
 from .write_queue import OwnTurn, QueueTimeout, Turn, WriteQueue
 
 _CHECK_PERIOD = 1.0  # seconds for which reading from a deleted file may go unnoticed
@@ -47,7 +47,7 @@ class SqliteConnection(sqlite3.Connection):
     :ivar stale: what other connections have changed that borrowed its turn.
     """
 
-    database: Database
+    database: SqliteDatabase
     timeout = 0.0
     queue: WriteQueue | None = None
     identity: tuple[int, int] | None = None

@@ -23,7 +23,7 @@ WAL_LIMIT = 16 * 2**20
 _WAL_PERIOD = 5.0  # seconds between two looks at it
 
 
-class Database:
+class SqliteDatabase:
     """A file, or a database in memory.
 
     :ivar path: of the file; empty before the first connection, and without a file.

@@ -46,7 +46,7 @@ from .connection import (
     refuse_isolation_level,
     roll_back,
 )
-from .database import Database
+from .database import SqliteDatabase
 from .profile import has_temporary_file, is_memory, path_of, refuse_network
 
 
@@ -68,7 +68,7 @@ def set_up_transactions(
     if not in_memory:
         path, _ = path_of(engine.url.database or "", is_uri="uri" in engine.url.query)
         refuse_network(path, profile)
-    database = Database(profile, in_memory=in_memory, on_wal_growth=on_wal_growth)
+    database = SqliteDatabase(profile, in_memory=in_memory, on_wal_growth=on_wal_growth)
     listeners = _Listeners(engine, profile, database)
     event.listen(engine, "do_connect", listeners.on_do_connect)
     event.listen(engine, "connect", listeners.on_connect)
@@ -82,7 +82,7 @@ def set_up_transactions(
 class _Listeners:
     """The listeners of one engine."""
 
-    def __init__(self, engine: Engine, profile: SqliteProfile, database: Database) -> None:
+    def __init__(self, engine: Engine, profile: SqliteProfile, database: SqliteDatabase) -> None:
         self._profile = profile
         self._database = database
         self._is_temporary = has_temporary_file(engine)

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from sqlalchemy.engine import ExceptionContext
 
-from .database import Database
+from .database import SqliteDatabase
 from .write_queue import OwnTurn, QueueTimeout
 
 # SQLite's own words; they are the same in every language.
@@ -66,7 +66,7 @@ def locked(text: str) -> sqlite3.OperationalError:
 
 
 def not_its_turn(
-    error: QueueTimeout, database: Database, timeout: float
+    error: QueueTimeout, database: SqliteDatabase, timeout: float
 ) -> sqlite3.OperationalError:
     """Return the error for a writer that has waited in the queue for too long."""
     if isinstance(error, OwnTurn) and error.lender is None:
@@ -89,7 +89,7 @@ def not_its_turn(
     )
 
 
-def extend(context: ExceptionContext, database: Database) -> None:
+def extend(context: ExceptionContext, database: SqliteDatabase) -> None:
     """Extend the message of an error of SQLite, if there is more to say."""
     error, wrapped = context.original_exception, context.sqlalchemy_exception
     explain = _EXPLANATIONS.get(str(error))
@@ -103,7 +103,7 @@ def extend(context: ExceptionContext, database: Database) -> None:
     error.args = (text,)
 
 
-def _explain_lock(context: ExceptionContext, database: Database) -> str:
+def _explain_lock(context: ExceptionContext, database: SqliteDatabase) -> str:
     connection, name = _driver_connection(context), database.name
     if getattr(connection, "writing", False) and getattr(connection, "has_read", False):
         return OUT_OF_DATE
@@ -126,7 +126,7 @@ def _explain_lock(context: ExceptionContext, database: Database) -> str:
     )
 
 
-def _explain_read_only(_context: ExceptionContext, database: Database) -> str:
+def _explain_read_only(_context: ExceptionContext, database: SqliteDatabase) -> str:
     name, folder = database.name, str(Path(database.path).parent)
     if database.read_only:
         return f"the URL says that {name!r} is only read ('mode=ro')"
@@ -139,7 +139,7 @@ def _explain_read_only(_context: ExceptionContext, database: Database) -> str:
     return f"the file {name!r} was replaced, or its journal cannot be written"
 
 
-def _explain_missing(_context: ExceptionContext, database: Database) -> str:
+def _explain_missing(_context: ExceptionContext, database: SqliteDatabase) -> str:
     path = Path(database.path or database.asked_for)
     if path.is_dir():
         return f"{str(path)!r} is a folder, and the database is a file"
@@ -163,7 +163,7 @@ def has_too_many_files() -> bool:
     return False
 
 
-def _explain_full(context: ExceptionContext, database: Database) -> str:
+def _explain_full(context: ExceptionContext, database: SqliteDatabase) -> str:
     folder = str(Path(database.path).parent)
     try:
         free = f"{shutil.disk_usage(folder).free} bytes are free in {folder!r}"
@@ -179,7 +179,7 @@ def _explain_full(context: ExceptionContext, database: Database) -> str:
     )
 
 
-_EXPLANATIONS: dict[str, Callable[[ExceptionContext, Database], str]] = {
+_EXPLANATIONS: dict[str, Callable[[ExceptionContext, SqliteDatabase], str]] = {
     LOCKED: _explain_lock,
     READ_ONLY: _explain_read_only,
     MISSING: _explain_missing,
@@ -217,7 +217,7 @@ def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
     raise sqlite3.OperationalError(f"{MISSING}: {why}.")
 
 
-def refuse_leftovers(database: Database) -> None:
+def refuse_leftovers(database: SqliteDatabase) -> None:
     """
     :raises sqlite3.OperationalError: the file was replaced, and its log is still there.
     """

@@ -107,7 +107,7 @@ BELOW = [
         ],
     ),
     (
-        "S5",
+        "S10",
         "A unit inside another one changes what the outer one has read, and commits",
         "The outer one may not overwrite it, in words, until it has read it again",
         [f"{SQLITE}::test_what_a_nested_unit_has_changed_is_not_overwritten"],
