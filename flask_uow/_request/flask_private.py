@@ -30,9 +30,6 @@ HOME = "_flask_uow_home"
 DISPATCHED_IN = "_flask_uow_dispatched_in"
 """Set on a context whose request is being dispatched: the app context that it began in."""
 
-ENDING = "_flask_uow_ending"
-"""Set on a context that is about to be popped: the push that ends. It may be pushed again."""
-
 if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
 
     def current_context() -> Context:
@@ -42,6 +39,17 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
     def request_of(context: Context) -> Any:
         """The request of *context*, or None."""
         return context.request if context.has_request else None
+
+    def push_of(context: Context) -> object:
+        """What stands for the last push of *context*; None if it is not active.
+
+        A copy of the context variables keeps a context that has ended.
+        """
+        return context._cv_token
+
+    def note_end(context: Context) -> None:
+        """Note that *context* is about to be popped."""
+        context._flask_uow_ending = context._cv_token
 
 else:
 
@@ -61,6 +69,18 @@ else:
         """The request of *context*, or None."""
         return getattr(context, "request", None)
 
+    def push_of(context: Context) -> object:
+        """What stands for the last push of *context*; None if it is not active.
+
+        A copy of the context variables keeps a context that has ended.
+        """
+        tokens = context._cv_tokens
+        return tokens[-1] if tokens else None
+
+    def note_end(context: Context) -> None:
+        """Note that *context* is about to be popped."""
+        context._flask_uow_ending = context._cv_tokens[-1]
+
 
 def _innermost(request: Any, app_context: Context) -> Any:
     """Return *app_context* if it was pushed inside *request*, else *request*.
@@ -78,19 +98,10 @@ def _innermost(request: Any, app_context: Context) -> Any:
     return request if home is app_context else app_context
 
 
-def push_of(context: Context) -> object:
-    """What stands for the last push of *context*; None if it is not active.
-
-    A copy of the context variables keeps a context that has ended.
-    """
-    tokens = getattr(context, "_cv_tokens", None)
-    return tokens[-1] if tokens else getattr(context, "_cv_token", None)  # that of Flask 3.2
-
-
 def is_open(context: Context) -> bool:
-    """Whether *context* is active, and is not about to end."""
+    """Whether *context* is active, and is not about to be popped. It may be pushed again."""
     push = push_of(context)
-    return push is not None and getattr(context, ENDING, None) is not push
+    return push is not None and getattr(context, "_flask_uow_ending", None) is not push
 
 
 def after_this_request_functions(context: Context) -> list[Any]:

@@ -49,19 +49,16 @@ from . import view_retry
 from .app_state import EXTENSION, AppState
 from .context import UnitRegistry
 from .flask_private import (
-    DISPATCHED_IN,
-    ENDING,
     SEPARATE_REQUEST_CONTEXT,
     Context,
     current_app_context,
     current_request_context,
-    push_of,
+    note_end,
 )
 
 logger = logging.getLogger(__name__)
 
 Method = Callable[..., Any]
-Arguments = tuple[Any, ...]
 
 
 def install(app: Flask, units: UnitRegistry[Session]) -> None:
@@ -86,7 +83,7 @@ def _note_dispatch(original: Method) -> Method:
     @wraps(original)
     def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
         context = current_request_context(None)
-        setattr(context, DISPATCHED_IN, current_app_context(None))
+        context._flask_uow_dispatched_in = current_app_context(None)
         return original(*args, **kwargs)
 
     return full_dispatch_request
@@ -184,8 +181,8 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
     @wraps(original)
     def finalize_request(*args: Any, _is_handled: bool = False, **kwargs: Any) -> Any:
         context = current_request_context(None)
-        response = app.make_response(args[_RV])
-        args = (*args[:_RV], response, *args[_RV + 1 :])
+        passed = [*args]
+        passed[_RV] = response = app.make_response(args[_RV])
         status = response.status_code
         # By getattr: a context builds its __dict__ when it is asked for it.
         unit: UnitOfWork | None = getattr(context, key, None)
@@ -194,8 +191,8 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
                 _decide(unit, response)
             except Exception as error:
                 unit.fail(error)
-                return handle(error, response, args, kwargs, is_handled=_is_handled)
-        response = original(*args, **kwargs)
+                return handle(error, response, passed, kwargs, is_handled=_is_handled)
+        response = original(*passed, **kwargs)
         unit = getattr(context, key, None)  # an after_request function may be the first
         if unit is not None:
             try:
@@ -203,13 +200,13 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
             except Exception as error:
                 # In this order: functions that run when it is closed find a clean session.
                 unit.fail(error)
-                return handle(error, response, args, kwargs, is_handled=_is_handled)
+                return handle(error, response, passed, kwargs, is_handled=_is_handled)
             _respond(units, context, unit, response)
-        setattr(context, DISPATCHED_IN, None)  # from here on nothing is committed automatically
+        context._flask_uow_dispatched_in = None  # from here on nothing is committed automatically
         return response
 
     def handle(
-        error: Exception, unsent: Response, args: Arguments, kwargs: Any, *, is_handled: bool
+        error: Exception, unsent: Response, args: list[Any], kwargs: Any, *, is_handled: bool
     ) -> Any:
         """Handle a failed commit as if the view had raised *error*; call it while this is handled.
 
@@ -222,7 +219,7 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
             response = app.make_response(InternalServerError())
             if (unit := units.unit_of(context)) is not None:
                 _respond(units, context, unit, response)
-            setattr(context, DISPATCHED_IN, None)
+            context._flask_uow_dispatched_in = None
             return response
         if is_handled:
             raise error
@@ -344,10 +341,10 @@ def _end_after(
                 args = (*args, *kwargs.values())
                 error = args[-1] if args and isinstance(args[-1], BaseException) else None
                 units.end(context, error)
-            # From here on no thread opens another one; one that did so just now is not left open.
-            setattr(context, ENDING, push_of(context))
-            late = getattr(context, key, None)
-            if late is not None and late is not unit:
-                units.end(context, None)
+            if context is not None:
+                # No thread opens another one from here on, and none is left that has done so.
+                note_end(context)
+                if getattr(context, key, None) is not unit:
+                    units.end(context, None)
 
     return teardown
