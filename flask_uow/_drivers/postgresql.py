@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sqlalchemy import Engine, event
 
+from ..errors import escaped
 from .base import (
     CONFLICT,
     DISCONNECTED,
@@ -144,7 +145,7 @@ class Psycopg(_LibPQ):
         def on_notice(diagnostic: _Diagnostic) -> None:
             if diagnostic.source_function == "SyncRepWaitForLSN":  # the same in every language
                 text = f"{diagnostic.message_primary}: {diagnostic.message_detail}"
-                logger.error(_NOT_WAITED, name, " ".join(text.split()))
+                logger.error(_NOT_WAITED, name, escaped(text))
 
         def on_connect(connection: _WithNotices, _entry: object) -> None:
             connection.add_notice_handler(on_notice)

@@ -31,7 +31,7 @@ from .._drivers.base import Driver
 from .._drivers.known import driver_of
 from .._transaction.record import TransactionRecord, attach, before_statements, record_of
 from .._transaction.statements import StatementEffect, effect_of, is_rollback
-from ..errors import ReadOnly, TransactionLost, UowError
+from ..errors import ReadOnly, TransactionLost, UowError, escaped
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -70,7 +70,7 @@ def _on_statement(_cursor: object, statement: str, *others: Any) -> None:
         effect = effect_of(statement)
         if effect > record.effect:  # max() is slower, and this runs for every statement
             if effect is StatementEffect.WRITE and record.read_only:
-                raise ReadOnly(_READ_ONLY.format(" ".join(statement[:200].split())[:60]))
+                raise ReadOnly(_READ_ONLY.format(escaped(statement[:200])[:60]))
             record.effect = effect
 
 
