@@ -77,9 +77,17 @@ def proxy_of(entry: ConnectionPoolEntry) -> PoolProxiedConnection | None:
 
     A forked child removes the connections of its parent from these proxies.
     """
+    reference = proxy_reference(entry)
+    return None if reference is None else reference()
+
+
+def proxy_reference(
+    entry: ConnectionPoolEntry,
+) -> Callable[[], PoolProxiedConnection | None] | None:
+    """Return the weak reference to the proxy of *entry*: another object for each checkout."""
     reference: Callable[[], PoolProxiedConnection | None] | None
     reference = getattr(entry, "fairy_ref", None)
-    return None if reference is None else reference()
+    return reference
 
 
 def return_to(pool: Pool, entry: ConnectionPoolEntry) -> None:

@@ -216,7 +216,7 @@ def test_the_thread_that_has_the_write_lock_is_escaped(make_app: MakeApp, db: Da
 def test_the_text_of_a_refused_statement_is_escaped(app: Flask, db: Database) -> None:
     """A name that an app puts into its SQL may come from a client."""
     with app.app_context(), db.atomic(read_only=True), pytest.raises(ReadOnly) as caught:
-        db.session.execute(text(f"DELETE FROM users -- {HOSTILE}".replace("\x00", "")))
+        db.session.execute(text(f"DELETE FROM users -- \x1b[31m{HOSTILE}".replace("\x00", "")))
     assert_clean(str(caught.value), token=True)
 
 

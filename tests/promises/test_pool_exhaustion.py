@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -170,3 +171,33 @@ def test_a_connection_of_its_own_is_named_by_its_place(site: Site) -> None:
             assert site.app.test_client().get("/users").status_code == 503
     assert "an app context of 'tests', from " in site.errors[0]
     assert "in test_a_connection_of_its_own_is_named_by_its_place" in site.errors[0]
+
+
+@pytest.mark.fault(
+    "K3",
+    fault="Only garbage, such as the traceback of an error, holds a connection",
+    then="It is back before another request has to wait for it",
+)
+def test_what_failed_requests_have_left_in_circles_comes_back(
+    make_app: MakeApp, db: Database
+) -> None:
+    """Each request finds the connection that the one before it has left in a traceback."""
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.001}
+    app = make_app(SQLALCHEMY_ENGINE_OPTIONS=options)
+
+    @app.get("/")
+    def leak() -> str:
+        circle: list[object] = [db.engine.connect()]
+        circle.append(circle)
+        return ""
+
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            assert app.test_client().get("/").status_code == 200
+        with app.app_context():
+            db.engine.connect().close()
+    finally:
+        gc.enable()
+        gc.collect()
