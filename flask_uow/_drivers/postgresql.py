@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # The status of a transaction in libpq.
 _IDLE, _IN_TRANSACTION, _IN_ERROR = 0, 2, 3
+_OPEN = frozenset([_IN_TRANSACTION, _IN_ERROR])
 # A service file or a connection string may set the same parameters, and would be overridden.
 _ELSEWHERE = {"service", "conninfo", "dsn"}
 
@@ -85,7 +86,7 @@ class _LibPQ(Driver):
 
     def is_open(self, connection: object) -> bool:
         reporter = getattr(connection, self.reporter, None)
-        return getattr(reporter, "transaction_status", None) in {_IN_TRANSACTION, _IN_ERROR}
+        return getattr(reporter, "transaction_status", None) in _OPEN
 
     def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
         code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

@@ -28,6 +28,7 @@ from .._transaction import sqlalchemy_private
 logger = logging.getLogger(__name__)
 
 _KEY = "flask_uow.checkout"
+_NEVER = (float("inf"), None, None, None, None)
 # The first caller outside of these has asked for the connection.
 _LIBRARIES = frozenset({"flask_uow", "sqlalchemy", "flask", "werkzeug", "contextlib", "functools"})
 
@@ -105,6 +106,8 @@ class CheckoutTracker:
         if context is not None:
             self._current, self._describe = context.current_context, context.describe
             self._has_location, self._is_running = context.has_location, context.is_running
+        if stacks:  # the line of a unit is not enough
+            self._has_location = lambda _: False
         self._warn_after = float("inf") if warn_after is None else warn_after
         self._stacks = stacks
         # Not a WeakSet: its keyrefs() are safe while other threads connect.
@@ -213,7 +216,7 @@ class CheckoutTracker:
         self, _connection: object, entry: ConnectionPoolEntry, _proxy: object
     ) -> None:
         context = self._current()
-        if context is not None and not self._stacks and self._has_location(context):
+        if context is not None and self._has_location(context):
             entry.info[_KEY] = (monotonic(), weakref.ref(context), None, None, None)
             return
         frame = caller(3)  # closer than that is only the pool itself
@@ -226,8 +229,8 @@ class CheckoutTracker:
         )
 
     def _note_return(self, _connection: object, entry: ConnectionPoolEntry) -> None:
-        values = entry.info.pop(_KEY, None)
-        if values is not None and monotonic() - values[0] >= self._warn_after:
+        values = entry.info.pop(_KEY, _NEVER)
+        if monotonic() - values[0] >= self._warn_after:
             checkout = Checkout(*values)
             logger.warning(
                 "A connection was held for %.1f seconds (UOW_HOLD_WARNING is %g) by %s."

@@ -1,0 +1,148 @@
+"""A connection whose session on the server was changed does not go back to the pool (P13).
+
+``SET TIME ZONE``, a temporary table, a session lock: what a statement leaves in the session beyond
+its transaction would be there for the next request that checks the connection out. Resetting it
+costs a round trip on each return, and no server can reset all of it, so such a connection is closed
+instead. The log says once, for each kind of change by a unit of work, what to write instead.
+
+What the event "connect" sets up stays: its listeners have the connection of the driver, whose
+cursors are not watched. For the same reason, what the app sends with such a cursor is not seen.
+
+Left alone are connections that do not go back, and a database that would end with its connection:
+SQLite in memory with a pool of the user's own.
+
+Nothing here knows Flask or sessions of SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Connection, Engine, NullPool, StaticPool
+from sqlalchemy.engine import Dialect
+
+from .._sqlite.profile import has_temporary_file, is_memory
+from .._transaction.record import record_of
+from .._transaction.statements import SessionChange, session_changes_of
+from ..errors import escaped
+from .checkouts import caller_location
+
+logger = logging.getLogger(__name__)
+
+CHANGED = "flask_uow.changed"
+"""In the ``info`` of a connection that is to be closed when it comes back."""
+
+_EVERY_CONNECTION = "a listener for the event 'connect', for what every connection is to have"
+_BIND_PARAMETERS = "an ordinary statement with bind parameters; the driver may prepare it"
+_ORDINARY_TABLE = "a common table expression ('WITH'), or an ordinary table with a key of the work"
+_LOCKED_ROW = "'SELECT ... FOR UPDATE', whose locks end with the transaction"
+_MYSQL = {
+    SessionChange.SETTING: (
+        f"'SET STATEMENT ... FOR' (MariaDB) or the hint SET_VAR (MySQL), or {_EVERY_CONNECTION}"
+    ),
+    SessionChange.LOCAL: (
+        f"'SET STATEMENT ... FOR' (MariaDB) or the hint SET_VAR (MySQL), or {_EVERY_CONNECTION}"
+    ),
+    SessionChange.VARIABLE: "a bind parameter, or a window function",
+    SessionChange.TEMPORARY: _ORDINARY_TABLE,
+    SessionChange.PREPARED: _BIND_PARAMETERS,
+    SessionChange.NAMED_LOCK: _LOCKED_ROW,
+    SessionChange.TABLE_LOCK: _LOCKED_ROW,
+    SessionChange.DATABASE: "the schema of the table, or an engine for each database",
+}
+_INSTEAD: Mapping[str, Mapping[SessionChange, str]] = {
+    "postgresql": {
+        SessionChange.SETTING: f"'SET LOCAL' or 'SET TRANSACTION', or {_EVERY_CONNECTION}",
+        SessionChange.CONFIG: "'set_config(name, value, true)'",
+        SessionChange.CONFIG_BOUND: "'set_config(name, value, true)'",
+        SessionChange.TEMPORARY: "'ON COMMIT DROP' in 'CREATE TEMPORARY TABLE'",
+        SessionChange.PREPARED: _BIND_PARAMETERS,
+        SessionChange.CURSOR: "a cursor without 'WITH HOLD', or 'yield_per'",
+        SessionChange.LISTEN: "LISTEN in a process of its own, on a connection of the driver",
+        SessionChange.ADVISORY_LOCK: "'pg_advisory_xact_lock()' or 'pg_try_advisory_xact_lock()'",
+    },
+    "mysql": _MYSQL,
+    "mariadb": _MYSQL,
+    "sqlite": {
+        SessionChange.TEMPORARY: _ORDINARY_TABLE,
+        SessionChange.ATTACHED: "an engine for each file (SQLALCHEMY_BINDS)",
+        SessionChange.PRAGMA: _EVERY_CONNECTION,
+    },
+}
+"""By dialect, the changes that outlive a transaction there, and what to write instead."""
+_ELSEWHERE = {SessionChange.SETTING: _EVERY_CONNECTION}
+
+
+class _Watch:
+    """What is known of one engine.
+
+    :ivar told: the changes that were logged.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.told: set[SessionChange] = set()
+
+
+_watches: WeakKeyDictionary[Dialect, _Watch] = WeakKeyDictionary()
+
+
+def close_changed_connections(engine: Engine, name: str) -> None:
+    """Let :func:`note_statement` note the connections of *engine* that are to be closed.
+
+    :param name: the name of the engine, for the log.
+    """
+    in_memory = engine.dialect.name == "sqlite" and is_memory(engine.url)
+    if isinstance(engine.pool, (NullPool, StaticPool)):
+        return
+    if not in_memory or has_temporary_file(engine):
+        _watches[engine.dialect] = _Watch(name)
+
+
+def note_statement(connection: Connection, statement: str, parameters: tuple[Any, ...]) -> None:
+    """Note the change that *statement* makes in the session of *connection*.
+
+    :param parameters: those of the statement, or none.
+    """
+    watch = _watches.get(connection.dialect)
+    if watch is None or connection.connection.is_detached:
+        return
+    instead = _INSTEAD.get(connection.dialect.name, _ELSEWHERE)
+    for change in session_changes_of(statement) & instead.keys():
+        if change is SessionChange.CONFIG_BOUND and _is_for_transaction(parameters):
+            continue
+        connection.info[CHANGED] = True
+        # Code with a connection of its own may need its state, and to close that is enough.
+        if change not in watch.told and record_of(connection) is not None:
+            watch.told.add(change)
+            logger.warning(
+                "A statement has changed the session of a connection of the engine %r, from %s:"
+                " it has left %s there. The next request would find that, so the connection is"
+                " closed instead of going back to the pool, and another one has to be opened."
+                " Write %s instead. Where several transactions share it, use a connection of your"
+                " own: 'with db.engine.connect():'. This is logged once for each kind of change.",
+                watch.name,
+                escaped(caller_location(3)),
+                change.value,
+                instead[change],
+            )
+
+
+def _is_for_transaction(parameters: tuple[Any, ...]) -> bool:
+    """Tell whether ``is_local`` of ``set_config()`` is a true parameter of the statement."""
+    values = list(_values_in(parameters))
+    return True in values and False not in values
+
+
+def _values_in(parameters: Any) -> Iterator[bool]:
+    """Yield the booleans among parameters by name, by position, or of several executions."""
+    if isinstance(parameters, bool):
+        yield parameters
+    elif isinstance(parameters, Mapping):
+        yield from _values_in(list(parameters.values()))
+    elif isinstance(parameters, (tuple, list)):
+        for value in parameters:
+            yield from _values_in(value)
