@@ -15,13 +15,6 @@ from flask_uow import Database
 from tests.conftest import MakeApp
 from tests.support.databases import on
 
-SESSION_STATE = pytest.mark.fault(
-    "K4",
-    fault="A request changes the session of its connection: SET, a temporary table, a session lock",
-    then="The connection is closed, the next request finds one as it was made, and the log says"
-    " what to write instead",
-)
-
 _ATTACHED = "SELECT count(*) FROM pragma_database_list WHERE name = 'scratch'"
 _TEMPORARY_ON_SQLITE = "SELECT count(*) FROM sqlite_temp_master"
 _SCRATCH = "SELECT * FROM scratch"
@@ -176,7 +169,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.name.startswith("flask_uow.")]
 
 
-@SESSION_STATE
+@pytest.mark.fault(
+    "K4",
+    fault="A request changes the session of its connection: SET, a temporary table, a session lock",
+    then="The connection is closed, and the log says what to write instead",
+)
 @pytest.mark.parametrize(("database", "change"), _cases(CHANGES), indirect=["database"])
 def test_the_next_request_finds_the_default(
     site: Site, change: tuple[str | Executable, str], caplog: pytest.LogCaptureFixture
@@ -240,7 +237,11 @@ def test_another_kind_is_logged_as_well(site: Site, caplog: pytest.LogCaptureFix
     assert len(warnings(caplog)) == 2
 
 
-@SESSION_STATE
+@pytest.mark.fault(
+    "K4",
+    fault="A request changes the session of its connection: SET, a temporary table, a session lock",
+    then="The connection is closed, and the log says what to write instead",
+)
 @on("sqlite-file", "postgresql", "mariadb")
 def test_a_change_that_was_rolled_back_is_one_too(site: Site) -> None:
     """Databases differ in what a rollback restores; a new connection has none of it."""
@@ -271,7 +272,11 @@ def test_a_commit_in_mid_request_is_an_end_as_well(site: Site) -> None:
     assert site.request(view) != "Asia/Tokyo"
 
 
-@SESSION_STATE
+@pytest.mark.fault(
+    "K4",
+    fault="A request changes the session of its connection: SET, a temporary table, a session lock",
+    then="The connection is closed, and the log says what to write instead",
+)
 @on("sqlite-file", "postgresql", "mariadb")
 def test_a_connection_of_its_own_is_closed_too(
     site: Site, caplog: pytest.LogCaptureFixture
