@@ -234,7 +234,7 @@ def _refuse_commit_if_lost(dialect: Dialect, proxy: _Proxy) -> None:
 def _end_open(
     driver: Driver, connection: DBAPIConnection | None, entry: ConnectionPoolEntry
 ) -> None:
-    """Roll back what is still open, and close a connection whose session was changed.
+    """Roll back what is still open.
 
     If a listener of the app raises at the commit, SQLAlchemy considers the transaction ended, and
     leaves out the rollback of the pool: the next user of the connection would commit it.
@@ -244,5 +244,3 @@ def _end_open(
             driver.roll_back(connection)
         except Exception as error:
             entry.invalidate(error)
-    if session_state.CHANGED in entry.info:
-        entry.close()

@@ -83,6 +83,7 @@ def track_checkouts(
     return tracker
 
 
+_CLOSED_AT_RETURN = "flask_uow.closed_at_return"
 _COLLECTION_PERIOD = 10.0  # seconds
 _LOOK_AGAIN = 0.01  # seconds; a thread in the middle of a checkout has its connection by then
 
@@ -134,6 +135,15 @@ class ConnectionPool(QueuePool):
             except exc.TimeoutError as error:
                 timeout = error
         raise PoolExhausted(self._explanation()) from timeout
+
+    def close_at_return(self, info: dict[Any, Any]) -> None:
+        """Close the connection with this *info* when it comes back, instead of keeping it.
+
+        That is after all listeners for "checkin", which may use it.
+        """
+        info[_CLOSED_AT_RETURN] = True
+        # Before the first of them, the return of a connection costs nothing more.
+        setattr(self, "__class__", _ClosingPool)  # noqa: B010
 
     def _has_free(self) -> bool:
         return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
@@ -224,6 +234,17 @@ class ConnectionPool(QueuePool):
                 self._limit,
             )
         return lost
+
+
+class _ClosingPool(ConnectionPool):
+    """A pool some of whose connections are closed when they come back."""
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        try:
+            if _CLOSED_AT_RETURN in record.info:
+                record.close()
+        finally:
+            super()._do_return_conn(record)
 
 
 class _Attempt:

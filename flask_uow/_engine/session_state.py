@@ -29,11 +29,9 @@ from .._transaction.record import record_of
 from .._transaction.statements import SessionChange, session_changes_of
 from ..errors import escaped
 from .checkouts import caller_location
+from .pool import ConnectionPool
 
 logger = logging.getLogger(__name__)
-
-CHANGED = "flask_uow.changed"
-"""In the ``info`` of a connection that is to be closed when it comes back."""
 
 _EVERY_CONNECTION = "a listener for the event 'connect', for what every connection is to have"
 _BIND_PARAMETERS = "an ordinary statement with bind parameters; the driver may prepare it"
@@ -91,7 +89,7 @@ _watches: WeakKeyDictionary[Dialect, _Watch] = WeakKeyDictionary()
 
 
 def close_changed_connections(engine: Engine, name: str) -> None:
-    """Let :func:`note_statement` note the connections of *engine* that are to be closed.
+    """Let :func:`note_statement` close connections of *engine* at their return.
 
     :param name: the name of the engine, for the log.
     """
@@ -114,7 +112,10 @@ def note_statement(connection: Connection, statement: str, parameters: tuple[Any
     for change in session_changes_of(statement) & instead.keys():
         if change is SessionChange.CONFIG_BOUND and _is_for_transaction(parameters):
             continue
-        connection.info[CHANGED] = True
+        pool = connection.engine.pool
+        if isinstance(pool, ConnectionPool):
+            pool.close_at_return(connection.info)
+        connection.connection.invalidate(soft=True)  # other pools replace it before its next use
         # Code with a connection of its own may need its state, and to close that is enough.
         if change not in watch.told and record_of(connection) is not None:
             watch.told.add(change)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 OVERRIDDEN = {
     # 'ConnectionPool' counts the connections that it opens. The event "connect" comes too late: a
-    # timeout may strike while a connection is being opened.
-    "Pool": ("_create_connection",),
+    # timeout may strike while a connection is being opened. The event "checkin" comes too early to
+    # close a connection: other listeners may use it.
+    "Pool": ("_create_connection", "_do_return_conn"),
     # Each method of the proxy asks for the current session by this property, so the usual case, a
     # request with an open unit, avoids the call of 'registry()'.
     "scoped_session": ("_proxied",),

@@ -10,10 +10,12 @@ import pytest
 from flask import Flask
 from sqlalchemy import Executable, QueuePool, StaticPool, event, func, inspect, select, text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import AssertionPool, NullPool, Pool, SingletonThreadPool
 
 from flask_uow import Database
 from tests.conftest import MakeApp
 from tests.support.databases import on
+from tests.support.witness import Witness
 
 _ATTACHED = "SELECT count(*) FROM pragma_database_list WHERE name = 'scratch'"
 _TEMPORARY_ON_SQLITE = "SELECT count(*) FROM sqlite_temp_master"
@@ -292,6 +294,50 @@ def test_a_connection_of_its_own_is_closed_too(
     assert site.ask(question) == before
     assert len(site.connections) == 1
     assert warnings(caplog) == []
+
+
+@on("sqlite-file", "postgresql", "mariadb")
+def test_a_listener_of_the_app_may_still_use_the_connection(site: Site) -> None:
+    """One for "checkin" that sets back what it knows of is a common recipe."""
+    change, question = CHANGES[site.engine.dialect.name][0]
+    before = site.ask(question)
+    site.connections.clear()
+    used: list[object] = []
+
+    @event.listens_for(site.engine, "checkin")
+    def use(connection: Any, _entry: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1")
+        used.extend(cursor.fetchall())
+        cursor.close()
+
+    site.send(str(change))
+    assert used
+    assert site.ask(question) == before
+    assert len(site.connections) == 1
+
+
+@on("postgresql")
+def test_the_connection_is_closed_and_not_only_replaced_later(site: Site, witness: Witness) -> None:
+    """Its locks would be held until the next request comes."""
+    site.send("SELECT pg_advisory_lock(77)")
+    with witness.engine.connect() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '20s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(77)"))
+
+
+@on("sqlite-file", "postgresql", "mariadb")
+@pytest.mark.parametrize("poolclass", [AssertionPool, NullPool, SingletonThreadPool])
+def test_another_pool_replaces_it_before_the_next_use(
+    make_app: MakeApp, db: Database, poolclass: type[Pool]
+) -> None:
+    """SQLAlchemy's own pools keep it open until then."""
+    site = Site(make_app(SQLALCHEMY_ENGINE_OPTIONS={"poolclass": poolclass}), db)
+    change, question = CHANGES[site.engine.dialect.name][0]
+    before = site.ask(question)
+    site.send(str(change))
+    assert site.ask(question) == before
+    site.engine.dispose()
 
 
 @on("sqlite-file", "postgresql", "mariadb")
