@@ -5,8 +5,8 @@ its transaction would be there for the next request that checks the connection o
 costs a round trip on each return, and no server can reset all of it, so such a connection is closed
 instead. The log says once, for each kind of change by a unit of work, what to write instead.
 
-What the event "connect" sets up stays: its listeners have the connection of the driver, whose
-cursors are not watched. For the same reason, what the app sends with such a cursor is not seen.
+What is set up when a connection is made stays. Listeners for "connect" have the connection of the
+driver, whose cursors are not watched; what the app sends with such a cursor is not seen, either.
 
 Left alone are connections that do not go back, and a database that would end with its connection:
 SQLite in memory with a pool of the user's own.
@@ -106,7 +106,9 @@ def note_statement(connection: Connection, statement: str, parameters: tuple[Any
     :param parameters: those of the statement, or none.
     """
     watch = _watches.get(connection.dialect)
-    if watch is None or connection.connection.is_detached:
+    if watch is None or connection.get_transaction() is None:
+        return  # without a transaction, SQLAlchemy itself sets up a new connection
+    if connection.connection.is_detached:
         return
     instead = _INSTEAD.get(connection.dialect.name, _ELSEWHERE)
     for change in session_changes_of(statement) & instead.keys():

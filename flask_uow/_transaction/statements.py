@@ -211,11 +211,20 @@ def effect_of(statement: str) -> StatementEffect:
     """Return the effect of a SQL statement, which may be one on the session of its connection."""
     if _session_changes_of(statement):
         return StatementEffect.SESSION
-    return stored_effect_of(statement)
+    return _stored_effect_of(statement)
 
 
+@_remember
 def stored_effect_of(statement: str) -> StatementEffect:
-    """Return the effect of a SQL statement on stored data, judged by its tokens.
+    """Return the effect of a SQL statement on stored data, for one that changes its session, too.
+
+    For other statements, :func:`effect_of` returns the same.
+    """
+    return _stored_effect_of(statement)
+
+
+def _stored_effect_of(statement: str) -> StatementEffect:
+    """Judge a statement by its tokens.
 
     A statement with a doubt is ``UNKNOWN``, and an unknown effect is rolled back like a write. For
     a mere read that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)`` as

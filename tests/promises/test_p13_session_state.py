@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import Executable, QueuePool, StaticPool, event, func, inspect, select, text
+from sqlalchemy import (
+    Connection,
+    Executable,
+    QueuePool,
+    StaticPool,
+    event,
+    func,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import AssertionPool, NullPool, Pool, SingletonThreadPool
 
@@ -361,6 +371,27 @@ def test_what_a_connection_is_made_with_stays(
     first, second = site.ask(question), site.ask(question)
     assert first == second
     assert len(site.connections) == 1
+    assert warnings(caplog) == []
+
+
+@on("postgresql", "mariadb")
+def test_what_a_dialect_sets_up_stays(
+    make_app: MakeApp, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It initializes itself with a Connection that begins no transaction."""
+    site = Site(make_app(SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 1, "max_overflow": 0}), db)
+    site.engine.dispose()
+    change, question = CHANGES[site.engine.dialect.name][0]
+    with Connection(
+        site.engine,
+        connection=site.engine.raw_connection(),
+        _allow_autobegin=False,
+    ) as connection:
+        connection.exec_driver_sql(str(change))
+        connection.connection.commit()
+    site.connections.clear()
+    assert site.ask(question) == site.ask(question)
+    assert site.connections == []
     assert warnings(caplog) == []
 
 
