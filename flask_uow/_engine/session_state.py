@@ -37,13 +37,12 @@ _EVERY_CONNECTION = "a listener for the event 'connect', for what every connecti
 _BIND_PARAMETERS = "an ordinary statement with bind parameters; the driver may prepare it"
 _ORDINARY_TABLE = "a common table expression ('WITH'), or an ordinary table with a key of the work"
 _LOCKED_ROW = "'SELECT ... FOR UPDATE', whose locks end with the transaction"
+_FOR_A_STATEMENT = (
+    f"'SET STATEMENT ... FOR' (MariaDB) or the hint SET_VAR (MySQL), or {_EVERY_CONNECTION}"
+)
 _MYSQL = {
-    SessionChange.SETTING: (
-        f"'SET STATEMENT ... FOR' (MariaDB) or the hint SET_VAR (MySQL), or {_EVERY_CONNECTION}"
-    ),
-    SessionChange.LOCAL: (
-        f"'SET STATEMENT ... FOR' (MariaDB) or the hint SET_VAR (MySQL), or {_EVERY_CONNECTION}"
-    ),
+    SessionChange.SETTING: _FOR_A_STATEMENT,
+    SessionChange.LOCAL: _FOR_A_STATEMENT,
     SessionChange.VARIABLE: "a bind parameter, or a window function",
     SessionChange.TEMPORARY: _ORDINARY_TABLE,
     SessionChange.PREPARED: _BIND_PARAMETERS,
@@ -71,7 +70,6 @@ _INSTEAD: Mapping[str, Mapping[SessionChange, str]] = {
     },
 }
 """By dialect, the changes that outlive a transaction there, and what to write instead."""
-_ELSEWHERE = {SessionChange.SETTING: _EVERY_CONNECTION}
 
 
 class _Watch:
@@ -94,7 +92,7 @@ def close_changed_connections(engine: Engine, name: str) -> None:
     :param name: the name of the engine, for the log.
     """
     in_memory = engine.dialect.name == "sqlite" and is_memory(engine.url)
-    if isinstance(engine.pool, (NullPool, StaticPool)):
+    if engine.dialect.name not in _INSTEAD or isinstance(engine.pool, (NullPool, StaticPool)):
         return
     if not in_memory or has_temporary_file(engine):
         _watches[engine.dialect] = _Watch(name)
@@ -110,7 +108,7 @@ def note_statement(connection: Connection, statement: str, parameters: tuple[Any
         return  # without a transaction, SQLAlchemy itself sets up a new connection
     if connection.connection.is_detached:
         return
-    instead = _INSTEAD.get(connection.dialect.name, _ELSEWHERE)
+    instead = _INSTEAD[connection.dialect.name]
     for change in session_changes_of(statement) & instead.keys():
         if change is SessionChange.CONFIG_BOUND and _is_for_transaction(parameters):
             continue

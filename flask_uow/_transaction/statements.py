@@ -283,7 +283,6 @@ class SessionChange(enum.Enum):
 _STARTS = {
     "set": SessionChange.SETTING,
     "set local": SessionChange.LOCAL,
-    "alter session": SessionChange.SETTING,
     "prepare": SessionChange.PREPARED,
     "listen": SessionChange.LISTEN,
     "lock": SessionChange.TABLE_LOCK,  # on PostgreSQL, one of the transaction

@@ -160,7 +160,6 @@ CHANGES = {
     "SET NAMES utf8mb4": "SETTING",
     "SET GLOBAL x = 1": "SETTING",
     "SET @a = 1": "SETTING",
-    "ALTER SESSION SET x = 1": "SETTING",
     "SET LOCAL x = 1": "LOCAL",
     "BEGIN; SET LOCAL x = 1; SET x = 1; COMMIT": "LOCAL SETTING",
     "SELECT set_config('a', 'b', false)": "CONFIG",

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,6 +27,8 @@ from flask_uow._request.context import request_name
 from flask_uow._unit.unit import _warn
 from flask_uow.errors import escaped, shown
 from flask_uow.migrations.connectivity import driver_message
+from flask_uow.migrations.messages import command_error
+from flask_uow.migrations.results import named
 from tests.conftest import MakeApp
 from tests.support.databases import anywhere, on
 from tests.support.models import User
@@ -254,7 +257,7 @@ def test_a_notice_of_the_server_is_escaped(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_all_other_text_from_outside_is_escaped() -> None:
-    """The representation of an object, the error of a driver, the name of a class, a request."""
+    """Of an object, a driver, a class, a request, and of the arguments of a command."""
 
     class Value:
         def __repr__(self) -> str:
@@ -267,6 +270,8 @@ def test_all_other_text_from_outside_is_escaped() -> None:
     for message in (
         shown(Value()),
         driver_message(RuntimeError(HOSTILE)),
+        str(command_error(RuntimeError(HOSTILE), Path("migrations"), "db")),
+        named(SimpleNamespace(revision="a1", doc=HOSTILE)),  # type: ignore[arg-type]
         str(caught[0].message),
         request_name(request),  # type: ignore[arg-type]
     ):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -240,6 +241,32 @@ def test_the_log_says_once_what_to_write_instead(
     assert len(site.connections) == 3
     (message,) = warnings(caplog)
     assert instead in message
+
+
+@on("sqlite-file")
+def test_each_engine_has_its_own_words(
+    make_app: MakeApp, db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was said of one is not known of another one."""
+    site = Site(make_app(SQLALCHEMY_BINDS={"audit": f"sqlite:///{tmp_path}/audit.db"}), db)
+
+    def view() -> object:
+        for name in ("default", "audit", "audit"):
+            with site.db.independent() as session:
+                session.execute(
+                    text("CREATE TEMP TABLE scratch (id int)"),
+                    bind_arguments={"bind": site.db.engines[name]},
+                )
+        return ""
+
+    site.request(view)
+    messages = warnings(caplog)
+    assert [
+        name for message in messages for name in ("'default'", "'audit'") if name in message
+    ] == [
+        "'default'",
+        "'audit'",
+    ]
 
 
 @on("postgresql")
