@@ -75,12 +75,31 @@ _INSTEAD: Mapping[str, Mapping[SessionChange, str]] = {
 class _Watch:
     """What is known of one engine.
 
-    :ivar told: the changes that were logged.
+    :param name: its name, for the log.
+    :param instead: the changes that matter, and what to write instead.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.told: set[SessionChange] = set()
+    def __init__(self, name: str, instead: Mapping[SessionChange, str]) -> None:
+        self.instead = instead
+        self._name = name
+        self._told: set[SessionChange] = set()
+
+    def tell(self, change: SessionChange) -> None:
+        """Log *change*, once."""
+        if change in self._told:
+            return
+        self._told.add(change)
+        logger.warning(
+            "A statement of the engine %r has changed the session of its connection (%s), from %s."
+            " The next request would find that, so the connection is closed instead of going back"
+            " to the pool, and another one has to be opened. Write %s instead. Where several"
+            " transactions share it, use a connection of your own: 'with db.engine.connect():'."
+            " This is logged once for each kind of change.",
+            self._name,
+            change.value,
+            escaped(caller_location(4)),
+            self.instead[change],
+        )
 
 
 _watches: WeakKeyDictionary[Dialect, _Watch] = WeakKeyDictionary()
@@ -95,7 +114,7 @@ def close_changed_connections(engine: Engine, name: str) -> None:
     if engine.dialect.name not in _INSTEAD or isinstance(engine.pool, (NullPool, StaticPool)):
         return
     if not in_memory or has_temporary_file(engine):
-        _watches[engine.dialect] = _Watch(name)
+        _watches[engine.dialect] = _Watch(name, _INSTEAD[engine.dialect.name])
 
 
 def note_statement(connection: Connection, statement: str, parameters: tuple[Any, ...]) -> None:
@@ -108,8 +127,7 @@ def note_statement(connection: Connection, statement: str, parameters: tuple[Any
         return  # without a transaction, SQLAlchemy itself sets up a new connection
     if connection.connection.is_detached:
         return
-    instead = _INSTEAD[connection.dialect.name]
-    for change in session_changes_of(statement) & instead.keys():
+    for change in session_changes_of(statement) & watch.instead.keys():
         if change is SessionChange.CONFIG_BOUND and _is_for_transaction(parameters):
             continue
         pool = connection.engine.pool
@@ -117,19 +135,8 @@ def note_statement(connection: Connection, statement: str, parameters: tuple[Any
             pool.close_at_return(connection.info)
         connection.connection.invalidate(soft=True)  # other pools replace it before its next use
         # Code with a connection of its own may need its state, and to close that is enough.
-        if change not in watch.told and record_of(connection) is not None:
-            watch.told.add(change)
-            logger.warning(
-                "A statement has changed the session of a connection of the engine %r, from %s:"
-                " it has left %s there. The next request would find that, so the connection is"
-                " closed instead of going back to the pool, and another one has to be opened."
-                " Write %s instead. Where several transactions share it, use a connection of your"
-                " own: 'with db.engine.connect():'. This is logged once for each kind of change.",
-                watch.name,
-                escaped(caller_location(3)),
-                change.value,
-                instead[change],
-            )
+        if record_of(connection) is not None:
+            watch.tell(change)
 
 
 def _is_for_transaction(parameters: tuple[Any, ...]) -> bool:

@@ -200,7 +200,9 @@ def test_the_next_request_finds_the_default(
     assert site.ask(question) == before
     assert len(site.connections) == 1
     (message,) = warnings(caplog)
-    assert "has changed the session of a connection of the engine 'default', from " in message
+    assert (
+        "A statement of the engine 'default' has changed the session of its connection (" in message
+    )
     assert __file__ in message
 
 
