@@ -178,7 +178,7 @@ class TransactionLost(UowError, InvalidRequestError, RuntimeError):
             if error is None
             else type(error).__name__
         )
-        text = "" if error is None else f": {str(error).strip()}"
+        text = "" if error is None else f": {escaped(error)}"
         super().__init__(
             "The transaction no longer exists: the database rolled it back after an earlier error"
             f" that the code swallowed ({what}{text})."
@@ -239,12 +239,27 @@ class ConfigNotice(UowWarning):
     """A setting has no effect, or a driver is unsuitable; the text says what to write instead."""
 
 
+def escaped(text: object) -> str:
+    """Return *text* in one printable line, for text that is not of the app's own code.
+
+    A line break in a message would forge a line of the log, and an escape sequence would reach the
+    terminal on which the log is read.
+    """
+    line = " ".join(str(text).split())
+    if line.isprintable():
+        return line
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in line
+    )
+
+
 def shown(value: object) -> str:
     """Return *value* as a message shows it: only its type if it may contain a password."""
     text = repr(value)
     if "@" in text or "://" in text:
         return f"a value of type {type(value).__name__!r}"
-    return text
+    return escaped(text)
 
 
 def _names(names: list[str]) -> str:

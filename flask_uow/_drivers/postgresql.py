@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from sqlalchemy import Engine, event
 
+from ..errors import escaped
 from .base import (
     CONFLICT,
     DISCONNECTED,
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 # The status of a transaction in libpq.
 _IDLE, _IN_TRANSACTION, _IN_ERROR = 0, 2, 3
+_OPEN = frozenset([_IN_TRANSACTION, _IN_ERROR])
 # A service file or a connection string may set the same parameters, and would be overridden.
 _ELSEWHERE = {"service", "conninfo", "dsn"}
 
@@ -84,7 +86,7 @@ class _LibPQ(Driver):
 
     def is_open(self, connection: object) -> bool:
         reporter = getattr(connection, self.reporter, None)
-        return getattr(reporter, "transaction_status", None) in {_IN_TRANSACTION, _IN_ERROR}
+        return getattr(reporter, "transaction_status", None) in _OPEN
 
     def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
         code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
@@ -144,7 +146,7 @@ class Psycopg(_LibPQ):
         def on_notice(diagnostic: _Diagnostic) -> None:
             if diagnostic.source_function == "SyncRepWaitForLSN":  # the same in every language
                 text = f"{diagnostic.message_primary}: {diagnostic.message_detail}"
-                logger.error(_NOT_WAITED, name, " ".join(text.split()))
+                logger.error(_NOT_WAITED, name, escaped(text))
 
         def on_connect(connection: _WithNotices, _entry: object) -> None:
             connection.add_notice_handler(on_notice)

@@ -21,7 +21,7 @@ from .._sqlite import engine as sqlite
 from .._sqlite import profile
 from .._transaction.routing import DEFAULT, unknown
 from ..errors import ConfigError, UnknownEngine
-from . import fork, greenlets, liveness, lost_transactions, pool
+from . import fork, greenlets, liveness, lost_transactions, pool, session_state
 from .checkouts import CheckoutContext, CheckoutTracker
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,8 @@ def _protect(
         sqlite.set_up_transactions(engine, settings.sqlite, on_wal_growth=on_growth)
     # ... whose effect on the transaction this asks for.
     lost_transactions.watch_transactions(engine)
+    # Which also sees what is left in the session of a connection.
+    session_state.close_changed_connections(engine, own.name)
     # After SQLite's, which may refuse to open the file at all.
     fork.protect_from_fork(engine)
     # Anywhere: they only log and warn.

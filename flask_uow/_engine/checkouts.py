@@ -23,9 +23,12 @@ from typing import NamedTuple, Protocol
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from .._transaction import sqlalchemy_private
+
 logger = logging.getLogger(__name__)
 
 _KEY = "flask_uow.checkout"
+_NEVER = (float("inf"), None, None, None, None)
 # The first caller outside of these has asked for the connection.
 _LIBRARIES = frozenset({"flask_uow", "sqlalchemy", "flask", "werkzeug", "contextlib", "functools"})
 
@@ -38,6 +41,10 @@ class CheckoutContext(Protocol):
 
         Only a weak reference is kept: the object is free to end without returning the connection.
         """
+        ...
+
+    def is_running(self, context: object) -> bool:
+        """Tell whether *context* may still use a connection; False once it has ended."""
         ...
 
     def describe(self, context: object) -> str:
@@ -95,9 +102,12 @@ class CheckoutTracker:
         self._current: Callable[[], object] = lambda: None
         self._describe: Callable[[object], str] = repr
         self._has_location: Callable[[object], bool] = lambda _: False
+        self._is_running: Callable[[object], bool] = lambda _: True
         if context is not None:
             self._current, self._describe = context.current_context, context.describe
-            self._has_location = context.has_location
+            self._has_location, self._is_running = context.has_location, context.is_running
+        if stacks:  # the line of a unit is not enough
+            self._has_location = lambda _: False
         self._warn_after = float("inf") if warn_after is None else warn_after
         self._stacks = stacks
         # Not a WeakSet: its keyrefs() are safe while other threads connect.
@@ -123,6 +133,35 @@ class CheckoutTracker:
                 if values is not None:
                     checkouts.append(Checkout(*values))
         return sorted(checkouts, key=lambda checkout: checkout.since)
+
+    def suspects(self, *, doubtful: bool) -> set[tuple[object, ...]]:
+        """Return the checkouts that may be kept by garbage alone, if no connection is idle.
+
+        The context of such a checkout has ended, or no context is noted: an exception has struck
+        in the middle of the checkout.
+
+        :param doubtful: include checkouts outside of any context, and those of the current one: it
+            asks for another connection, and may have dropped the first.
+        """
+        found: set[tuple[object, ...]] = set()
+        for reference in self._entries.keyrefs():
+            entry = reference()
+            if entry is None or entry.dbapi_connection is None:
+                continue
+            values = entry.info.get(_KEY)
+            if values is None:  # or on its way, but not for long: the next checkout has another key
+                found.add((reference, sqlalchemy_private.proxy_reference(entry)))
+            elif not self._is_held(values[1], doubtful=doubtful):
+                found.add((reference, values[0]))
+        return found
+
+    def _is_held(self, holder: weakref.ref[object] | str, *, doubtful: bool) -> bool:
+        if isinstance(holder, str):
+            return not doubtful
+        context = holder()
+        if context is None or not self._is_running(context):
+            return False
+        return not (doubtful and context is self._current())
 
     def report(self, limit: int = 10) -> str:
         """Put :meth:`now` into words, a line each, at most *limit* of them."""
@@ -177,7 +216,7 @@ class CheckoutTracker:
         self, _connection: object, entry: ConnectionPoolEntry, _proxy: object
     ) -> None:
         context = self._current()
-        if context is not None and not self._stacks and self._has_location(context):
+        if context is not None and self._has_location(context):
             entry.info[_KEY] = (monotonic(), weakref.ref(context), None, None, None)
             return
         frame = caller(3)  # closer than that is only the pool itself
@@ -190,8 +229,8 @@ class CheckoutTracker:
         )
 
     def _note_return(self, _connection: object, entry: ConnectionPoolEntry) -> None:
-        values = entry.info.pop(_KEY, None)
-        if values is not None and monotonic() - values[0] >= self._warn_after:
+        values = entry.info.pop(_KEY, _NEVER)
+        if monotonic() - values[0] >= self._warn_after:
             checkout = Checkout(*values)
             logger.warning(
                 "A connection was held for %.1f seconds (UOW_HOLD_WARNING is %g) by %s."

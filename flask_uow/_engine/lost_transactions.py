@@ -30,8 +30,14 @@ from .._drivers import outcomes
 from .._drivers.base import Driver
 from .._drivers.known import driver_of
 from .._transaction.record import TransactionRecord, attach, before_statements, record_of
-from .._transaction.statements import StatementEffect, effect_of, is_rollback
-from ..errors import ReadOnly, TransactionLost, UowError
+from .._transaction.statements import (
+    StatementEffect,
+    effect_of,
+    is_rollback,
+    stored_effect_of,
+)
+from ..errors import ReadOnly, TransactionLost, UowError, escaped
+from . import session_state
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -69,10 +75,29 @@ def _on_statement(_cursor: object, statement: str, *others: Any) -> None:
             _refuse_if_lost(connection, record, statement)
         effect = effect_of(statement)
         if effect > record.effect:  # max() is slower, and this runs for every statement
-            if effect is StatementEffect.WRITE and record.read_only:
-                raise ReadOnly(_READ_ONLY.format(" ".join(statement[:200].split())[:60]))
+            if effect is _WRITE:
+                if record.read_only:
+                    raise ReadOnly(_READ_ONLY.format(escaped(statement[:200])[:60]))
+            elif effect is _SESSION:
+                _on_session_change(connection, record, statement, others)
+                return
             record.effect = effect
+    elif effect_of(statement) is _SESSION:
+        session_state.note_statement(connection, statement, others[:-1])
 
+
+def _on_session_change(
+    connection: Connection, record: TransactionRecord, statement: str, others: tuple[Any, ...]
+) -> None:
+    effect = stored_effect_of(statement)
+    if effect is _WRITE and record.read_only:
+        raise ReadOnly(_READ_ONLY.format(escaped(statement[:200])[:60]))
+    record.effect = max(record.effect, effect)
+    session_state.note_statement(connection, statement, others[:-1])
+
+
+# Global names: this module's listeners run for every statement.
+_WRITE, _SESSION = StatementEffect.WRITE, StatementEffect.SESSION
 
 _READ_ONLY = (
     "This unit of work only reads (read_only=True), and a statement would write: '{}'. Nothing was"
@@ -214,7 +239,7 @@ def _end_open(
     If a listener of the app raises at the commit, SQLAlchemy considers the transaction ended, and
     leaves out the rollback of the pool: the next user of the connection would commit it.
     """
-    if connection is not None and driver.is_open(connection):
+    if driver.is_open(connection) and connection is not None:
         try:
             driver.roll_back(connection)
         except Exception as error:

@@ -83,7 +83,9 @@ def track_checkouts(
     return tracker
 
 
+_CLOSED_AT_RETURN = "flask_uow.closed_at_return"
 _COLLECTION_PERIOD = 10.0  # seconds
+_LOOK_AGAIN = 0.01  # seconds; a thread in the middle of a checkout has its connection by then
 
 
 class ConnectionPool(QueuePool):
@@ -102,8 +104,9 @@ class ConnectionPool(QueuePool):
         self._limit = pool_size + max_overflow if limited else float("inf")
         # Weak references: an interrupted function leaves nothing in it.
         self._known: weakref.WeakSet[ConnectionPoolEntry | _Attempt] = weakref.WeakSet()
-        self._replacing = threading.Lock()
+        self._repairing = threading.Lock()
         self._next_collection = 0.0
+        self._survivors: set[tuple[object, ...]] = set()  # suspects that were no garbage
 
     def recreate(self) -> ConnectionPool:
         """Return a pool like this one, with which ``engine.dispose()`` replaces it."""
@@ -117,6 +120,7 @@ class ConnectionPool(QueuePool):
         :raises PoolExhausted: all were in use for too long; the message names their checkouts.
         """
         if self.size() + self.overflow() >= self._limit and not self.checkedin():
+            self._collect_garbage()
             self._replace_lost()
             if self.tracker is not None:
                 self.tracker.warn_of_old()
@@ -124,25 +128,52 @@ class ConnectionPool(QueuePool):
             return super().connect()
         except exc.TimeoutError as error:
             timeout = error
-        if self._collect_garbage() or self._replace_lost():
+        self._collect_garbage()
+        if self._has_free() or self._replace_lost():
             try:  # once more, and no more: another thread may have been quicker
                 return super().connect()
             except exc.TimeoutError as error:
                 timeout = error
         raise PoolExhausted(self._explanation()) from timeout
 
-    def _collect_garbage(self) -> bool:
-        """Free the connections that only garbage keeps; tell whether one is free now.
+    def close_at_return(self, info: dict[Any, Any]) -> None:
+        """Close the connection with this *info* when it comes back, instead of keeping it.
+
+        That is after all listeners for "checkin", which may use it.
+        """
+        info[_CLOSED_AT_RETURN] = True
+        # Before the first of them, the return of a connection costs nothing more.
+        setattr(self, "__class__", _ClosingPool)  # noqa: B010
+
+    def _has_free(self) -> bool:
+        return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
+
+    def _collect_garbage(self) -> None:
+        """Free the connections that only garbage keeps.
 
         The traceback of an exception keeps what its functions worked with, and Flask keeps the
         exception in a function of that traceback: a circle. It may take long until Python looks
         for circles by itself, or for ever if the app has switched that off.
+
+        A collection stops all threads. So there is none where running contexts hold every
+        connection, one for each suspect that is not garbage after all, and one in a period where
+        nothing speaks for garbage but that it is possible.
         """
-        if (now := time.monotonic()) >= self._next_collection:
-            # It stops all threads, so of many that wait one collects, and not again soon.
-            self._next_collection = now + _COLLECTION_PERIOD
-            gc.collect()
-        return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
+        tracker, now = self.tracker, time.monotonic()
+        if tracker is None:
+            return
+        doubtful = now >= self._next_collection
+        suspects = tracker.suspects(doubtful=doubtful) - self._survivors
+        if not suspects or not self._repairing.acquire(blocking=False):
+            return
+        try:
+            time.sleep(_LOOK_AGAIN)
+            if not self._has_free() and suspects & tracker.suspects(doubtful=doubtful):
+                self._next_collection = now + _COLLECTION_PERIOD
+                gc.collect()
+                self._survivors = tracker.suspects(doubtful=True)
+        finally:
+            self._repairing.release()
 
     def _explanation(self) -> str:
         waited, size = self.timeout(), self.size()
@@ -185,15 +216,15 @@ class ConnectionPool(QueuePool):
 
     def _replace_lost(self) -> int:
         """Open a new connection for each that is lost; return how many."""
-        if not self._count_lost() or not self._replacing.acquire(blocking=False):
+        if not self._count_lost() or not self._repairing.acquire(blocking=False):
             return 0
         try:
-            time.sleep(0.01)  # a thread in the middle of a checkout has its connection by then
+            time.sleep(_LOOK_AGAIN)
             lost = self._count_lost()
             for _ in range(lost):
                 sqlalchemy_private.return_to(self, self._create_connection())
         finally:
-            self._replacing.release()
+            self._repairing.release()
         if lost:
             logger.warning(
                 "%d of the %s connections of a pool had been lost: they were checked out, and"
@@ -203,6 +234,17 @@ class ConnectionPool(QueuePool):
                 self._limit,
             )
         return lost
+
+
+class _ClosingPool(ConnectionPool):
+    """A pool some of whose connections are closed when they come back."""
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        try:
+            if _CLOSED_AT_RETURN in record.info:
+                record.close()
+        finally:
+            super()._do_return_conn(record)
 
 
 class _Attempt:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Request
 from sqlalchemy.util import ScopedRegistry
 
 from .._config.options import NO_OPTIONS, UnitOptions
@@ -18,7 +18,7 @@ from .._engine.checkouts import caller, source_location
 from .._unit.session import S, UnitSession
 from .._unit.state import STREAMING, Phase
 from .._unit.unit import UnitOfWork, is_exit
-from ..errors import OutsideContext, SetupError
+from ..errors import OutsideContext, SetupError, escaped
 from .app_state import EXTENSION, AppState, Variant
 from .flask_private import (
     DISPATCHED_IN,
@@ -43,6 +43,14 @@ def is_dispatching(context: Context) -> bool:
     socket events and tests do.
     """
     return getattr(context, DISPATCHED_IN, None) is not None
+
+
+def request_name(request: Request) -> str:
+    """Name *request* by its rule: its path is the client's, and may have a token in it."""
+    method, rule = escaped(request.method), request.url_rule
+    if rule is None:
+        return f"{method}, which no rule of the app matches"
+    return f"{method} {rule.rule} (endpoint {rule.endpoint!r})"
 
 
 class UnitRegistry(ScopedRegistry[S]):
@@ -80,17 +88,21 @@ class UnitRegistry(ScopedRegistry[S]):
 
     current_context = staticmethod(current_context)
 
+    def is_running(self, context: Context) -> bool:
+        """Tell whether *context* is active, or has a unit for a body that is being streamed."""
+        return is_pushed(context) or self.unit_of(context) is not None
+
     def has_location(self, context: Context) -> bool:
         """Tell whether a unit was opened on *context*, which knows the line."""
         return self.unit_of(context) is not None
 
     def describe(self, context: Context) -> str:
-        """Describe *context* for messages: the request, its endpoint, where its unit was opened."""
+        """Describe *context* for messages: its request, and where its unit was opened."""
         request, unit = request_of(context), self.unit_of(context)
         if request is None:
             text = f"an app context of {context.app.name!r}"
         else:
-            text = f"{request.method} {request.path} (endpoint {request.endpoint!r})"
+            text = request_name(request)
         return text if unit is None else f"{text}, from {source_location(*unit.place)}"
 
     def unit(self) -> UnitOfWork:

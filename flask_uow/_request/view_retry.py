@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from .._config.options import UnitOptions
 from .._unit import retries as _retry
 from . import flask_private
-from .context import UnitRegistry
+from .context import UnitRegistry, request_name
 from .flask_private import Context, current_app_context, current_request_context
 from .view_options import F, options_of
 
@@ -82,7 +82,8 @@ class ViewRetry:
         state = self._units.state(self._context)
         self.attempt += 1
         pause = _retry.pause_before(self.attempt, state.settings.retry_pause)
-        logger.info("A conflict: %s is run again, in %.3f s.", self._context.request, pause)
+        name = request_name(self._context.request)
+        logger.info("A conflict: %s is run again, in %.3f s.", name, pause)
         time.sleep(pause)
         self._units.retry(
             self._context, rollback_only=self._rollback_only, will_write=self._will_write

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 OVERRIDDEN = {
     # 'ConnectionPool' counts the connections that it opens. The event "connect" comes too late: a
-    # timeout may strike while a connection is being opened.
-    "Pool": ("_create_connection",),
+    # timeout may strike while a connection is being opened. The event "checkin" comes too early to
+    # close a connection: other listeners may use it.
+    "Pool": ("_create_connection", "_do_return_conn"),
     # Each method of the proxy asks for the current session by this property, so the usual case, a
     # request with an open unit, avoids the call of 'registry()'.
     "scoped_session": ("_proxied",),
@@ -77,9 +78,17 @@ def proxy_of(entry: ConnectionPoolEntry) -> PoolProxiedConnection | None:
 
     A forked child removes the connections of its parent from these proxies.
     """
+    reference = proxy_reference(entry)
+    return None if reference is None else reference()
+
+
+def proxy_reference(
+    entry: ConnectionPoolEntry,
+) -> Callable[[], PoolProxiedConnection | None] | None:
+    """Return the weak reference to the proxy of *entry*: another object for each checkout."""
     reference: Callable[[], PoolProxiedConnection | None] | None
     reference = getattr(entry, "fairy_ref", None)
-    return None if reference is None else reference()
+    return reference
 
 
 def return_to(pool: Pool, entry: ConnectionPoolEntry) -> None:

@@ -15,6 +15,7 @@ Pure: nothing here knows SQLAlchemy.
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
@@ -23,12 +24,13 @@ _Result = TypeVar("_Result")
 
 # Tokens ---------------------------------------------------------------------------------------
 
-_Token: TypeAlias = tuple[Literal["word", "call", "next", "other", "doubt", "dashes"], str]
+_Token: TypeAlias = tuple[Literal["word", "call", "sign", "next", "other", "doubt", "dashes"], str]
 """The kind of a token and its text in lower case.
 
 A *word* after a dot starts with that dot, so that it equals no keyword. A *call* is a name before
-an opening parenthesis. *next* separates two statements. *dashes* are a doubt about a comment
-without a space after ``--``, which MySQL reads as two minus signs.
+an opening parenthesis. A *sign* is that of a user variable of MySQL, ``@`` or ``:=``. *next*
+separates two statements. *dashes* are a doubt about a comment without a space after ``--``, which
+MySQL reads as two minus signs.
 """
 
 # Linear time: each alternative consumes all characters that it examines, and the last ones match
@@ -63,6 +65,8 @@ def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
         gap, text = match[_GAP], match[group]
         if gap and not gap.isspace():
             called = ""
+            if "@" in gap or ":=" in gap:
+                yield "sign", gap.strip()
         if around.in_hash:
             around.in_hash = "\n" not in gap
         if group == _WORD:
@@ -113,6 +117,9 @@ class _Surroundings:
         return None if is_sure else "doubt"
 
 
+_PASSED_OVER = frozenset(["doubt", "dashes", "sign"])
+
+
 def words_of(statement: str) -> Iterator[str]:
     """Yield the words of *statement* outside of strings, quotes and comments, in lower case.
 
@@ -123,7 +130,7 @@ def words_of(statement: str) -> Iterator[str]:
 
 def _first_words(statement: str) -> Iterator[str]:
     """Yield the words of the first statement; none if it does not start with a word."""
-    tokens = (token for token in _tokens(statement) if token[0] not in {"doubt", "dashes"})
+    tokens = (token for token in _tokens(statement) if token[0] not in _PASSED_OVER)
     for position, (kind, text) in enumerate(tokens):
         if kind == "next" or (kind != "word" and position == 0):
             return
@@ -143,6 +150,8 @@ class StatementEffect(enum.IntEnum):
     """It calls an unknown function, locks rows, or is neither a query nor a known write."""
     WRITE = 2
     """It changes data or tables."""
+    SESSION = 3
+    """It changes the session of its connection; see :func:`session_changes_of`."""
 
 
 # Words before a parenthesis that are not calls, and functions that change nothing.
@@ -199,7 +208,23 @@ def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
 
 @_remember
 def effect_of(statement: str) -> StatementEffect:
-    """Return the effect of a SQL statement, judged by its tokens.
+    """Return the effect of a SQL statement, which may be one on the session of its connection."""
+    if _session_changes_of(statement):
+        return StatementEffect.SESSION
+    return _stored_effect_of(statement)
+
+
+@_remember
+def stored_effect_of(statement: str) -> StatementEffect:
+    """Return the effect of a SQL statement on stored data, for one that changes its session, too.
+
+    For other statements, :func:`effect_of` returns the same.
+    """
+    return _stored_effect_of(statement)
+
+
+def _stored_effect_of(statement: str) -> StatementEffect:
+    """Judge a statement by its tokens.
 
     A statement with a doubt is ``UNKNOWN``, and an unknown effect is rolled back like a write. For
     a mere read that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)`` as
@@ -207,7 +232,8 @@ def effect_of(statement: str) -> StatementEffect:
     too.
     """
     tokens = _tokens(statement)
-    kind, first = next((token for token in tokens if token[0] != "dashes"), ("other", ""))
+    skipped = {"dashes", "sign"}
+    kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
     if kind != "word" or first not in _READS:
         return StatementEffect.WRITE if first in _WRITES else StatementEffect.UNKNOWN
     if len(statement) > _LONGEST:
@@ -230,6 +256,136 @@ def effect_of(statement: str) -> StatementEffect:
         previous = text
     return effect
 
+
+# Sessions -------------------------------------------------------------------------------------
+
+
+class SessionChange(enum.Enum):
+    """What a statement leaves in the session of its connection, beyond its transaction."""
+
+    SETTING = "SET"
+    LOCAL = "SET LOCAL"  # on MySQL another word for SET SESSION
+    CONFIG = "set_config(..., false)"
+    CONFIG_BOUND = "set_config(...)"  # a bind parameter says whether it is for the transaction only
+    VARIABLE = "a user variable"
+    TEMPORARY = "a temporary table, view, sequence or trigger"
+    PREPARED = "PREPARE"
+    CURSOR = "a cursor WITH HOLD"
+    LISTEN = "LISTEN"
+    ADVISORY_LOCK = "an advisory lock of the session"
+    NAMED_LOCK = "GET_LOCK()"
+    TABLE_LOCK = "a lock of tables"
+    DATABASE = "USE"
+    ATTACHED = "ATTACH"
+    PRAGMA = "a PRAGMA"
+
+
+_STARTS = {
+    "set": SessionChange.SETTING,
+    "set local": SessionChange.LOCAL,
+    "prepare": SessionChange.PREPARED,
+    "listen": SessionChange.LISTEN,
+    "lock": SessionChange.TABLE_LOCK,  # on PostgreSQL, one of the transaction
+    "use": SessionChange.DATABASE,
+    "attach": SessionChange.ATTACHED,
+}
+"""Changes by the first word of a statement, or its first two."""
+_OF_THE_TRANSACTION = frozenset(
+    ["set transaction", "set constraints", "set statement", "prepare transaction"]
+)
+_LOCKS = {
+    f"pg_{attempt}advisory_lock{shared}": SessionChange.ADVISORY_LOCK
+    for attempt in ("", "try_")
+    for shared in ("", "_shared")
+} | {"get_lock": SessionChange.NAMED_LOCK}
+# Stored in the file, or only asked for.
+_HARMLESS_PRAGMAS = frozenset(
+    """
+    application_id auto_vacuum encoding foreign_key_check foreign_key_list incremental_vacuum
+    index_info index_list index_xinfo integrity_check optimize page_size quick_check table_info
+    table_list table_xinfo user_version wal_checkpoint
+    """.split()
+)
+_STARTS_TO_READ = frozenset(
+    ["declare", "create", "flush", "pragma", *(start.split()[0] for start in _STARTS)]
+)
+_NAMES_TO_READ = (";", "@", ":=", "temp", "set_config", "get_lock", "advisory_lock")
+_HEAD = 1000  # characters of a statement that is longer than those that are remembered
+
+
+def _session_changes_of(statement: str) -> frozenset[SessionChange]:
+    head = statement if len(statement) <= _CACHED_LENGTH else statement[:_HEAD]
+    lowered = head.lower()
+    is_named = any(name in lowered for name in _NAMES_TO_READ)
+    if not is_named and next(_first_words(head), "") not in _STARTS_TO_READ:
+        return frozenset()
+    return frozenset(change for tokens in _split(head) for change in _changes_in(tokens))
+
+
+@_remember
+def session_changes_of(statement: str) -> frozenset[SessionChange]:
+    """Return what *statement* leaves in the session of its connection, on any database.
+
+    A change that a function, a procedure or a ``DO`` block makes is not visible in the text. Of a
+    statement of more than 8 KB, only the beginning is read.
+    """
+    return _session_changes_of(statement)
+
+
+def _split(statements: str) -> Iterator[list[_Token]]:
+    """Yield the tokens of each statement."""
+    tokens: list[_Token] = []
+    for token in _tokens(statements):
+        if token[0] == "next":
+            yield tokens
+            tokens = []
+        elif token[0] not in {"doubt", "dashes"}:
+            tokens.append(token)
+    yield tokens
+
+
+def _changes_in(tokens: list[_Token]) -> Iterator[SessionChange]:
+    words = [text for kind, text in tokens if kind == "word"]
+    if words and tokens[0] == ("word", words[0]):
+        yield from _changes_by_first_word(words)
+        if words[0] == "pragma" and _sets_pragma(tokens[1:]):
+            yield SessionChange.PRAGMA
+    calls = {text.lstrip(".") for kind, text in tokens if kind == "call"}
+    yield from (_LOCKS[name] for name in calls & _LOCKS.keys())
+    if "set_config" in calls and not ("true" in words and "false" not in words):
+        yield SessionChange.CONFIG if "false" in words else SessionChange.CONFIG_BOUND
+    for (_, before), (kind, text) in itertools.pairwise(tokens):
+        if kind == "sign" and (":=" in text or (before == "into" and text == "@")):
+            yield SessionChange.VARIABLE
+
+
+def _changes_by_first_word(words: list[str]) -> Iterator[SessionChange]:
+    first, start, text = words[0], " ".join(words[:2]), " ".join(words)
+    if start not in _OF_THE_TRANSACTION and (start in _STARTS or first in _STARTS):
+        yield _STARTS.get(start) or _STARTS[first]
+    elif first == "flush" and ("with read lock" in text or "for export" in text):
+        yield SessionChange.TABLE_LOCK
+    elif first == "declare" and "with hold" in text:
+        yield SessionChange.CURSOR
+    elif _TEMPORARY.match(text) and "on commit drop" not in text:
+        yield SessionChange.TEMPORARY
+
+
+def _sets_pragma(tokens: list[_Token]) -> bool:
+    """Tell whether a PRAGMA has a value after its name, which may follow that of a database."""
+    position = 1 if len(tokens) > 1 and tokens[1][1][:1] == "." else 0
+    _, name = tokens[position] if tokens else ("other", "")
+    return name.lstrip(".") not in _HARMLESS_PRAGMAS and len(tokens) > position + 1
+
+
+_TEMPORARY = re.compile(
+    r"""
+    create\ (?:(?:or|replace|global|local)\ )*temp(?:orary)?\b
+    | create\ .*\b(?:pg_)?temp\ \.
+    | (?:select|with)\ .*(?<!insert\ )(?<!merge\ )into\ temp(?:orary)?\ (?!\.)
+    """,
+    re.VERBOSE,
+)
 
 # Transactions ---------------------------------------------------------------------------------
 
@@ -296,7 +452,7 @@ def sqlite_kind_of(statement: str) -> SqliteKind:
     """Return the kind of a statement for SQLite; a statement with a doubt is a write."""
     tokens = _tokens(statement)
     # SQLite reads every text before the first word in one way.
-    skipped = {"doubt", "dashes", "next"}
+    skipped = {*_PASSED_OVER, "next"}
     kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
     if kind != "word" or first != "with":
         return _SQLITE_KINDS.get(first, SqliteKind.WRITE)

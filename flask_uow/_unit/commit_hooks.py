@@ -15,6 +15,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import event
@@ -155,4 +156,6 @@ def _adder(on_commit: bool) -> str:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or repr(function)
+    while isinstance(function, partial):  # its representation shows the arguments
+        function = function.func
+    return getattr(function, "__qualname__", None) or f"a {type(function).__qualname__}"

@@ -44,7 +44,7 @@ from .._config.options import CommitRule
 from .._engine import lost_transactions
 from .._transaction import sqlalchemy_private
 from .._transaction.statements import StatementEffect
-from ..errors import BlockRefused, DiscardedWork, Rollback
+from ..errors import BlockRefused, DiscardedWork, Rollback, escaped
 from .commit_hooks import CommitHooks, Hook
 from .pending import pending
 from .session import UnitSession
@@ -391,7 +391,7 @@ def _warn(unsaved: Counter[tuple[str, str]]) -> None:
         for (name, kind), count in sorted(unsaved.items())
     )
     warnings.warn(
-        f"A Flask context ended with uncommitted work, and it was rolled back: {what}."
+        f"A Flask context ended with uncommitted work, and it was rolled back: {escaped(what)}."
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
         " its end, or say 'db.session.commit()'.",

@@ -26,7 +26,7 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from ..errors import DatabaseUnreachable, MigrationError, UowError
+from ..errors import DatabaseUnreachable, MigrationError, UowError, escaped
 from .api import Migrations
 from .group import OPTIONS
 from .results import Created, EngineStatus, Step
@@ -494,7 +494,7 @@ def _line(status: EngineStatus) -> str:
     if status.unknown:
         text += f" (the folder does not have {', '.join(status.unknown)})"
     for script in status.pending:
-        text += f"\n  pending: {script.revision} {script.doc or ''}".rstrip()
+        text += f"\n  pending: {script.revision} {escaped(script.doc or '')}".rstrip()
     return text
 
 

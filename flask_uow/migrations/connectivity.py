@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import URL, Engine, select
 
-from ..errors import DatabaseUnreachable
+from ..errors import DatabaseUnreachable, escaped
 
 
 def redacted_url(url: URL) -> str:
@@ -19,8 +19,7 @@ def redacted_url(url: URL) -> str:
 def driver_message(error: BaseException) -> str:
     """The message of a driver, in one line."""
     original = getattr(error, "orig", None) or error
-    text = " ".join(str(original).split()) or type(original).__name__
-    return text.rstrip(".")
+    return (escaped(original) or type(original).__name__).rstrip(".")
 
 
 def reach(engines: Mapping[str, Engine], within: float | None = None) -> dict[str, str | None]:

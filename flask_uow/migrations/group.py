@@ -15,7 +15,7 @@ from flask import Flask, request_started
 from flask.cli import AppGroup
 
 from .._config import reading
-from ..errors import ConfigNotice, MigrationsPending
+from ..errors import ConfigNotice, MigrationsPending, escaped
 from ._env.metadata import EXTENSION, MigratedDatabase
 from ._env.request import FlaskMigrateView
 from .results import named
@@ -142,7 +142,7 @@ def _pending() -> str | None:
         behind = [status for status in migrations.status() if status.pending]
         command = migrations.upgrade_command if behind else ""
     except (Exception, SystemExit) as error:  # of an 'env.py', too; it must not end a request
-        what = str(error) or type(error).__name__
+        what = escaped(error) or type(error).__name__
         logger.warning("The migrations could not be looked at: %s", what)
         return None
     if not behind:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import MigrationError, UowError
+from ..errors import MigrationError, UowError, escaped
 from ._env import alembic_private
 from .connectivity import driver_message
 from .results import Step
@@ -63,7 +63,7 @@ def command_error(error: Exception, folder: Path, group: str) -> MigrationError:
         return MigrationError(
             f"The folder {str(folder)!r} has no revision {cause.argument!r}. {lists}"
         )
-    text = str(error).rstrip(".")
+    text = escaped(error).rstrip(".")
     if isinstance(cause, revisions.RevisionError):
         return MigrationError(f"{text}. {lists}")
     return MigrationError(f"{text}. 'flask --debug {group} ...' shows where.")
@@ -193,5 +193,5 @@ def _why(error: BaseException) -> str:
     what = driver_message(error)
     if not isinstance(error, DBAPIError):
         what = f"{type(error).__name__}: {what}"
-    statement = " ".join(str(getattr(error, "statement", None) or "").split())
+    statement = escaped(getattr(error, "statement", None) or "")
     return f"{what} [{statement[:200]}]" if statement else what

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import escaped
+
 if TYPE_CHECKING:
     from alembic.script import Script
 
 
 def named(script: Script) -> str:
     """A revision for a message: its identifier and what it is for."""
-    return f"{script.revision} ({script.doc})" if script.doc else str(script.revision)
+    return f"{script.revision} ({escaped(script.doc)})" if script.doc else str(script.revision)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ URL = "postgresql+psycopg://h/d"
 
 class Request:
     name = "GET /slow"
+    is_running = True
 
 
 @pytest.fixture
@@ -177,6 +178,138 @@ def test_who_is_refused_does_not_stop_all_threads_each_time(
             with pytest.raises(PoolExhausted):
                 small.connect()
     assert len(collections) == 1
+
+
+class Garbage:
+    """A pool of one connection that waits for a millisecond, and Python's collections of garbage.
+
+    :ivar request: what connections are checked out for from now on.
+    :ivar collections: grows with each collection.
+    """
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.request: Any = Request()
+        self.collections: list[object] = []
+        collect = gc.collect
+        monkeypatch.setattr(
+            "flask_uow._engine.pool.gc.collect", lambda: self.collections.append(collect())
+        )
+        self.engine = make_engine(
+            f"sqlite:///{path}/a.db",
+            context=Contexts(lambda: self.request),
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=0.001,
+        )
+
+    def leave(self, *kept: object) -> None:
+        """Leave *kept* in a circle, as the traceback of an exception does."""
+        circle: list[object] = [*kept]
+        circle.append(circle)
+
+
+@pytest.fixture
+def garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Garbage]:
+    gc.collect()
+    gc.disable()
+    garbage = Garbage(tmp_path, monkeypatch)
+    yield garbage
+    gc.enable()
+    garbage.engine.dispose()
+
+
+def leave_in_ended_request(garbage: Garbage) -> None:
+    request = Request()
+    garbage.request = request
+    garbage.leave(garbage.engine.connect())
+    request.is_running = False
+    garbage.request = Request()
+
+
+def leave_with_its_request(garbage: Garbage) -> None:
+    garbage.leave(garbage.engine.connect(), garbage.request)
+    garbage.request.is_running = False
+    garbage.request = Request()
+
+
+def leave_in_mid_checkout(garbage: Garbage) -> None:
+    pool: Any = garbage.engine.pool
+    garbage.leave(pool._do_get())
+
+
+@pytest.mark.fault(
+    "K3",
+    fault="Only garbage, such as the traceback of an error, holds a connection",
+    then="It is back before another request has to wait for it",
+)
+@pytest.mark.parametrize(
+    "leave", [leave_in_ended_request, leave_with_its_request, leave_in_mid_checkout]
+)
+def test_garbage_is_collected_before_a_wait(garbage: Garbage, leave: Any) -> None:
+    """Each time, and not only once in ten seconds; whatever the collection has to free."""
+    for number in range(1, 4):
+        leave(garbage)
+        with garbage.engine.connect() as connection:
+            assert connection.scalar(text("SELECT 1")) == 1
+        assert len(garbage.collections) == number
+
+
+def test_a_connection_that_its_own_request_has_dropped_comes_back(garbage: Garbage) -> None:
+    """It may be garbage, and so may one outside of any request: looked for now and then."""
+    pool = cast(ConnectionPool, garbage.engine.pool)
+    for request in (Request(), None):
+        garbage.request = request
+        garbage.leave(garbage.engine.connect())
+        garbage.engine.connect().close()
+        pool._next_collection = 0.0  # ten seconds later
+    assert len(garbage.collections) == 2
+
+
+def test_running_requests_are_never_stopped_for_a_collection(garbage: Garbage) -> None:
+    """They hold all connections, so there is nothing to be collected."""
+    for _ in range(3):
+        with garbage.engine.connect():
+            garbage.request, held = Request(), garbage.request
+            with pytest.raises(PoolExhausted):
+                garbage.engine.connect()
+        assert held is not garbage.request
+    assert garbage.collections == []
+
+
+def test_a_busy_pool_collects_nothing(garbage: Garbage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that come and go, each for its own request: none looks like garbage."""
+    requests = threading.local()
+    monkeypatch.setattr(
+        garbage.engine.pool.tracker,  # type: ignore[attr-defined]
+        "_current",
+        lambda: requests.__dict__.setdefault("request", Request()),
+    )
+    refused: list[object] = []
+
+    def work() -> None:
+        for _ in range(50):
+            requests.request = Request()
+            try:
+                with garbage.engine.connect() as connection:
+                    connection.execute(text("SELECT 1"))
+            except PoolExhausted as error:
+                refused.append(error)
+
+    in_threads(work)
+    assert refused
+    assert garbage.collections == []
+
+
+def test_a_connection_that_is_kept_is_looked_for_once(garbage: Garbage) -> None:
+    """A variable of the app has it, so it is no garbage, and no later wait collects again."""
+    kept = garbage.engine.connect()
+    garbage.request.is_running = False
+    garbage.request = Request()
+    for _ in range(3):
+        with pytest.raises(PoolExhausted):
+            garbage.engine.connect()
+    assert len(garbage.collections) == 1
+    kept.close()
 
 
 def test_a_pool_that_nobody_watches_explains_itself_as_well() -> None:

@@ -13,14 +13,17 @@ from sqlalchemy import create_engine, text
 
 from flask_uow._transaction import statements
 from flask_uow._transaction.statements import (
+    SessionChange,
     SqliteKind,
     StatementEffect,
     TransactionEnd,
     effect_of,
     is_locking_begin,
     is_rollback,
+    session_changes_of,
     sqlite_clauses,
     sqlite_kind_of,
+    stored_effect_of,
     transaction_end,
     words_of,
 )
@@ -29,6 +32,7 @@ READERS: list[Callable[[str], object]] = [
     effect_of,
     is_locking_begin,
     is_rollback,
+    session_changes_of,
     sqlite_clauses,
     sqlite_kind_of,
     transaction_end,
@@ -76,7 +80,7 @@ UNKNOWN = [
     "SELECT * INTO copy FROM users",
     "CALL create_order(1)",
     "DO $$ BEGIN NULL; END $$",
-    "SET LOCAL statement_timeout = 100",
+    "SET TRANSACTION READ ONLY",
     "PRAGMA user_version = 3",
     "SELECT 1; DELETE FROM users",
     "SELECT 1;\nUPDATE users SET name = 'b'",
@@ -146,6 +150,112 @@ def test_what_databases_read_in_two_ways_is_unknown(statement: str) -> None:
 def test_a_statement_that_stores_is_a_write(statement: str) -> None:
     """DML and DDL are writes, inside a WITH as well."""
     assert effect_of(statement) is StatementEffect.WRITE
+
+
+# Sessions -------------------------------------------------------------------------------------
+
+CHANGES = {
+    "SET TIME ZONE 'UTC'": "SETTING",
+    "  -- why\n/* and how */ sEt search_path = x": "SETTING",
+    "SET SESSION x = 1": "SETTING",
+    "SET ROLE admin": "SETTING",
+    "SET NAMES utf8mb4": "SETTING",
+    "SET GLOBAL x = 1": "SETTING",
+    "SET @a = 1": "SETTING",
+    "SET LOCAL x = 1": "LOCAL",
+    "BEGIN; SET LOCAL x = 1; SET x = 1; COMMIT": "LOCAL SETTING",
+    "SELECT set_config('a', 'b', false)": "CONFIG",
+    "SELECT pg_catalog.SET_CONFIG ('a', :value, False)": "CONFIG",
+    "SELECT set_config('a', 'b', true), set_config('c', 'd', false)": "CONFIG",
+    "SELECT set_config(%(a)s, %(b)s, %(c)s) AS set_config_1": "CONFIG_BOUND",
+    "UPDATE t SET a = set_config('a', 'b', $1::bool)": "CONFIG_BOUND",
+    "SELECT @a := @a + 1": "VARIABLE",
+    "SELECT @`a` := 1": "VARIABLE",
+    "SELECT max(id) INTO @a FROM t": "VARIABLE",
+    "CREATE TEMP TABLE t (id int)": "TEMPORARY",
+    "create or replace temporary table t (id int)": "TEMPORARY",
+    "CREATE LOCAL TEMPORARY TABLE t (id int) ON COMMIT DELETE ROWS": "TEMPORARY",
+    "CREATE TEMP SEQUENCE s": "TEMPORARY",
+    "CREATE TEMP TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; END": "TEMPORARY",
+    "CREATE TABLE IF NOT EXISTS temp.t (id int)": "TEMPORARY",
+    "CREATE TABLE pg_temp.t AS SELECT 1": "TEMPORARY",
+    "SELECT 1 AS a INTO TEMPORARY TABLE t": "TEMPORARY",
+    "WITH x AS (SELECT 1) SELECT * INTO TEMP t FROM x": "TEMPORARY",
+    "PREPARE a AS SELECT 1": "PREPARED",
+    "DECLARE c SCROLL CURSOR WITH HOLD FOR SELECT 1": "CURSOR",
+    "LISTEN a": "LISTEN",
+    "SELECT pg_advisory_lock(1)": "ADVISORY_LOCK",
+    "SELECT 1 FROM t WHERE pg_try_advisory_lock_shared(t.id)": "ADVISORY_LOCK",
+    "INSERT INTO t SELECT pg_advisory_lock(1)": "ADVISORY_LOCK",
+    "SELECT GET_LOCK('a', 1)": "NAMED_LOCK",
+    "LOCK TABLES t WRITE": "TABLE_LOCK",
+    "FLUSH TABLES t WITH READ LOCK": "TABLE_LOCK",
+    "USE other": "DATABASE",
+    "ATTACH 'other.db' AS other": "ATTACHED",
+    "PRAGMA foreign_keys = OFF": "PRAGMA",
+    "PRAGMA cache_size=-100": "PRAGMA",
+    "PRAGMA main.synchronous(0)": "PRAGMA",
+    'PRAGMA "main" . "synchronous" = 0': "PRAGMA",
+    "SELECT 1; PRAGMA foreign_keys = 0": "PRAGMA",
+}
+NO_CHANGES = [
+    *READS,
+    *UNKNOWN,
+    *WRITES,
+    *DOUBTS.values(),
+    "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+    "SET CONSTRAINTS ALL DEFERRED",
+    "SET STATEMENT max_statement_time = 1 FOR SELECT 1",
+    "RESET ALL",
+    "SELECT set_config('a', 'b', true)",
+    "SELECT 'SET x = 1; @a := 1', \"set\", `listen` -- ; SET x = 1",
+    "SELECT a FROM t WHERE a @> b AND c @@ d AND e = 'x@example.com'",
+    "SELECT @@session.time_zone, @a",
+    "INSERT INTO t VALUES (@a)",
+    "UPDATE t SET temp = 1",
+    "CREATE TABLE temp (id int)",
+    "CREATE TEMP TABLE t (id int) ON COMMIT DROP",
+    "SELECT * INTO t FROM temp",
+    "WITH x AS (INSERT INTO temp VALUES (1) RETURNING id) SELECT * FROM x",
+    "CREATE FUNCTION f() RETURNS int AS $$ SET x = 1; $$ LANGUAGE sql",
+    "ALTER TABLE t ALTER a SET NOT NULL",
+    "PREPARE TRANSACTION 'a'",
+    "DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1",
+    "UNLISTEN a",
+    "SELECT pg_advisory_xact_lock(1), pg_advisory_unlock(2)",
+    "SELECT pg_advisory_lock FROM t",
+    "FLUSH TABLES",
+    "PRAGMA foreign_keys",
+    "PRAGMA main.table_info('users')",
+    'PRAGMA "main".index_list("users")',
+    "PRAGMA",
+]
+
+
+@pytest.mark.parametrize(("statement", "names"), CHANGES.items())
+def test_what_a_statement_leaves_in_its_session(statement: str, names: str) -> None:
+    """By its first words, its functions and the signs of user variables."""
+    assert session_changes_of(statement) == {SessionChange[name] for name in names.split()}
+    assert effect_of(statement) is StatementEffect.SESSION
+    assert stored_effect_of(statement) in {
+        StatementEffect.READ,
+        StatementEffect.UNKNOWN,
+        StatementEffect.WRITE,
+    }
+
+
+@pytest.mark.parametrize("statement", NO_CHANGES)
+def test_other_statements_leave_nothing(statement: str) -> None:
+    """Nor does what ends with the transaction."""
+    assert session_changes_of(statement) == set()
+    assert effect_of(statement) is stored_effect_of(statement)
+
+
+def test_of_a_long_statement_only_the_beginning_is_read() -> None:
+    """It is not remembered, so reading all of it would cost each time."""
+    rest = ", 1" * 10_000
+    assert session_changes_of(f"SELECT pg_advisory_lock(1){rest}")
+    assert not session_changes_of(f"SELECT 1{rest}, pg_advisory_lock(1)")
 
 
 # Transactions ---------------------------------------------------------------------------------
@@ -268,7 +378,8 @@ def test_the_clauses_of_a_table_of_sqlite() -> None:
 PIECES = strategies.sampled_from(
     """
     -- --x /* */ /*! /*M! ' '' " "" ` $$ $a$ $1 ( ) [ ] # ; . , \\ % : q' nq' 1.5 lower f é \x00
-    \ud800 select with insert into update for key rollback to commit begin immediate
+    \ud800 @ := set temp . pragma select with insert into update for key rollback to commit begin
+    immediate
     """.split()
 )
 SPACES = strategies.sampled_from(" \n\t\r")

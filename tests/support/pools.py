@@ -21,6 +21,9 @@ class Contexts:
     def current_context(self) -> object:
         return self._current()
 
+    def is_running(self, context: Any) -> bool:
+        return getattr(context, "is_running", True)
+
     def describe(self, context: Any) -> str:
         return str(context.name)
 

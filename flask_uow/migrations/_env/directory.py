@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MigrationError
+from ...errors import MigrationError, escaped
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -180,7 +180,7 @@ def config_of(folder: Path, *, x_arg: Sequence[str] = (), **attributes: Any) -> 
 def _damaged(error: Exception) -> MigrationError:
     return MigrationError(
         f"The settings of Alembic cannot be read ({type(error).__name__}:"
-        f" {' '.join(str(error).split())}). Fix 'alembic.ini' or 'pyproject.toml'; a '%' of their"
+        f" {escaped(error)}). Fix 'alembic.ini' or 'pyproject.toml'; a '%' of their"
         " own, as in 'file_template', is written '%%'."
     )
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, event
 
 from ..._transaction.routing import DEFAULT
 from ..._transaction.statements import StatementEffect, TransactionEnd, effect_of, transaction_end
-from ...errors import MigrationError
+from ...errors import MigrationError, escaped
 from .._env import alembic_private
 from .._env.metadata import part_name
 from .._env.request import EnvRequest
@@ -110,7 +110,7 @@ def _described(step: Any, engine: str) -> Step:
     direction = _direction(step)
     if direction == "stamp":
         return Step(engine, ", ".join(step.to_) or "base", "", direction)
-    return Step(engine, str(step.revision.revision), step.revision.doc or "", direction)
+    return Step(engine, str(step.revision.revision), escaped(step.revision.doc or ""), direction)
 
 
 def _direction(step: Any) -> str:
