@@ -90,7 +90,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def is_running(self, context: Context) -> bool:
         """Tell whether *context* is active, or has a unit for a body that is being streamed."""
-        return is_pushed(context) or self.unit_of(context) is not None
+        return is_open(context) or self.unit_of(context) is not None
 
     def has_location(self, context: Context) -> bool:
         """Tell whether a unit was opened on *context*, which knows the line."""
