@@ -100,13 +100,14 @@ class UnitOfWork(UnitState):
 
     @property
     def has_work(self) -> bool:
-        """Whether a commit would store anything."""
+        """Whether a commit would store anything, or would have without a failed flush."""
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
         if session.record.effect is not StatementEffect.READ:
             return True
-        return bool(session.new or session.dirty or session.deleted)
+        # A mapper event of the app may have ended a flush before its first statement.
+        return bool(session.new or session.dirty or session.deleted) or not session.is_active
 
     def commit(self) -> None:
         """Store the work so far. Objects that were loaded stay readable (P8).
