@@ -281,6 +281,8 @@ class Database:
         script) the outermost block is the whole transaction and commits at its end; loaded objects
         stay readable. ``raise Rollback`` undoes a block, and the code after it continues.
 
+        An ``HTTPException`` below 400, a raised redirect, leaves the block as a return does.
+
         ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 
         :param durable: refuse to be a savepoint, so that the block ends with a COMMIT.

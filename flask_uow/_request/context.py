@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from flask import Flask
 from sqlalchemy.util import ScopedRegistry
+from werkzeug.exceptions import HTTPException
 
 from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, source_location
@@ -103,6 +104,14 @@ class UnitRegistry(ScopedRegistry[S]):
     def is_dispatching(self) -> bool:
         """Is a request being dispatched in the current context?"""
         return is_dispatching(current_context())
+
+    @staticmethod
+    def is_redirect(error: BaseException) -> bool:
+        """Is *error* a raised response below 400, such as a redirect? It is not a failure."""
+        if not isinstance(error, HTTPException):
+            return False
+        code = error.code if error.response is None else error.response.status_code
+        return code is not None and code < 400
 
     def new_session(self) -> UnitSession:
         """A session of the current app that belongs to no unit. Raises as :meth:`state`."""

@@ -184,7 +184,9 @@ class UnitOfWork(UnitState):
         """Count each COMMIT on its connections from now on, also one that the app sends itself."""
         if self.commits is None:
             self.commits = []
-            for connection in self.session.connections.values():
+            session = self.session
+            # Connections of a transaction that has ended are closed.
+            for connection in session.connections.values() if session.in_transaction() else ():
                 lost_transactions.count_commits_on(connection, self.commits)
         return self.commits
 

@@ -954,6 +954,23 @@ def test_function_is_run_again_after_a_conflict(
 
 
 @anywhere
+def test_function_with_retries_follows_another_transaction_of_its_context(
+    app: Flask, db: Database, witness: Witness
+) -> None:
+    """The connection of the one before is closed, and its commits are not counted."""
+
+    @db.atomic(retries=1)
+    def create() -> None:
+        db.session.add(User(name="bob"))
+
+    with app.app_context():
+        with db.atomic():
+            db.session.add(User(name="ada"))
+        create()
+    assert witness.names() == ["ada", "bob"]
+
+
+@anywhere
 def test_async_function_is_run_again_after_a_conflict(
     app: Flask, db: Database, witness: Witness, meets_conflict: Meet
 ) -> None:
