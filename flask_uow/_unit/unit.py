@@ -34,6 +34,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
+from types import CodeType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
@@ -42,6 +43,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
 from .._engine import lost_transactions
+from .._engine.checkouts import source_location
 from .._transaction import sqlalchemy_private
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback
@@ -88,7 +90,7 @@ class UnitOfWork(UnitState):
         *,
         will_write: bool = False,
         failed: bool = False,
-        place: tuple[Any, int | None] = (None, None),
+        place: tuple[CodeType | None, int | None] = (None, None),
     ) -> None:
         self.session = session
         self.rule = rule
@@ -236,7 +238,7 @@ class UnitOfWork(UnitState):
             if self.hooks:  # without a transaction, no event notified the hooks
                 self.hooks.settle(committed=False)
         if unsaved:
-            _warn(unsaved)
+            _warn(unsaved, *self.place)
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """End the unit: close the session. The parameters are those of :meth:`release`."""
@@ -387,16 +389,35 @@ def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) ->
         logger.warning("The rollback to a savepoint failed, after another error.", exc_info=True)
 
 
-def _warn(unsaved: Counter[tuple[str, str]]) -> None:
+_warned: dict[Any, Any] = {}  # what Python has shown: the registry of 'warnings'
+
+
+def _warn(unsaved: Counter[tuple[str, str]], code: CodeType | None, line: int | None) -> None:
+    """Log what was undone, and warn of it.
+
+    :param code: what opened the unit, at *line*. The code that lost the work is not on the stack,
+        because Flask ends contexts.
+    """
     what = ", ".join(
         f"{count} {name} ({kind})" if name != "SQL statements" else f"{name} ({kind})"
         for (name, kind), count in sorted(unsaved.items())
     )
-    warnings.warn(
+    is_logged = logger.hasHandlers()
+    if is_logged:
+        logger.warning(
+            "Uncommitted work was rolled back: %s. Its unit of work was opened at %s.",
+            what,
+            source_location(code, line),
+        )
+    # Python shows a warning of one text and line once. Where logging is not configured, it would
+    # print a record to stderr, beside the warning: there, the warning itself is shown each time.
+    warnings.warn_explicit(
         f"A Flask context ended with uncommitted work, and it was rolled back: {what}."
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
         " its end, or say 'db.session.commit()'.",
         DiscardedWork,
-        stacklevel=2,  # Flask ends contexts: the code that lost the work is not on the stack
+        filename=__file__ if code is None else code.co_filename,
+        lineno=line or 0,
+        registry=_warned if is_logged else None,
     )
