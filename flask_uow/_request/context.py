@@ -8,9 +8,13 @@ its context.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from threading import get_ident
 from typing import Any, cast
 
 from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 from sqlalchemy.util import ScopedRegistry
 from werkzeug.exceptions import HTTPException
 
@@ -26,9 +30,9 @@ from .flask_private import (
     HOME,
     SEPARATE_REQUEST_CONTEXT,
     Context,
+    contexts_around,
     current_app_context,
     current_context,
-    is_pushed,
     request_of,
 )
 from .view_options import options_of
@@ -224,13 +228,15 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
-        if not is_pushed(context):
+        around = contexts_around(context)
+        if around is None:
             raise OutsideContext(
                 "The Flask context that this thread works in has ended: the response was sent"
                 " and its unit of work is closed. Give a thread that lives longer a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
         request, home = request_of(context), current_app_context(None)
+        is_dispatched = is_dispatching(context)
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else options_of(context.app, request)
         rule = options.commit or settings.commit
@@ -239,19 +245,20 @@ class UnitRegistry(ScopedRegistry[S]):
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # If *context* is pushed again, it no longer knows its app context.
                 setattr(context, HOME, home)
-            if settings.explicit_commit and rule != "explicit" and is_dispatching(context):
+            if settings.explicit_commit and rule != "explicit" and is_dispatched:
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
         unit = UnitOfWork(
             session,
             rule,
             home,
-            will_write=(
-                request is not None and is_dispatching(context) and request.method not in _SAFE
-            ),
+            will_write=is_dispatched and request is not None and request.method not in _SAFE,
             failed=getattr(context, self._failed, False),
             place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
+            thread=get_ident(),
         )
+        if around:
+            self._expire_at_commit(session, around, is_request=is_dispatched)
         if explicit_commit is not None:
             unit.set_explicit_commit(explicit_commit)
         if options is not NO_OPTIONS:
@@ -260,3 +267,23 @@ class UnitRegistry(ScopedRegistry[S]):
         # Two threads may be here at once: the first one's unit is kept.
         kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)
         return kept
+
+    def _expire_at_commit(
+        self, session: UnitSession, around: Sequence[Context], *, is_request: bool
+    ) -> None:
+        """Let units of the contexts around see what *session* commits (P2).
+
+        A test looks at its objects after a request. So the request also ends a transaction of the
+        test that has only read: its snapshot would show the same as before.
+        """
+
+        def expire(session: Session) -> None:
+            if session.in_nested_transaction():  # the release of a savepoint
+                return
+            for context in around:
+                unit = self.unit_of(context)
+                # With copied context variables, another thread may be using it.
+                if unit is not None and unit.thread == get_ident():
+                    unit.expire(end_reads=is_request and not is_dispatching(context))
+
+        event.listen(session, "after_commit", expire)

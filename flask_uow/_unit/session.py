@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
-from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm import Mapper, Session, SessionTransaction, object_mapper
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
@@ -152,6 +152,11 @@ class UnitSession(Session):
             self.routes[mapper] = engine
         return engine
 
+    @property
+    def has_options(self) -> bool:
+        """Whether the engines have an isolation level or are read-only, for this unit."""
+        return self.engines is not self.app_engines
+
     def _given(self, bind: Engine | Connection) -> Engine | Connection:
         if isinstance(bind, Connection):  # maybe in a transaction that is not ours to commit
             self.may_commit_directly = False
@@ -164,7 +169,7 @@ class UnitSession(Session):
         :param chosen_by: the beginning of the message.
         :raises ConfigError: *bind* is not of an engine of the app.
         """
-        if self.engines is self.app_engines:
+        if not self.has_options:
             return bind
         variant = self.variants.get(bind)
         if variant is None:
@@ -280,6 +285,18 @@ class UnitSession(Session):
             super().close()
         finally:
             self.unit = _ENDED_UNIT
+
+    def expire_unchanged(self) -> None:
+        """Let all objects be read again at their next use, but for those that the app has changed.
+
+        By the names of their attributes: else a change of an object that a relationship with the
+        cascade "all" leads to would be lost.
+        """
+        changed = self.dirty | self.deleted
+        for instance in self.identity_map.values():
+            if instance not in changed:
+                mapper = object_mapper(instance)
+                self.expire(instance, [*mapper.column_attrs.keys(), *mapper.relationships.keys()])
 
     @exclusive
     def commit_unchecked(self) -> None:

@@ -78,6 +78,7 @@ class UnitOfWork(UnitState):
     :ivar rule: when a request commits automatically; set when the unit opens.
     :ivar home: the context in which the unit was opened; opaque here.
     :ivar place: the code and the line of the app that opened it.
+    :ivar thread: the thread that opened it.
     """
 
     _terms_before: Terms | None = None
@@ -91,6 +92,7 @@ class UnitOfWork(UnitState):
         will_write: bool = False,
         failed: bool = False,
         place: tuple[CodeType | None, int | None] = (None, None),
+        thread: int | None = None,
     ) -> None:
         self.session = session
         self.rule = rule
@@ -98,6 +100,7 @@ class UnitOfWork(UnitState):
         self.will_write = will_write
         self.failed = failed
         self.place = place
+        self.thread = thread
         session.join(self)
 
     @property
@@ -152,6 +155,25 @@ class UnitOfWork(UnitState):
             self.rollback()
         elif self.hooks:
             self.hooks.settle(committed=False)
+
+    def expire(self, *, end_reads: bool) -> None:
+        """Let objects be read again: another unit has committed. Those with changes stay (P2).
+
+        :param end_reads: also end a transaction that has only read.
+        """
+        session = self.session
+        if session.owner_thread is not None or session.is_inherited:  # inside a flush of its own
+            return
+        if end_reads and session.in_transaction() and not self._is_engaged:
+            self.rollback()
+        else:
+            session.expire_unchanged()
+
+    @property
+    def _is_engaged(self) -> bool:
+        """Whether the transaction is needed: for work, a block, or what it was promised."""
+        is_promised = self.blocks or self.hooks or has_begun_by_hand(self.session)
+        return bool(self.has_work or is_promised or self.session.has_options)
 
     @property
     def is_undone(self) -> bool:
