@@ -21,7 +21,7 @@ from ._request.view_options import CommitRule, F, attach_options
 from ._transaction import routing
 from ._unit import commit_hooks
 from ._unit.blocks import Atomic, ExplicitCommit, Independent
-from ._unit.session import unit_session_class
+from ._unit.session_class import session_class
 from ._unit.unit import UnitOfWork
 from .errors import ConfigError, SetupError, shown
 
@@ -70,7 +70,7 @@ class Database:
             routing.note_bind_keys(registry_.mappers)  # for classes that are mapped already
         self.Model: Any = bases[0]
         options = dict(session_options or {})
-        options["class_"] = unit_session_class(options.get("class_", Session))
+        options["class_"] = session_class(options.get("class_", Session))
         self._session_options = options
         self._units: UnitRegistry[Session] = UnitRegistry()
         self.session: SessionProxy[Session] = SessionProxy(self._units)
@@ -280,6 +280,8 @@ class Database:
         undoes only the block, and its work is committed with the rest. Elsewhere (command, worker,
         script) the outermost block is the whole transaction and commits at its end; loaded objects
         stay readable. ``raise Rollback`` undoes a block, and the code after it continues.
+
+        An ``HTTPException`` below 400, a raised redirect, leaves the block as a return does.
 
         ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 

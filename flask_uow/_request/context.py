@@ -8,10 +8,21 @@ its context.
 from __future__ import annotations
 
 import itertools
+<<<<<<< HEAD
 from typing import Any
 
 from flask import Flask, Request
+=======
+from collections.abc import Sequence
+from threading import get_ident
+from typing import Any, cast
+
+from flask import Flask
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+>>>>>>> unit
 from sqlalchemy.util import ScopedRegistry
+from werkzeug.exceptions import HTTPException
 
 from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, source_location
@@ -25,9 +36,13 @@ from .flask_private import (
     HOME,
     SEPARATE_REQUEST_CONTEXT,
     Context,
+    contexts_around,
     current_app_context,
     current_context,
+<<<<<<< HEAD
     is_open,
+=======
+>>>>>>> unit
     request_of,
 )
 from .view_options import options_of
@@ -117,6 +132,14 @@ class UnitRegistry(ScopedRegistry[S]):
     def is_dispatching(self) -> bool:
         """Is a request being dispatched in the current context?"""
         return is_dispatching(current_context())
+
+    @staticmethod
+    def is_redirect(error: BaseException) -> bool:
+        """Is *error* a raised response below 400, such as a redirect? It is not a failure."""
+        if not isinstance(error, HTTPException):
+            return False
+        code = error.code if error.response is None else error.response.status_code
+        return code is not None and code < 400
 
     def new_session(self) -> UnitSession:
         """A session of the current app that belongs to no unit. Raises as :meth:`state`."""
@@ -234,8 +257,19 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
+<<<<<<< HEAD
         _refuse_ended(context)
+=======
+        around = contexts_around(context)
+        if around is None:
+            raise OutsideContext(
+                "The Flask context that this thread works in has ended: the response was sent"
+                " and its unit of work is closed. Give a thread that lives longer a context of"
+                " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
+            )
+>>>>>>> unit
         request, home = request_of(context), current_app_context(None)
+        is_dispatched = is_dispatching(context)
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else options_of(context.app, request)
         rule = options.commit or settings.commit
@@ -244,19 +278,20 @@ class UnitRegistry(ScopedRegistry[S]):
             if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
                 # If *context* is pushed again, it no longer knows its app context.
                 setattr(context, HOME, home)
-            if settings.explicit_commit and rule != "explicit" and is_dispatching(context):
+            if settings.explicit_commit and rule != "explicit" and is_dispatched:
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
         unit = UnitOfWork(
             session,
             rule,
             home,
-            will_write=(
-                request is not None and is_dispatching(context) and request.method not in _SAFE
-            ),
+            will_write=is_dispatched and request is not None and request.method not in _SAFE,
             failed=getattr(context, self._failed, False),
             place=(None, None) if frame is None else (frame.f_code, frame.f_lineno),
+            thread=get_ident(),
         )
+        if around:
+            self._expire_at_commit(session, around, is_request=is_dispatched)
         if explicit_commit is not None:
             unit.set_explicit_commit(explicit_commit)
         if options is not NO_OPTIONS:
@@ -272,6 +307,7 @@ class UnitRegistry(ScopedRegistry[S]):
             raise
         return kept
 
+<<<<<<< HEAD
 
 def _refuse_ended(context: Context) -> None:
     if not is_open(context):
@@ -280,3 +316,24 @@ def _refuse_ended(context: Context) -> None:
             " and its unit of work is closed. Give a thread that lives longer a context of"
             " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
         )
+=======
+    def _expire_at_commit(
+        self, session: UnitSession, around: Sequence[Context], *, is_request: bool
+    ) -> None:
+        """Let units of the contexts around see what *session* commits (P2).
+
+        A test looks at its objects after a request. So the request also ends a transaction of the
+        test that has only read: its snapshot would show the same as before.
+        """
+
+        def expire(session: Session) -> None:
+            if session.in_nested_transaction():  # the release of a savepoint
+                return
+            for context in around:
+                unit = self.unit_of(context)
+                # With copied context variables, another thread may be using it.
+                if unit is not None and unit.thread == get_ident():
+                    unit.expire(end_reads=is_request and not is_dispatching(context))
+
+        event.listen(session, "after_commit", expire)
+>>>>>>> unit

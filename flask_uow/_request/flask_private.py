@@ -6,7 +6,8 @@ version. Flask before 3.2 keeps the request in a context of its own, beside the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import Token
 from typing import Any, TypeAlias
 
 import flask.globals
@@ -40,6 +41,7 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
         """The request of *context*, or None."""
         return context.request if context.has_request else None
 
+<<<<<<< HEAD
     def push_of(context: Context) -> object:
         """What stands for the last push of *context*; None if it is not active.
 
@@ -50,6 +52,17 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
     def note_end(context: Context) -> None:
         """Note that *context* is about to be popped."""
         context._flask_uow_ending = context._cv_token
+=======
+    def _push_of(context: Context) -> Any:
+        """The token of the last push of *context*."""
+        return context._cv_token
+
+    def contexts_around(context: Context) -> Sequence[Context] | None:
+        """The contexts in which *context* is active; None if it is not active itself."""
+        if context._cv_token is None:
+            return None
+        return _contexts_around(context)
+>>>>>>> unit
 
 else:
 
@@ -69,6 +82,7 @@ else:
         """The request of *context*, or None."""
         return getattr(context, "request", None)
 
+<<<<<<< HEAD
     def push_of(context: Context) -> object:
         """What stands for the last push of *context*; None if it is not active.
 
@@ -80,6 +94,35 @@ else:
     def note_end(context: Context) -> None:
         """Note that *context* is about to be popped."""
         context._flask_uow_ending = context._cv_tokens[-1]
+=======
+    def _push_of(context: Context) -> Any:
+        """The token of the last push of *context*; that of a request has an app context beside."""
+        pushes = context._cv_tokens
+        return None if not pushes else pushes[-1][0] if type(pushes[-1]) is tuple else pushes[-1]
+
+    def contexts_around(context: Context) -> Sequence[Context] | None:
+        """The contexts in which *context* is active; None if it is not active itself."""
+        pushes = context._cv_tokens
+        if not pushes:
+            return None
+        if type(pushes[-1]) is tuple:  # it is a request
+            push, own = pushes[-1]
+            # The usual one: neither it nor the app context that it pushed is inside another.
+            if own and push.old_value is own._cv_tokens[0].old_value is Token.MISSING:
+                return ()
+        return _contexts_around(context)
+
+
+def _contexts_around(context: Context) -> list[Context]:
+    around: list[Context] = []
+    for innermost in (current_request_context(None), current_app_context(None)):
+        outer = innermost
+        while outer is not None and outer not in around:  # the same one may be pushed twice
+            around.append(outer)
+            push = _push_of(outer)
+            outer = None if push is None or push.old_value is Token.MISSING else push.old_value
+    return [outer for outer in around if outer is not context]
+>>>>>>> unit
 
 
 def _innermost(request: Any, app_context: Context) -> Any:

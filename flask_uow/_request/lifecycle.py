@@ -41,7 +41,7 @@ from typing import Any
 
 from flask import Flask, Response, got_request_exception
 from sqlalchemy.orm import Session
-from werkzeug.exceptions import HTTPException, InternalServerError
+from werkzeug.exceptions import InternalServerError
 
 from .._sqlite.write_queue import waiting
 from .._unit.unit import UnitOfWork
@@ -157,16 +157,8 @@ def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
 
 def _fail(units: UnitRegistry[Session], error: BaseException) -> None:
     context = current_request_context(None)
-    if context is not None and not _is_redirect(error):
+    if context is not None and not units.is_redirect(error):
         units.fail(context, error)
-
-
-def _is_redirect(error: BaseException) -> bool:
-    """Whether *error* is a raised response below 400 (a redirect), which is not a failure."""
-    if not isinstance(error, HTTPException):
-        return False
-    code = error.code if error.response is None else error.response.status_code
-    return code is not None and code < 400
 
 
 # 3 to 5 ---------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ if nothing has happened that cannot be undone.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 import time
@@ -22,6 +21,7 @@ from .._unit import retries as _retry
 from . import flask_private
 from .context import UnitRegistry, request_name
 from .flask_private import Context, current_app_context, current_request_context
+from .snapshot import Snapshot
 from .view_options import F, options_of
 
 logger = logging.getLogger(__name__)
@@ -48,9 +48,11 @@ class ViewRetry:
         self._commits = unit.count_commits()  # since the unit was opened
         self._rollback_only = unit.rollback_only
         self._will_write = unit.will_write
-        self._g = dict(vars(current_app_context(None).g))
-        self._cookie = _copy_of(context.session)
-        self._flashes = context.flashes
+        self._snapshot = Snapshot(
+            vars(current_app_context(None).g),
+            _content_of(context.session),
+            {"flashes": context.flashes},
+        )
         self._after = len(flask_private.after_this_request_functions(context))
 
     def is_wanted(self, error: BaseException) -> bool:
@@ -93,12 +95,12 @@ class ViewRetry:
 
     def _restore(self) -> None:
         context = self._context
-        g = vars(current_app_context(None).g)
-        g.clear()
-        g.update(self._g)
-        _set_back(context.session, self._cookie)
+        g, cookie, others = self._snapshot.restored()
+        _set_back(vars(current_app_context(None).g), g)
+        if isinstance(context.session, dict):
+            _set_back(context.session, cookie)
         del flask_private.after_this_request_functions(context)[self._after :]
-        context.flashes = self._flashes
+        context.flashes = others["flashes"]
         self._rewind(context.request)
 
     def _rewind(self, request: Any) -> None:
@@ -148,13 +150,13 @@ def watch_view(view: F, units: UnitRegistry[Session], options: UnitOptions) -> F
     return cast(F, coroutine_started if inspect.iscoroutinefunction(view) else started)
 
 
-def _copy_of(cookie: Any) -> dict[str, Any] | None:
-    if not isinstance(cookie, dict):  # none, or of a class that we do not know
-        return None
-    return copy.deepcopy(dict(cookie))
+# By the methods of dict: those of a cookie session note that it was used.
 
 
-def _set_back(cookie: Any, before: dict[str, Any] | None) -> None:
-    if before is not None and dict.copy(cookie) != before:
-        dict.clear(cookie)
-        dict.update(cookie, copy.deepcopy(before))
+def _content_of(cookie: Any) -> dict[str, Any]:
+    return dict.copy(cookie) if isinstance(cookie, dict) else {}  # a class that is not known
+
+
+def _set_back(mapping: dict[str, Any], before: dict[str, Any]) -> None:
+    dict.clear(mapping)
+    dict.update(mapping, before)

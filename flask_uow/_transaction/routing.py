@@ -7,9 +7,9 @@ without any, the engine is ``"default"``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
-from sqlalchemy import MetaData, Table, event
+from sqlalchemy import Connection, Engine, MetaData, Table, event
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import ClauseElement, FromClause
@@ -39,6 +39,27 @@ def of_clause(clause: ClauseElement) -> str | None:
     for element in visitors.iterate(clause):
         if isinstance(element, Table) and (key := of_from(element)):
             return key
+    return None
+
+
+def variant_of(
+    bind: Engine | Connection, plain: Mapping[str, Engine], variants: Mapping[str, Engine]
+) -> Engine | None:
+    """Return *bind* with the options of *variants*; None if it is of none of these engines.
+
+    :param plain: the engines without these options, under the same names.
+    """
+    if isinstance(bind, Connection):
+        return None
+    for name, variant in variants.items():
+        if bind is plain[name] or bind is variant:
+            return variant
+    for name, variant in variants.items():
+        if bind.pool is variant.pool:  # made by 'execution_options()', for a tenant perhaps
+            before = plain[name].get_execution_options()
+            options = variant.get_execution_options().items()
+            added = {key: value for key, value in options if before.get(key) != value}
+            return bind.execution_options(**added) if added else bind
     return None
 
 

@@ -44,6 +44,10 @@ class UnitSource(Protocol):
         """Whether a request is being dispatched, so that the unit commits automatically."""
         ...
 
+    def is_redirect(self, error: BaseException) -> bool:
+        """Whether *error* is a response and not a failure, so that the block keeps its work."""
+        ...
+
     def new_session(self) -> UnitSession:
         """A session that belongs to no unit."""
         ...
@@ -102,7 +106,8 @@ class AtomicBlock:
         ours = _is_for(self, error)
         if ours:
             block.set_rollback_only()
-        unit.end_block(block, None if ours else error)
+        kept = ours or (error is not None and self._units.is_redirect(error))
+        unit.end_block(block, None if kept else error)
         return ours
 
 
@@ -322,7 +327,7 @@ class Independent:
     ) -> bool | None:
         unit, self._unit = cast(UnitOfWork, self._unit), None
         try:
-            if error is None:
+            if error is None or self._units.is_redirect(error):
                 unit.commit()
         finally:
             unit.end(error, warn=False)

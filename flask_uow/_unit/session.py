@@ -12,10 +12,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
-from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm import Mapper, Session, SessionTransaction, object_mapper
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
@@ -25,13 +25,12 @@ from .._transaction import routing, sqlalchemy_private
 from .._transaction.record import TransactionRecord, attach
 from ..errors import (
     CommitRefused,
+    ConfigError,
     PartialCommit,
     RollbackOnly,
-    SetupError,
     TransactionLost,
     UnitEnded,
     UnknownEngine,
-    shown,
 )
 from .exclusive import concurrent_use, exclusive
 from .pending import refuse_flush
@@ -49,6 +48,11 @@ _FORBIDDEN = (
     " 'db.explicit_commit(...)'. Leave the call out, or set 'flush' or 'allow', for one blueprint"
     " if need be."
 )
+_NOT_OF_THE_APP = (
+    "{} {} that is none of 'db.engines', and this unit of work has an isolation level or"
+    " 'read_only', which only the engines of the app can get. Nothing was sent. Use an engine of"
+    " 'db.engines' here, or leave these options out."
+)
 
 
 _ENDED_UNIT = EndedUnit()
@@ -58,7 +62,10 @@ class UnitSession(Session):
     """The ``Session`` that ``db.session`` stands for.
 
     :ivar unit: the unit of work that it belongs to, which says what it may do.
-    :ivar engines: the engines of the app by name, in the order of their configuration.
+    :ivar engines: the engines of the app by name, in the order of their configuration; where the
+        unit has an isolation level or is read-only, their variants with these options.
+    :ivar app_engines: the same without these options.
+    :ivar variants: with these options: what the app has made from its engines, and has chosen.
     :ivar routes: a cache of the engine of each mapper, shared by sessions with the same engines.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: the transactions begun on them; the app may have ended them since.
@@ -74,6 +81,7 @@ class UnitSession(Session):
     unit = UnitState()
     connections: Mapping[Engine, Connection] = MappingProxyType({})
     begun: Sequence[RootTransaction | None] = ()
+    variants: Mapping[Engine | Connection, Engine] = MappingProxyType({})
     record = TransactionRecord()
     owner_thread: int | None = None
     may_commit_directly = True
@@ -86,7 +94,7 @@ class UnitSession(Session):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.engines = engines
+        self.engines = self.app_engines = engines
         self.routes = {} if routes is None else routes
         self.generation = fork.generation
         self.lock = threading.Lock()
@@ -97,7 +105,7 @@ class UnitSession(Session):
 
     def use(self, engines: Mapping[str, Engine], routes: dict[Any, Engine]) -> None:
         """Use these engines from the next transaction on."""
-        self.engines, self.routes = engines, routes
+        self.engines, self.routes, self.variants = engines, routes, {}
 
     def refuse_flushes(self, refuse: bool) -> None:
         """Refuse pending changes, or no longer."""
@@ -123,10 +131,8 @@ class UnitSession(Session):
         :raises UnknownEngine: the key is not configured.
         """
         if bind is not None or self.bind is not None:
-            given = super().get_bind(mapper, clause=clause, bind=bind, **kwargs)
-            if isinstance(given, Connection):  # maybe in a transaction that is not ours to commit
-                self.may_commit_directly = False
-            return given
+            # Not by super(): see ByBindKey.
+            return self._given(Session.get_bind(self, mapper, clause=clause, bind=bind, **kwargs))
         engine = self.routes.get(mapper)
         if engine is not None:
             return engine
@@ -146,13 +152,45 @@ class UnitSession(Session):
             self.routes[mapper] = engine
         return engine
 
+    @property
+    def has_options(self) -> bool:
+        """Whether the engines have an isolation level or are read-only, for this unit."""
+        return self.engines is not self.app_engines
+
+    def _given(self, bind: Engine | Connection) -> Engine | Connection:
+        if isinstance(bind, Connection):  # maybe in a transaction that is not ours to commit
+            self.may_commit_directly = False
+            return bind
+        return self.with_options(bind, "'bind' names")
+
+    def with_options(self, bind: Engine | Connection, chosen_by: str) -> Engine | Connection:
+        """Return what the app has chosen itself with the options of this unit, if it has any.
+
+        :param chosen_by: the beginning of the message.
+        :raises ConfigError: *bind* is not of an engine of the app.
+        """
+        if not self.has_options:
+            return bind
+        variant = self.variants.get(bind)
+        if variant is None:
+            variant = routing.variant_of(bind, self.app_engines, self.engines)
+            if variant is None:
+                kind = "a connection" if isinstance(bind, Connection) else "an engine"
+                raise ConfigError(_NOT_OF_THE_APP.format(chosen_by, kind))
+            self.variants = {**self.variants, bind: variant}
+        return variant
+
     @exclusive
-    def connection(self, *args: Any, **kwargs: Any) -> Connection:
+    def connection(
+        self,
+        bind_arguments: Mapping[str, Any] | None = None,
+        execution_options: Mapping[str, Any] | None = None,
+    ) -> Connection:
         """Return a connection. Its driver cursors are not seen, so it counts as having written."""
-        given = (*args, *kwargs.values(), None)[0]
-        if isinstance(given, Mapping) and isinstance(given.get("bind"), Connection):
-            self.may_commit_directly = False  # as in get_bind()
-        connection = super().connection(*args, **kwargs)
+        given = dict(bind_arguments or {})
+        if given.get("bind") is not None:
+            given["bind"] = self._given(given["bind"])
+        connection = super().connection(given, execution_options)
         self.record.mark_unknown()
         return connection
 
@@ -247,6 +285,18 @@ class UnitSession(Session):
             super().close()
         finally:
             self.unit = _ENDED_UNIT
+
+    def expire_unchanged(self) -> None:
+        """Let all objects be read again at their next use, but for those that the app has changed.
+
+        By the names of their attributes: else a change of an object that a relationship with the
+        cascade "all" leads to would be lost.
+        """
+        changed = self.dirty | self.deleted
+        for instance in self.identity_map.values():
+            if instance not in changed:
+                mapper = object_mapper(instance)
+                self.expire(instance, [*mapper.column_attrs.keys(), *mapper.relationships.keys()])
 
     @exclusive
     def commit_unchecked(self) -> None:
@@ -438,32 +488,12 @@ event.listen(UnitSession, "after_soft_rollback", UnitSession._note_rollback)
 
 
 # The other methods that reach the database.
-_EXCLUSIVE = {
+EXCLUSIVE = {
     name: exclusive(getattr(Session, name))
     for name in """
         execute scalar scalars flush begin_nested
         bulk_save_objects bulk_insert_mappings bulk_update_mappings
     """.split()
 }
-for _name, _method in _EXCLUSIVE.items():
+for _name, _method in EXCLUSIVE.items():
     setattr(UnitSession, _name, _method)
-
-
-def unit_session_class(base: Any) -> type[UnitSession]:
-    """A :class:`UnitSession` with the methods of the user's own session class.
-
-    :raises SetupError: *base* is no session class.
-    """
-    if not (isinstance(base, type) and issubclass(base, Session)):
-        raise SetupError(
-            f"session_options['class_'] is {shown(base)}, which is not a subclass of"
-            " 'sqlalchemy.orm.Session'."
-        )
-    if base is Session:
-        return UnitSession
-    own = {name: exclusive(getattr(base, name)) for name in _EXCLUSIVE}
-    if base.get_bind is not Session.get_bind:
-        own["get_bind"] = base.get_bind  # it chooses the engine itself
-    if base.get_bind is not Session.get_bind or base.commit is not Session.commit:
-        own["may_commit_directly"] = False
-    return cast(type[UnitSession], type(base.__name__, (UnitSession, base), own))

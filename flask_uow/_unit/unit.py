@@ -34,6 +34,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
+from types import CodeType
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
@@ -42,6 +43,7 @@ from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
 from .._engine import lost_transactions
+from .._engine.checkouts import source_location
 from .._transaction import sqlalchemy_private
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback, escaped
@@ -76,6 +78,7 @@ class UnitOfWork(UnitState):
     :ivar rule: when a request commits automatically; set when the unit opens.
     :ivar home: the context in which the unit was opened; opaque here.
     :ivar place: the code and the line of the app that opened it.
+    :ivar thread: the thread that opened it.
     """
 
     _terms_before: Terms | None = None
@@ -88,7 +91,8 @@ class UnitOfWork(UnitState):
         *,
         will_write: bool = False,
         failed: bool = False,
-        place: tuple[Any, int | None] = (None, None),
+        place: tuple[CodeType | None, int | None] = (None, None),
+        thread: int | None = None,
     ) -> None:
         self.session = session
         self.rule = rule
@@ -96,17 +100,19 @@ class UnitOfWork(UnitState):
         self.will_write = will_write
         self.failed = failed
         self.place = place
+        self.thread = thread
         session.join(self)
 
     @property
     def has_work(self) -> bool:
-        """Whether a commit would store anything."""
+        """Whether a commit would store anything, or would have without a failed flush."""
         session = self.session
         if not session.in_transaction():  # also add() and a changed attribute begin one
             return False
         if session.record.effect is not StatementEffect.READ:
             return True
-        return bool(session.new or session.dirty or session.deleted)
+        # A mapper event of the app may have ended a flush before its first statement.
+        return bool(session.new or session.dirty or session.deleted) or not session.is_active
 
     def commit(self) -> None:
         """Store the work so far. Objects that were loaded stay readable (P8).
@@ -151,6 +157,25 @@ class UnitOfWork(UnitState):
         elif self.hooks:
             self.hooks.settle(committed=False)
 
+    def expire(self, *, end_reads: bool) -> None:
+        """Let objects be read again: another unit has committed. Those with changes stay (P2).
+
+        :param end_reads: also end a transaction that has only read.
+        """
+        session = self.session
+        if session.owner_thread is not None or session.is_inherited:  # inside a flush of its own
+            return
+        if end_reads and session.in_transaction() and not self._is_engaged:
+            self.rollback()
+        else:
+            session.expire_unchanged()
+
+    @property
+    def _is_engaged(self) -> bool:
+        """Whether the transaction is needed: for work, a block, or what it was promised."""
+        is_promised = self.blocks or self.hooks or has_begun_by_hand(self.session)
+        return bool(self.has_work or is_promised or self.session.has_options)
+
     @property
     def is_undone(self) -> bool:
         """Whether nothing has happened since :meth:`fail`."""
@@ -184,7 +209,9 @@ class UnitOfWork(UnitState):
         """Count each COMMIT on its connections from now on, also one that the app sends itself."""
         if self.commits is None:
             self.commits = []
-            for connection in self.session.connections.values():
+            session = self.session
+            # Connections of a transaction that has ended are closed.
+            for connection in session.connections.values() if session.in_transaction() else ():
                 lost_transactions.count_commits_on(connection, self.commits)
         return self.commits
 
@@ -234,7 +261,7 @@ class UnitOfWork(UnitState):
             if self.hooks:  # without a transaction, no event notified the hooks
                 self.hooks.settle(committed=False)
         if unsaved:
-            _warn(unsaved)
+            _warn(unsaved, *self.place)
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """End the unit: close the session. The parameters are those of :meth:`release`."""
@@ -385,16 +412,40 @@ def _roll_back_to(savepoint: SessionTransaction, error: BaseException | None) ->
         logger.warning("The rollback to a savepoint failed, after another error.", exc_info=True)
 
 
-def _warn(unsaved: Counter[tuple[str, str]]) -> None:
+_warned: dict[Any, Any] = {}  # what Python has shown: the registry of 'warnings'
+
+
+def _warn(unsaved: Counter[tuple[str, str]], code: CodeType | None, line: int | None) -> None:
+    """Log what was undone, and warn of it.
+
+    :param code: what opened the unit, at *line*. The code that lost the work is not on the stack,
+        because Flask ends contexts.
+    """
     what = ", ".join(
         f"{count} {name} ({kind})" if name != "SQL statements" else f"{name} ({kind})"
         for (name, kind), count in sorted(unsaved.items())
     )
+<<<<<<< HEAD
     warnings.warn(
         f"A Flask context ended with uncommitted work, and it was rolled back: {escaped(what)}."
+=======
+    is_logged = logger.hasHandlers()
+    if is_logged:
+        logger.warning(
+            "Uncommitted work was rolled back: %s. Its unit of work was opened at %s.",
+            what,
+            source_location(code, line),
+        )
+    # Python shows a warning of one text and line once. Where logging is not configured, it would
+    # print a record to stderr, beside the warning: there, the warning itself is shown each time.
+    warnings.warn_explicit(
+        f"A Flask context ended with uncommitted work, and it was rolled back: {what}."
+>>>>>>> unit
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
         " its end, or say 'db.session.commit()'.",
         DiscardedWork,
-        stacklevel=2,  # Flask ends contexts: the code that lost the work is not on the stack
+        filename=__file__ if code is None else code.co_filename,
+        lineno=line or 0,
+        registry=_warned if is_logged else None,
     )

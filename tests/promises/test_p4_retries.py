@@ -6,10 +6,13 @@ import asyncio
 import contextlib
 import functools
 import io
+import operator
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from flask import (
     Flask,
     Response,
     after_this_request,
+    current_app,
     flash,
     g,
     get_flashed_messages,
@@ -29,6 +33,7 @@ from flask.testing import FlaskClient
 from flask.views import MethodView, View
 from sqlalchemy import event, func, select, text, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from werkzeug.datastructures import MultiDict
 
 from flask_uow import ConfigError, Database, ReadOnly
 from flask_uow._unit import retries as _retry
@@ -328,6 +333,222 @@ def test_g_and_the_cookie_session_are_as_before_the_view(
     assert seen == [("ada", False, [1], True, False)] * 3
     with client.session_transaction() as stored:
         assert dict(stored) == {"cart": [1, 2], "new": True}
+
+
+class Audit:
+    """What a class of the app's own keeps in ``g``."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+
+class Handle:
+    """It owns something that it closes."""
+
+    closed = 0
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def __del__(self) -> None:
+        Handle.closed += 1
+
+
+@anywhere
+def test_what_the_view_has_added_inside_of_g_is_gone(
+    app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet, attempts: list[int]
+) -> None:
+    """At any depth, also in objects of the app's own."""
+
+    @app.before_request
+    def prepare() -> None:
+        g.audit = []
+        g.deep = {"names": {"ada"}, "rows": [[1], (2, [3])]}
+        g.own = Audit()
+        g.space = SimpleNamespace(args=MultiDict([("a", 1)]))
+        g.function = lambda: None
+        session["cart"] = {"items": []}
+        flash("before")
+
+    @app.post("/")
+    @db.unit(retries=3)
+    def create() -> dict[str, Any]:
+        meets_conflict(times=2)
+        messages: list[Any] = get_flashed_messages()
+        messages.append("seen")
+        g.audit.append("visit")
+        g.deep["names"].add(str(len(attempts)))
+        g.deep["rows"][1][1].append(4)
+        g.own.entries.append("visit")
+        g.space.args.add("a", 2)
+        session["cart"]["items"].append(1)
+        flash("inside")
+        assert callable(g.function)
+        db.session.add(User(name="ada"))
+        return {
+            "messages": messages,
+            "audit": g.audit,
+            "names": sorted(g.deep["names"]),
+            "rows": g.deep["rows"],
+            "own": g.own.entries,
+            "args": g.space.args.getlist("a"),
+            "cart": session["cart"],
+        }
+
+    assert client.post("/").json == {
+        "messages": ["before", "seen"],
+        "audit": ["visit"],
+        "names": ["3", "ada"],
+        "rows": [[1], [2, [3, 4]]],
+        "own": ["visit"],
+        "args": [1, 2],
+        "cart": {"items": [1]},
+    }
+    assert attempts == [1, 2, 3]
+
+
+@anywhere
+def test_values_of_g_that_share_an_object_share_it_in_the_next_attempt(
+    app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet
+) -> None:
+    """Also one of ``g`` and one of the cookie session."""
+
+    @app.before_request
+    def prepare() -> None:
+        g.audit = []
+        g.by_name = {"audit": g.audit, "self": g.__dict__.setdefault("rows", [])}
+        session["audit"] = g.audit
+
+    @app.post("/")
+    @db.unit(retries=1)
+    def create() -> str:
+        meets_conflict()
+        g.audit.append("visit")
+        assert g.by_name["audit"] is g.audit is session["audit"]
+        assert g.by_name["self"] is g.rows
+        db.session.add(User(name="ada"))
+        return str(len(g.audit))
+
+    assert client.post("/").text == "1"
+
+
+@anywhere
+def test_objects_that_are_no_data_stay_themselves(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness, meets_conflict: Meet
+) -> None:
+    """Mapped objects, the session and the app, also inside of containers that are restored."""
+    witness.store(User(name="ada", email=""), User(name="bob"))
+    marker = object()
+    first: dict[str, Any] = {}
+
+    @app.before_request
+    def load() -> None:
+        users = db.session.scalars(select(User).order_by(User.name)).all()
+        g.users = list(users)
+        g.cart = Audit()
+        g.cart.owner = users[0]
+        g.new = [Post(title="new")]
+        g.parts = [db.session, db.session(), db.engine, app, current_app, request, marker, User]
+        g.posts = users[0].posts
+        first.update({name: list(g.get(name)) for name in ("users", "new", "parts")})
+        first["posts"] = g.posts
+
+    @app.post("/")
+    @db.unit(retries=2)
+    def create() -> str:
+        meets_conflict(times=2)
+        for name in ("users", "new", "parts"):
+            assert len(g.get(name)) == len(first[name])
+            assert all(map(operator.is_, g.get(name), first[name]))
+            g.get(name).append("changed")
+        assert g.cart.owner is first["users"][0]
+        assert g.posts is first["posts"]
+        assert g.users[0] in db.session
+        g.users[0].email += "x"
+        return ""
+
+    assert client.post("/").status_code == 200
+    assert sorted(witness.ask(select(User.email)), key=str) == [None, "x"]
+
+
+@anywhere
+def test_values_of_g_that_cannot_be_copied_stay_themselves(
+    app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet, tmp_path: Path
+) -> None:
+    """The others are restored all the same."""
+    first: dict[str, Any] = {}
+
+    class Unloadable(Exception):
+        def __init__(self, one: str, two: str) -> None:
+            super().__init__(one)
+
+    @app.before_request
+    def prepare() -> None:
+        g.lock = threading.Lock()
+        g.file = (tmp_path / "file").open("w+")
+        g.locked = {"lock": threading.Lock(), "log": []}
+        g.generator = (number for number in range(3))
+        g.error = Unloadable("one", "two")
+        g.handle = Handle()
+        first.update(vars(g))
+        g.audit = []
+
+    @app.teardown_request
+    def close(_error: BaseException | None) -> None:
+        g.file.close()
+
+    @app.post("/")
+    @db.unit(retries=1)
+    def create() -> str:
+        meets_conflict()
+        for name, value in first.items():
+            assert g.get(name) is value
+        g.audit.append("visit")
+        g.handle.log.append("visit")
+        db.session.add(User(name="ada"))
+        return str(len(g.audit))
+
+    assert client.post("/").text == "1"
+    assert len(first["handle"].log) == 2
+    assert Handle.closed == 0
+
+
+@anywhere
+def test_values_of_g_that_have_not_changed_stay_themselves(
+    app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet
+) -> None:
+    """What a module keeps may lie in ``g`` as well."""
+    service = Audit()
+
+    @app.before_request
+    def prepare() -> None:
+        g.service = service
+
+    @app.post("/")
+    @db.unit(retries=1)
+    def create() -> str:
+        meets_conflict()
+        assert g.service is service
+        g.other = [threading.Lock()]
+        db.session.add(User(name="ada"))
+        return ""
+
+    assert client.post("/").status_code == 200
+
+
+@anywhere
+def test_nothing_is_copied_where_no_retries_are_configured(
+    app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """An object in ``g`` notices no request."""
+
+    class Watched:
+        def __reduce_ex__(self, protocol: object) -> str:
+            raise AssertionError("copied")
+
+    app.before_request(lambda: setattr(g, "watched", Watched()))
+    app.add_url_rule("/", view_func=lambda: str(db.session.query(User).count()), endpoint="index")
+    assert client.get("/").text == "0"
 
 
 @anywhere
@@ -951,6 +1172,23 @@ def test_function_is_run_again_after_a_conflict(
     result = app.test_cli_runner().invoke(args=["create"])
     assert result.output == "ada\n"
     assert (witness.ask(select(User.name, User.email)), ran) == ([("ada", "a@b")], ["mail"])
+
+
+@anywhere
+def test_function_with_retries_follows_another_transaction_of_its_context(
+    app: Flask, db: Database, witness: Witness
+) -> None:
+    """The connection of the one before is closed, and its commits are not counted."""
+
+    @db.atomic(retries=1)
+    def create() -> None:
+        db.session.add(User(name="bob"))
+
+    with app.app_context():
+        with db.atomic():
+            db.session.add(User(name="ada"))
+        create()
+    assert witness.names() == ["ada", "bob"]
 
 
 @anywhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -284,6 +285,44 @@ def test_request_is_never_warned_about(
         for reason in ("rollback_only", "error", "status"):
             client.post(f"/{reason}")
     assert witness.names() == []
+
+
+@anywhere
+def test_lost_work_is_logged_each_time_with_its_place(
+    app: Flask, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Python shows a warning once; a worker loses work of the same kind with every job."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for name in ("ada", "bob", "eve"):
+            _lose(app, db, name)
+    assert len(shown) == 1
+    assert shown[0].filename == __file__
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
+    for record in caplog.records:
+        assert record.name == "flask_uow._unit.unit"
+        message = record.getMessage()
+        assert message.startswith("Uncommitted work was rolled back: 1 User (new). ")
+        assert f"{__file__}:{shown[0].lineno} in _lose" in message
+
+
+@anywhere
+def test_lost_work_is_shown_each_time_where_logging_is_not_configured(
+    app: Flask, db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the warning only: Python would print a record of the log to the same place."""
+    monkeypatch.setattr(logging.getLogger("flask_uow"), "propagate", False)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        for name in ("ada", "bob", "eve"):
+            _lose(app, db, name)
+    assert len(shown) == 3
+    assert capsys.readouterr().err == ""
+
+
+def _lose(app: Flask, db: Database, name: str) -> None:
+    with app.app_context():
+        db.session.add(User(name=name))
 
 
 def test_warning_says_what_to_write(app: Flask, db: Database) -> None:
