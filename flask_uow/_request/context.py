@@ -8,19 +8,13 @@ its context.
 from __future__ import annotations
 
 import itertools
-<<<<<<< HEAD
+from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 from flask import Flask, Request
-=======
-from collections.abc import Sequence
-from threading import get_ident
-from typing import Any, cast
-
-from flask import Flask
 from sqlalchemy import event
 from sqlalchemy.orm import Session
->>>>>>> unit
 from sqlalchemy.util import ScopedRegistry
 from werkzeug.exceptions import HTTPException
 
@@ -39,10 +33,7 @@ from .flask_private import (
     contexts_around,
     current_app_context,
     current_context,
-<<<<<<< HEAD
     is_open,
-=======
->>>>>>> unit
     request_of,
 )
 from .view_options import options_of
@@ -257,17 +248,8 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
-<<<<<<< HEAD
         _refuse_ended(context)
-=======
         around = contexts_around(context)
-        if around is None:
-            raise OutsideContext(
-                "The Flask context that this thread works in has ended: the response was sent"
-                " and its unit of work is closed. Give a thread that lives longer a context of"
-                " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
-            )
->>>>>>> unit
         request, home = request_of(context), current_app_context(None)
         is_dispatched = is_dispatching(context)
         session, settings = session or state.new_session(), state.settings
@@ -307,16 +289,6 @@ class UnitRegistry(ScopedRegistry[S]):
             raise
         return kept
 
-<<<<<<< HEAD
-
-def _refuse_ended(context: Context) -> None:
-    if not is_open(context):
-        raise OutsideContext(
-            "The Flask context that this thread works in has ended: the response was sent"
-            " and its unit of work is closed. Give a thread that lives longer a context of"
-            " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
-        )
-=======
     def _expire_at_commit(
         self, session: UnitSession, around: Sequence[Context], *, is_request: bool
     ) -> None:
@@ -336,4 +308,12 @@ def _refuse_ended(context: Context) -> None:
                     unit.expire(end_reads=is_request and not is_dispatching(context))
 
         event.listen(session, "after_commit", expire)
->>>>>>> unit
+
+
+def _refuse_ended(context: Context) -> None:
+    if not is_open(context):
+        raise OutsideContext(
+            "The Flask context that this thread works in has ended: the response was sent"
+            " and its unit of work is closed. Give a thread that lives longer a context of"
+            " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
+        )

@@ -41,7 +41,6 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
         """The request of *context*, or None."""
         return context.request if context.has_request else None
 
-<<<<<<< HEAD
     def push_of(context: Context) -> object:
         """What stands for the last push of *context*; None if it is not active.
 
@@ -52,17 +51,10 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
     def note_end(context: Context) -> None:
         """Note that *context* is about to be popped."""
         context._flask_uow_ending = context._cv_token
-=======
-    def _push_of(context: Context) -> Any:
-        """The token of the last push of *context*."""
-        return context._cv_token
 
-    def contexts_around(context: Context) -> Sequence[Context] | None:
-        """The contexts in which *context* is active; None if it is not active itself."""
-        if context._cv_token is None:
-            return None
+    def contexts_around(context: Context) -> Sequence[Context]:
+        """The contexts in which *context* is active."""
         return _contexts_around(context)
->>>>>>> unit
 
 else:
 
@@ -82,7 +74,6 @@ else:
         """The request of *context*, or None."""
         return getattr(context, "request", None)
 
-<<<<<<< HEAD
     def push_of(context: Context) -> object:
         """What stands for the last push of *context*; None if it is not active.
 
@@ -94,21 +85,14 @@ else:
     def note_end(context: Context) -> None:
         """Note that *context* is about to be popped."""
         context._flask_uow_ending = context._cv_tokens[-1]
-=======
-    def _push_of(context: Context) -> Any:
-        """The token of the last push of *context*; that of a request has an app context beside."""
-        pushes = context._cv_tokens
-        return None if not pushes else pushes[-1][0] if type(pushes[-1]) is tuple else pushes[-1]
 
-    def contexts_around(context: Context) -> Sequence[Context] | None:
-        """The contexts in which *context* is active; None if it is not active itself."""
-        pushes = context._cv_tokens
-        if not pushes:
-            return None
-        if type(pushes[-1]) is tuple:  # it is a request
-            push, own = pushes[-1]
+    def contexts_around(context: Context) -> Sequence[Context]:
+        """The contexts in which *context* is active."""
+        push = push_of(context)
+        if type(push) is tuple:  # it is a request
+            token, own = push
             # The usual one: neither it nor the app context that it pushed is inside another.
-            if own and push.old_value is own._cv_tokens[0].old_value is Token.MISSING:
+            if own and token.old_value is own._cv_tokens[0].old_value is Token.MISSING:
                 return ()
         return _contexts_around(context)
 
@@ -119,10 +103,10 @@ def _contexts_around(context: Context) -> list[Context]:
         outer = innermost
         while outer is not None and outer not in around:  # the same one may be pushed twice
             around.append(outer)
-            push = _push_of(outer)
-            outer = None if push is None or push.old_value is Token.MISSING else push.old_value
+            push: Any = push_of(outer)
+            token = push[0] if type(push) is tuple else push
+            outer = None if token is None or token.old_value is Token.MISSING else token.old_value
     return [outer for outer in around if outer is not context]
->>>>>>> unit
 
 
 def _innermost(request: Any, app_context: Context) -> Any:

@@ -425,22 +425,17 @@ def _warn(unsaved: Counter[tuple[str, str]], code: CodeType | None, line: int | 
         f"{count} {name} ({kind})" if name != "SQL statements" else f"{name} ({kind})"
         for (name, kind), count in sorted(unsaved.items())
     )
-<<<<<<< HEAD
-    warnings.warn(
-        f"A Flask context ended with uncommitted work, and it was rolled back: {escaped(what)}."
-=======
     is_logged = logger.hasHandlers()
     if is_logged:
         logger.warning(
             "Uncommitted work was rolled back: %s. Its unit of work was opened at %s.",
-            what,
+            escaped(what),
             source_location(code, line),
         )
     # Python shows a warning of one text and line once. Where logging is not configured, it would
     # print a record to stderr, beside the warning: there, the warning itself is shown each time.
     warnings.warn_explicit(
-        f"A Flask context ended with uncommitted work, and it was rolled back: {what}."
->>>>>>> unit
+        f"A Flask context ended with uncommitted work, and it was rolled back: {escaped(what)}."
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
         " its end, or say 'db.session.commit()'.",

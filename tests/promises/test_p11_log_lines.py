@@ -264,7 +264,7 @@ def test_all_other_text_from_outside_is_escaped() -> None:
             return HOSTILE
 
     with pytest.warns(DiscardedWork) as caught:
-        _warn(Counter({(HOSTILE, "new"): 1}))
+        _warn(Counter({(HOSTILE, "new"): 1}), None, None)
     request = EnvironBuilder(method="GET").get_request()
     request.method, request.url_rule = HOSTILE, None  # type: ignore[attr-defined]
     for message in (
