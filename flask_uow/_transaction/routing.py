@@ -59,7 +59,9 @@ def variant_of(
             before = plain[name].get_execution_options()
             options = variant.get_execution_options().items()
             added = {key: value for key, value in options if before.get(key) != value}
-            return bind.execution_options(**added) if added else bind
+            # Not of *bind*: SQLAlchemy 2.0 cannot give one of these an isolation level.
+            merged = {**bind.get_execution_options(), **added}
+            return plain[name].execution_options(**merged) if added else bind
     return None
 
 
