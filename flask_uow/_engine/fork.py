@@ -61,8 +61,6 @@ def protect_from_fork(engine: Engine) -> None:
     event.listen(engine, "connect", partial(_note_connection, reference))
     if _is_sqlite(engine):
         event.listen(engine, "do_connect", partial(_note_opening, reference))
-        event.listen(engine, "engine_disposed", _note_pool)
-        _note_pool(engine)
 
 
 def notice() -> None:
@@ -76,14 +74,15 @@ def _is_sqlite(engine: Engine) -> bool:
 
 
 def _note_connection(
-    engine: weakref.ref[Engine], _connection: object, entry: ConnectionPoolEntry
+    reference: weakref.ref[Engine], _connection: object, entry: ConnectionPoolEntry
 ) -> None:
-    _entries[entry] = engine
+    _entries[entry] = reference
     _opening.pop(threading.get_ident(), None)
-
-
-def _note_pool(engine: Engine) -> None:
-    _pools[engine.pool] = None
+    # Here, not when an engine is disposed of: with a listener for that, SQLAlchemy would ask for
+    # listeners at each connection and statement of the engine.
+    engine = reference()
+    if engine is not None and _is_sqlite(engine):
+        _pools[engine.pool] = None
 
 
 def _note_opening(engine: weakref.ref[Engine], *_: object) -> None:
@@ -167,7 +166,6 @@ def _before_fork() -> None:
             # Not 'engine.dispose()', which removes a database in memory.
             engine.pool.dispose()
             engine.pool = engine.pool.recreate()
-            _note_pool(engine)
     # A connection that was in use when its pool was replaced has gone back to that since.
     for pool in used:
         if pool is not None:

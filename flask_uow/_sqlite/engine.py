@@ -72,7 +72,8 @@ def set_up_transactions(
     listeners = _Listeners(engine, profile, database)
     event.listen(engine, "do_connect", listeners.on_do_connect)
     event.listen(engine, "connect", listeners.on_connect)
-    event.listen(engine, "engine_disposed", listeners.on_disposed)
+    if has_temporary_file(engine):  # not for others: it makes each statement slower
+        event.listen(engine, "engine_disposed", listeners.on_disposed)
     event.listen(engine, "handle_error", listeners.on_error)
     name = "do_rollback"  # there is no event for the rollback of the pool
     setattr(engine.dialect, name, partial(roll_back, getattr(engine.dialect, name)))
@@ -118,8 +119,7 @@ class _Listeners:
             explain.refuse_leftovers(database)
 
     def on_disposed(self, _engine: Engine) -> None:  # perhaps one with other execution options
-        if self._is_temporary:
-            temporary.remove(cast(Engine, self._engine()))
+        temporary.remove(cast(Engine, self._engine()))
 
     def on_connect(self, connection: Any, _entry: ConnectionPoolEntry) -> None:
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
@@ -344,3 +346,12 @@ def test_session_maker_makes_sessions_that_belong_to_nobody(
     assert client.post("/").status_code == 500
     assert witness.names() == ["own"]
     assert checked_out() == 0
+
+
+@on("sqlite-file", "postgresql", "mariadb")
+def test_no_listener_makes_each_statement_slower(app: Flask, db: Database) -> None:
+    """With a listener of an engine's own, SQLAlchemy asks for more of them at each statement."""
+    with app.app_context():
+        db.session.execute(text("SELECT 1"))
+        engine: Any = db.engine
+        assert not engine._has_events
