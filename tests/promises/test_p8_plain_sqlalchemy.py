@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
@@ -353,5 +351,5 @@ def test_no_listener_makes_each_statement_slower(app: Flask, db: Database) -> No
     """With a listener of an engine's own, SQLAlchemy asks for more of them at each statement."""
     with app.app_context():
         db.session.execute(text("SELECT 1"))
-        engine: Any = db.engine
-        assert not engine._has_events
+        # Those of the tests are on the class.
+        assert not vars(db.engine).get("_has_events", False)
