@@ -51,12 +51,11 @@ def test_a_request_knows_the_app_context_that_it_pushed(bare_app: Flask) -> None
 def test_the_contexts_around_one(bare_app: Flask) -> None:
     """None around a request that is served; those of the thread around one of a test."""
     with bare_app.test_request_context() as served:
-        assert list(flask_private.contexts_around(served) or ()) == []
-    assert flask_private.contexts_around(served) is None
+        assert list(flask_private.contexts_around(served)) == []
     with bare_app.app_context() as outer, bare_app.test_request_context() as middle:
         assert flask_private.contexts_around(middle) == [outer]
         with bare_app.app_context() as inner, middle:
-            assert set(flask_private.contexts_around(inner) or ()) == {outer, middle}
+            assert set(flask_private.contexts_around(inner)) == {outer, middle}
 
 
 def test_the_functions_after_this_request(bare_app: Flask) -> None:
