@@ -248,7 +248,6 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:
         state = self.state(context)
-        _refuse_ended(context)
         around = contexts_around(context)
         request, home = request_of(context), current_app_context(None)
         is_dispatched = is_dispatching(context)
@@ -281,12 +280,14 @@ class UnitRegistry(ScopedRegistry[S]):
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)
-        try:
-            _refuse_ended(context)  # by another thread, meanwhile
-        except OutsideContext:
+        if not is_open(context):  # last: it may have ended meanwhile, in another thread
             if self.forget(context) is not None:
                 kept.end(warn=False)
-            raise
+            raise OutsideContext(
+                "The Flask context that this thread works in has ended: the response was sent"
+                " and its unit of work is closed. Give a thread that lives longer a context of"
+                " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
+            )
         return kept
 
     def _expire_at_commit(
@@ -308,12 +309,3 @@ class UnitRegistry(ScopedRegistry[S]):
                     unit.expire(end_reads=is_request and not is_dispatching(context))
 
         event.listen(session, "after_commit", expire)
-
-
-def _refuse_ended(context: Context) -> None:
-    if not is_open(context):
-        raise OutsideContext(
-            "The Flask context that this thread works in has ended: the response was sent"
-            " and its unit of work is closed. Give a thread that lives longer a context of"
-            " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
-        )

@@ -336,7 +336,8 @@ def _end_after(
             if context is not None:
                 # No thread opens another one from here on, and none is left that has done so.
                 note_end(context)
-                if getattr(context, key, None) is not unit:
+                late = getattr(context, key, None)
+                if late is not None and late is not unit:
                     units.end(context, None)
 
     return teardown

@@ -282,7 +282,9 @@ class UnitSession(Session):
     def end(self) -> None:
         """Close for good: the unit of work is over, and any further use is refused."""
         try:
-            super().close()
+            # A session that has nothing left is not closed: that costs as much as a small query.
+            if self.in_transaction() or self.identity_map:
+                super().close()
         finally:
             self.unit = _ENDED_UNIT
 
