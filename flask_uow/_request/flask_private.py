@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import Token
+from functools import wraps
 from typing import Any, TypeAlias
 
 import flask.globals
@@ -48,10 +49,6 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
         """
         return context._cv_token
 
-    def note_end(context: Context) -> None:
-        """Note that *context* is about to be popped."""
-        context._flask_uow_ending = context._cv_token
-
     def contexts_around(context: Context) -> Sequence[Context]:
         """The contexts in which *context* is active."""
         return _contexts_around(context)
@@ -81,10 +78,6 @@ else:
         """
         tokens = context._cv_tokens
         return tokens[-1] if tokens else None
-
-    def note_end(context: Context) -> None:
-        """Note that *context* is about to be popped."""
-        context._flask_uow_ending = context._cv_tokens[-1]
 
     def contexts_around(context: Context) -> Sequence[Context]:
         """The contexts in which *context* is active."""
@@ -129,6 +122,46 @@ def is_open(context: Context) -> bool:
     """Whether *context* is active, and is not about to be popped. It may be pushed again."""
     push = push_of(context)
     return push is not None and getattr(context, "_flask_uow_ending", None) is not push
+
+
+def note_end(context: Context) -> None:
+    """Note that *context* is about to be popped."""
+    context._flask_uow_ending = push_of(context)
+
+
+def let_open(context: Context) -> None:
+    """Undo :func:`note_end`."""
+    context._flask_uow_ending = None
+
+
+def end_after(
+    original: Callable[..., Any],
+    find: Callable[[None], Context],
+    key: str,
+    end: Callable[[Context, tuple[Any, ...]], None],
+) -> Callable[..., Any]:
+    """Wrap a method that runs teardown functions: after them, note the end of the context.
+
+    :param find: finds the context.
+    :param end: called if the context has an attribute *key* then, with the arguments.
+    """
+
+    @wraps(original)
+    def teardown(*args: Any, **kwargs: Any) -> None:
+        context = find(None)
+        try:
+            original(*args, **kwargs)
+        finally:
+            if context is not None:
+                # As note_end() does, for each request: in this order, so that a unit which another
+                # thread opens just now is either found here, or refused there.
+                context._flask_uow_ending = (
+                    context._cv_tokens[-1] if SEPARATE_REQUEST_CONTEXT else context._cv_token
+                )
+                if getattr(context, key, None) is not None:
+                    end(context, (*args, *kwargs.values()))
+
+    return teardown
 
 
 def after_this_request_functions(context: Context) -> list[Any]:

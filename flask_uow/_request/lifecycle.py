@@ -16,15 +16,16 @@ What happens to a unit in a request, in this order:
    body keeps it open until the response is closed (P9).
 
 Flask has hooks for some of these moments, but none that is sure to be first (3) or last (5, 7),
-or that sees an exception which an error handler handles (2). So six methods of the app object
-(five from Flask 3.2 on) are wrapped; each passes its arguments on. In a request that never uses
+or that sees an exception which an error handler handles (2). So seven methods of the app object
+(six from Flask 3.2 on) are wrapped; each passes its arguments on. In a request that never uses
 the database they cost less than one registered function. Together with a receiver of the signal
 ``got_request_exception``, for unhandled errors, they are everything that is changed in Flask:
 
 ==========================  ===================================================================
-``full_dispatch_request``   marks a request whose unit commits automatically: 1 to 5
+``full_dispatch_request``   does 1 to 4, and 5 follows it; its units commit automatically
 ``handle_user_exception``   sees the exception before the handlers do: 2
-``finalize_request``        runs the ``after_request`` functions: 3 before it, 5 after it
+``process_response``        runs the ``after_request`` functions: 3 before it
+``handle_exception``        makes the response to an error that no handler handled: 5 after it
 ``do_teardown_request``     runs the teardown functions: 7 after it, even if one of them raises
 ``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
 ``async_to_sync``           knows which thread waits while an async view runs in another one
@@ -53,23 +54,28 @@ from .flask_private import (
     Context,
     current_app_context,
     current_request_context,
+    end_after,
+    let_open,
     note_end,
 )
 
 logger = logging.getLogger(__name__)
 
 Method = Callable[..., Any]
+Arguments = tuple[Any, ...]
 
 
 def install(app: Flask, units: UnitRegistry[Session]) -> None:
     """Wrap the methods of *app*."""
     state: AppState = app.extensions[EXTENSION]
     state.call_on_open(_stay_first(app, units))
-    _wrap(app, "full_dispatch_request", _note_dispatch)
-    _wrap(app, "finalize_request", _finish_around, units, app)
-    _wrap(app, "do_teardown_appcontext", _end_after, units, current_app_context)
+    _wrap(app, "full_dispatch_request", _commit_after, units, app)
+    _wrap(app, "process_response", _decide_before, units)
+    _wrap(app, "handle_exception", _commit_error_page_after, units, app)
+    end = units.key, partial(_end, units)
+    _wrap(app, "do_teardown_appcontext", end_after, current_app_context, *end)
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
-        _wrap(app, "do_teardown_request", _end_after, units, current_request_context)
+        _wrap(app, "do_teardown_request", end_after, current_request_context, *end)
     _wrap(app, "async_to_sync", _note_waiting)
     # An error that no handler handled, or that came after them. Costs nothing until it is sent.
     got_request_exception.connect(_on_unhandled, app)
@@ -77,16 +83,6 @@ def install(app: Flask, units: UnitRegistry[Session]) -> None:
 
 def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) -> None:
     setattr(app, name, wrapper(getattr(app, name), *args))
-
-
-def _note_dispatch(original: Method) -> Method:
-    @wraps(original)
-    def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
-        context = current_request_context(None)
-        context._flask_uow_dispatched_in = current_app_context(None)
-        return original(*args, **kwargs)
-
-    return full_dispatch_request
 
 
 def _note_waiting(original: Method) -> Method:
@@ -163,66 +159,127 @@ def _fail(units: UnitRegistry[Session], error: BaseException) -> None:
 
 # 3 to 5 ---------------------------------------------------------------------------------------
 
-_RV = 0 if SEPARATE_REQUEST_CONTEXT else 1
-"""The position of the view's return value; from Flask 3.2 on, the context comes before it."""
+
+class _RuleFailed(Exception):
+    """The commit rule has raised *error*: the response is not to be sent."""
+
+    def __init__(self, error: Exception, response: Response) -> None:
+        super().__init__(error)
+        self.error = error
+        self.response = response
 
 
-def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
+def _decide_before(original: Method, units: UnitRegistry[Session]) -> Method:
     key = units.key
 
     @wraps(original)
-    def finalize_request(*args: Any, _is_handled: bool = False, **kwargs: Any) -> Any:
+    def process_response(*args: Any, **kwargs: Any) -> Any:
         context = current_request_context(None)
-        passed = [*args]
-        passed[_RV] = response = app.make_response(args[_RV])
-        status = response.status_code
-        # By getattr: a context builds its __dict__ when it is asked for it.
-        unit: UnitOfWork | None = getattr(context, key, None)
-        if unit is not None:
-            try:
-                _decide(unit, response)
-            except Exception as error:
-                unit.fail(error)
-                return handle(error, response, passed, kwargs, is_handled=_is_handled)
-        response = original(*passed, **kwargs)
-        unit = getattr(context, key, None)  # an after_request function may be the first
-        if unit is not None:
-            try:
-                _commit(unit, status, response)
-            except Exception as error:
-                # In this order: functions that run when it is closed find a clean session.
-                unit.fail(error)
-                return handle(error, response, passed, kwargs, is_handled=_is_handled)
-            _respond(units, context, unit, response)
+        if context is not None:
+            response = args[-1] if args else kwargs["response"]
+            # The unit may be opened after this, by an after_request function.
+            context._flask_uow_status = response.status_code
+            # By getattr: a context builds its __dict__ when it is asked for it.
+            unit: UnitOfWork | None = getattr(context, key, None)
+            if unit is not None:
+                try:
+                    _decide(unit, response)
+                except Exception as error:
+                    raise _RuleFailed(error, response) from error
+        return original(*args, **kwargs)
+
+    return process_response
+
+
+def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
+    key = units.key
+
+    @wraps(original)
+    def full_dispatch_request(*args: Any, **kwargs: Any) -> Any:
+        context = current_request_context(None)
+        context._flask_uow_dispatched_in = current_app_context(None)
+        failure = None
+        try:
+            response = original(*args, **kwargs)
+        except _RuleFailed as failed:
+            response, failure = failed.response, failed.error
+        if getattr(context, key, None) is not None:  # an after_request function may be the first
+            response = finish((*args, *kwargs.values()), context, response, failure)
         context._flask_uow_dispatched_in = None  # from here on nothing is committed automatically
         return response
 
-    def handle(
-        error: Exception, unsent: Response, args: list[Any], kwargs: Any, *, is_handled: bool
+    def finish(
+        before: Arguments,
+        context: Context,
+        response: Any,
+        failure: Exception | None,
+        *,
+        is_handled: bool = False,
     ) -> Any:
-        """Handle a failed commit as if the view had raised *error*; call it while this is handled.
+        """Commit, and return the response; if that fails, the one to the failure.
 
-        :param is_handled: the response is that of an error handler, whose own work has failed.
+        :param failure: of the commit rule, which takes the place of the commit's.
+        :param is_handled: the response is that of an error handler.
         """
-        _close_unsent(unsent)
-        context = current_request_context(None)
-        if kwargs.get("from_error_handler") or True in args[_RV + 1 :]:
-            logger.exception("The work of an error handler could not be stored.")
-            response = app.make_response(InternalServerError())
-            if (unit := units.unit_of(context)) is not None:
-                _respond(units, context, unit, response)
-            context._flask_uow_dispatched_in = None
+        unit = units.unit_of(context)
+        if unit is None:
             return response
-        if is_handled:
-            raise error
-        before = args[:_RV]
-        handle_user_exception: Method = app.handle_user_exception
-        replacement = handle_user_exception(*before, error)  # raises without a handler
-        # After a retry it is the view's, whose commit may fail once more.
-        unit = units.unit_of(context)  # the handler may have removed the session
-        return finalize_request(*before, replacement, _is_handled=unit is None or unit.failed)
+        try:
+            if failure is not None:
+                raise failure
+            _commit(unit, context._flask_uow_status, response)
+        except Exception as error:
+            # In this order: functions that run when it is closed find a clean session.
+            unit.fail(error)
+            _close_unsent(response)
+            if is_handled:
+                raise
+            response, failure = _handle(app, before, error)
+            unit = units.unit_of(context)  # the handler may have removed the session
+            # After a retry it is the view's, whose commit may fail once more.
+            is_handled = unit is None or unit.failed
+            return finish(before, context, response, failure, is_handled=is_handled)
+        _respond(units, context, unit, response)
+        return response
 
-    return finalize_request
+    return full_dispatch_request
+
+
+def _handle(app: Flask, before: Arguments, error: Exception) -> tuple[Any, Exception | None]:
+    """Handle *error* as if the view had raised it, and finalize the response.
+
+    Call it while *error* is handled: Flask raises it again if there is no handler for it.
+
+    :return: the response, and what the commit rule raised, if it did.
+    """
+    handle_user_exception: Method = app.handle_user_exception
+    finalize: Method = app.finalize_request
+    replacement = handle_user_exception(*before, error)
+    try:
+        return finalize(*before, replacement), None
+    except _RuleFailed as failed:
+        return failed.response, failed.error
+
+
+def _commit_error_page_after(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
+    @wraps(original)
+    def handle_exception(*args: Any, **kwargs: Any) -> Any:
+        response = original(*args, **kwargs)
+        context = current_request_context(None)
+        unit = units.unit_of(context)
+        if unit is not None:
+            try:
+                _commit(unit, response.status_code, response)
+            except Exception as error:
+                unit.fail(error)
+                _close_unsent(response)
+                logger.exception("The work of an error handler could not be stored.")
+                response = app.make_response(InternalServerError())
+            _respond(units, context, unit, response)
+        context._flask_uow_dispatched_in = None
+        return response
+
+    return handle_exception
 
 
 def _decide(unit: UnitOfWork, response: Response) -> None:
@@ -317,27 +374,12 @@ def _close(units: UnitRegistry[Session], context: Context) -> None:
 # 7 --------------------------------------------------------------------------------------------
 
 
-def _end_after(
-    original: Method, units: UnitRegistry[Session], find: Callable[[None], Context]
-) -> Method:
-    key = units.key
-
-    @wraps(original)
-    def teardown(*args: Any, **kwargs: Any) -> None:
-        context = find(None)
-        try:
-            original(*args, **kwargs)
-        finally:
-            unit = getattr(context, key, None)
-            if unit is not None:
-                args = (*args, *kwargs.values())
-                error = args[-1] if args and isinstance(args[-1], BaseException) else None
-                units.end(context, error)
-            if context is not None:
-                # No thread opens another one from here on, and none is left that has done so.
-                note_end(context)
-                late = getattr(context, key, None)
-                if late is not None and late is not unit:
-                    units.end(context, None)
-
-    return teardown
+def _end(units: UnitRegistry[Session], context: Context, args: Arguments) -> None:
+    error = args[-1] if args and isinstance(args[-1], BaseException) else None
+    ended = units.unit_of(context)
+    let_open(context)  # for the functions that wait for a rollback
+    units.end(context, error)
+    note_end(context)
+    late = units.unit_of(context)
+    if late is not None and late is not ended:  # another thread was faster
+        units.end(context, None)

@@ -75,6 +75,7 @@ class UnitSession(Session):
     :ivar generation: the fork generation of its process; see ``_engine.fork``.
     :ivar may_commit_directly: connections may be committed directly; see
         :meth:`_can_commit_directly`.
+    :ivar is_always_closed: ``close()`` is the app's own, and is called even if nothing is left.
     """
 
     # Defaults on the class: a session replaces these objects, never changes them.
@@ -85,6 +86,7 @@ class UnitSession(Session):
     record = TransactionRecord()
     owner_thread: int | None = None
     may_commit_directly = True
+    is_always_closed = False
 
     def __init__(
         self,
@@ -283,7 +285,7 @@ class UnitSession(Session):
         """Close for good: the unit of work is over, and any further use is refused."""
         try:
             # A session that has nothing left is not closed: that costs as much as a small query.
-            if self.in_transaction() or self.identity_map:
+            if self.in_transaction() or self.identity_map or self.is_always_closed:
                 super().close()
         finally:
             self.unit = _ENDED_UNIT

@@ -52,6 +52,8 @@ def session_class(base: Any) -> type[UnitSession]:
     own: dict[str, Any] = {name: exclusive(getattr(base, name)) for name in EXCLUSIVE}
     if base.commit is not Session.commit:
         own["may_commit_directly"] = False
+    if base.close is not Session.close:
+        own["is_always_closed"] = True
     chooses = base.get_bind is not Session.get_bind
     bases = (ChoosingSession, base, ByBindKey) if chooses else (UnitSession, base)
     return cast(type[UnitSession], type(base.__name__, bases, own))

@@ -262,11 +262,11 @@ def test_two_threads_are_two_writers() -> None:
     """Also if the second has inherited the context variables of the first, which goes on."""
     queue, inner = WriteQueue(), object()
     with holding(queue):
-        job = partial(copy_context().run, queue.acquire, inner, 0.01)
+        ours = copy_context()
         with pytest.raises(QueueTimeout, match="by the unit of work around this one") as caught:
-            in_thread(job)
+            in_thread(lambda: ours.run(queue.acquire, inner, 0.01))
         assert not isinstance(caught.value, OwnTurn)
-    in_thread(partial(copy_context().run, queue.acquire, inner, 0))
+    in_thread(lambda: ours.run(queue.acquire, inner, 0))
 
 
 def test_a_flow_goes_on_in_another_thread() -> None:

@@ -446,7 +446,7 @@ def test_objects_that_are_no_data_stay_themselves(
         users = db.session.scalars(select(User).order_by(User.name)).all()
         g.users = list(users)
         g.cart = Audit()
-        g.cart.owner = users[0]
+        setattr(g.cart, "owner", users[0])  # noqa: B010
         g.new = [Post(title="new")]
         g.parts = [db.session, db.session(), db.engine, app, current_app, request, marker, User]
         g.posts = users[0].posts
