@@ -93,7 +93,7 @@ def mariadb_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=databases.NAMES)
+@pytest.fixture(params=databases.EACH)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestDatabase]:
     """Every database in turn, empty."""
     if request.param == "sqlite-file":

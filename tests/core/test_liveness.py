@@ -89,6 +89,12 @@ def make_pool() -> Iterator[Callable[..., Pool]]:
     yield make
     for pool in pools:
         pool.engine.dispose()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _collected() -> Iterator[None]:
+    """What a socket that was not closed has to say is said here, not in another module."""
+    yield
     gc.collect()
 
 

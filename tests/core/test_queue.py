@@ -98,6 +98,7 @@ def test_one_at_a_time_among_threads() -> None:
     assert most == 1
 
 
+@pytest.mark.slow
 def test_one_at_a_time_among_processes(file: str, tmp_path: Path) -> None:
     """A counter in a file, which would lose counts otherwise."""
     counter = tmp_path / "counter"

@@ -1371,6 +1371,7 @@ def insert_one(engine: Engine) -> None:
         run(connection, "INSERT INTO t VALUES (1, 1)")
 
 
+@pytest.mark.slow
 def test_several_processes_begin_with_an_empty_file(tmp_path: Path) -> None:
     """The switch to WAL needs the database for itself, for a moment."""
     url = f"sqlite:///{tmp_path / 'new.db'}"

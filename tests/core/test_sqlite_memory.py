@@ -346,6 +346,7 @@ def run_program(how: str, program: str = PROGRAM) -> tuple[Path, list[str], int]
     return Path(path), lines, done.returncode
 
 
+@pytest.mark.slow
 def test_the_folder_is_removed_at_exit() -> None:
     """After the functions of the app, also those that were registered before the folder."""
     file, lines, code = run_program("exit")
@@ -353,6 +354,7 @@ def test_the_folder_is_removed_at_exit() -> None:
     assert not file.parent.exists()
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_killed_process_is_swept(make_engine: MakeEngine) -> None:
     """By the next process that has a database in memory; that of a living one stays."""
     file, _, code = run_program("kill")
@@ -466,6 +468,7 @@ elif sys.argv[1] == "dropped":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["exit", "dropped"])
 def test_a_daemon_keeps_the_database_of_its_parent(how: str, make_engine: MakeEngine) -> None:
     """The last process that uses it removes it at exit, else the next process."""
@@ -605,6 +608,7 @@ for left in range(9):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["file", "memory"])
 def test_too_many_open_files_are_named(kind: str, tmp_path: Path) -> None:
     """Whichever file it is that SQLite, the queue or the folder cannot open."""

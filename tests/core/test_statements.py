@@ -432,6 +432,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_any_text_is_read_in_linear_time() -> None:
     """Quadratic work would not end in time. The output ends with the text that takes long."""
     run = subprocess.run(

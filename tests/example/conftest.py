@@ -23,7 +23,7 @@ def db() -> Database:
     return ledger_db
 
 
-@pytest.fixture(params=databases.NAMES)
+@pytest.fixture(params=databases.EACH)
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestDatabase]:
     """Every database in turn, empty; on a server, the tables of the ledger may stay."""
     if request.param == "sqlite-file":

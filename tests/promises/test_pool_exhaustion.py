@@ -173,6 +173,7 @@ def test_a_connection_of_its_own_is_named_by_its_place(site: Site) -> None:
     assert "in test_a_connection_of_its_own_is_named_by_its_place" in site.errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.fault(
     "K3",
     fault="Only garbage, such as the traceback of an error, holds a connection",

@@ -49,6 +49,12 @@ from sqlalchemy.exc import OperationalError
 NAMES = ("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
 
 
+# In memory a database is a temporary file, so what holds for a file is seldom wrong there.
+EACH = [
+    pytest.param(name, marks=pytest.mark.slow if name == "sqlite-memory" else ()) for name in NAMES
+]
+
+
 def on(*names: str) -> pytest.MarkDecorator:
     """Run a test on these databases only."""
     return pytest.mark.parametrize("database", names, indirect=True)
