@@ -18,14 +18,13 @@ What happens to a unit in a request, in this order:
 Flask has hooks for some of these moments, but none that is sure to be first (3) or last (5, 7),
 or that sees an exception which an error handler handles (2). So seven methods of the app object
 (six from Flask 3.2 on) are wrapped; each passes its arguments on. In a request that never uses
-the database they cost less than one registered function. Together with a receiver of the signal
-``got_request_exception``, for unhandled errors, they are everything that is changed in Flask:
+the database they cost less than one registered function. They are all that is changed in Flask:
 
 ==========================  ===================================================================
 ``full_dispatch_request``   does 1 to 4, and 5 follows it; its units commit automatically
 ``handle_user_exception``   sees the exception before the handlers do: 2
 ``process_response``        runs the ``after_request`` functions: 3 before it
-``handle_exception``        makes the response to an error that no handler handled: 5 after it
+``handle_exception``        makes the response to any other error: 2 before it, 5 after it
 ``do_teardown_request``     runs the teardown functions: 7 after it, even if one of them raises
 ``do_teardown_appcontext``  the same for app contexts; from Flask 3.2 on, a request is one
 ``async_to_sync``           knows which thread waits while an async view runs in another one
@@ -40,7 +39,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial, wraps
 from typing import Any
 
-from flask import Flask, Response, got_request_exception
+from flask import Flask, Response
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import InternalServerError
 
@@ -77,8 +76,6 @@ def install(app: Flask, units: UnitRegistry[Session]) -> None:
     if SEPARATE_REQUEST_CONTEXT:  # pragma: no branch  # false from Flask 3.2 on
         _wrap(app, "do_teardown_request", end_after, current_request_context, *end)
     _wrap(app, "async_to_sync", _note_waiting)
-    # An error that no handler handled, or that came after them. Costs nothing until it is sent.
-    got_request_exception.connect(_on_unhandled, app)
 
 
 def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) -> None:
@@ -145,10 +142,6 @@ def _retry_for(error: BaseException) -> view_retry.ViewRetry | None:
     """Return the view that has to run again because of *error*, if there is one."""
     retry = view_retry.current_retry(current_request_context(None))
     return retry if retry is not None and retry.is_wanted(error) else None
-
-
-def _on_unhandled(app: Flask, exception: BaseException, **_: Any) -> None:
-    _fail(app.extensions[EXTENSION].owner, exception)
 
 
 def _fail(units: UnitRegistry[Session], error: BaseException) -> None:
@@ -264,8 +257,11 @@ def _handle(app: Flask, before: Arguments, error: Exception) -> tuple[Any, Excep
 def _commit_error_page_after(original: Method, units: UnitRegistry[Session], app: Flask) -> Method:
     @wraps(original)
     def handle_exception(*args: Any, **kwargs: Any) -> Any:
-        response = original(*args, **kwargs)
+        *_, error = (*args, *kwargs.values())
         context = current_request_context(None)
+        # Here a raised redirect is a failure, too: the client gets a 500.
+        units.fail(context, error)
+        response = original(*args, **kwargs)
         unit = units.unit_of(context)
         if unit is not None:
             try:
@@ -288,7 +284,7 @@ def _decide(unit: UnitOfWork, response: Response) -> None:
     :raises Exception: the rule did.
     """
     # Of a failed unit, only what the error handler wrote is left.
-    if not unit.failed and (unit.rollback_only or not _is_success(unit, response)):
+    if unit.rollback_only or not (unit.failed or _is_success(unit, response)):
         unit.fail()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from flask import Blueprint, Flask, Response, after_this_request, session
+from flask import Blueprint, Flask, Response, abort, after_this_request, redirect, session
 from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from flask.testing import FlaskClient
 
@@ -173,14 +173,29 @@ def test_access_log_is_stored_after_set_rollback_only(
     assert (witness.names(), witness.titles()) == ([], ["log"])
 
 
+def test_access_log_is_stored_after_an_error_handler_marks_its_own_work(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """P4: the mark of a handler undoes its work in the same moment as that of a view."""
+    app.after_request(writes(db, "log"))
+
+    @app.errorhandler(LookupError)
+    def handle(error: Exception) -> tuple[str, int]:
+        db.session.add(Post(title="handler"))
+        db.set_rollback_only()
+        return "", 422
+
+    @app.post("/")
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        raise LookupError
+
+    assert client.post("/").status_code == 422
+    assert (witness.names(), witness.titles()) == ([], ["log"])
+
+
 @anywhere
-@pytest.mark.parametrize(
-    "touched",
-    [
-        True,
-        False,
-    ],
-)
+@pytest.mark.parametrize("touched", [True, False])
 @pytest.mark.parametrize("handled", [True, False])
 def test_work_after_a_failed_view_is_stored_with_the_error_page(
     handled: bool, touched: bool, app: Flask, db: Database, client: FlaskClient, witness: Witness
@@ -302,6 +317,37 @@ def test_error_in_an_after_request_function_undoes_all(
     @app.post("/")
     def create() -> str:
         db.session.add(User(name="ada"))
+        return ""
+
+    assert app.test_client().post("/").status_code == 500
+    assert (witness.names(), witness.titles()) == ([], [])
+
+
+@pytest.mark.parametrize("rule", ["on_success", "always", lambda response: True])
+@pytest.mark.parametrize("where", ["after_request", "handler"])
+def test_redirect_that_flask_does_not_send_undoes_all(
+    where: str, rule: CommitRule, make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """After the view, a raised redirect is an error like others: Flask makes a 500 of it."""
+    app = make_app(UOW_COMMIT=rule)
+
+    def turn_away(*_: object) -> Any:
+        abort(redirect("/log-in"))
+
+    @app.errorhandler(LookupError)
+    def handle(error: Exception) -> Any:
+        db.session.add(Post(title="handler"))
+        return turn_away()
+
+    @app.after_request
+    def after(response: Response) -> Response:
+        return turn_away() if response.status_code < 400 else response
+
+    @app.post("/")
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        if where == "handler":
+            raise LookupError
         return ""
 
     assert app.test_client().post("/").status_code == 500
