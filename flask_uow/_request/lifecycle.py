@@ -220,7 +220,11 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
         try:
             if failure is not None:
                 raise failure
-            _commit(unit, context._flask_uow_status, response)
+            status = getattr(context, "_flask_uow_status", None)
+            if status is None:  # the app has a process_response() of its own
+                _decide(unit, response)
+                status = response.status_code
+            _commit(unit, status, response)
         except Exception as error:
             # In this order: functions that run when it is closed find a clean session.
             unit.fail(error)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from flask import Response, request
+from flask.testing import FlaskClient
 from sqlalchemy.exc import IntegrityError
 
 from flask_uow import Database, Flask
@@ -157,3 +158,20 @@ def test_replaced_dispatch_request_changes_nothing(
 
 def in_order(db: Database, api: Api, api_first: bool) -> list[Database | Api]:
     return [api, db] if api_first else [db, api]
+
+
+@pytest.mark.parametrize("status", [201, 400])
+@pytest.mark.parametrize("method", ["process_response", "finalize_request"])
+def test_replaced_processing_of_a_response_leaves_the_decision(
+    method: str, status: int, app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """P4.4: the app sends its responses without Flask's own method, and the rule holds."""
+    setattr(app, method, lambda *args, **_: app.make_response(args[-1]))
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        db.session.add(User(name="ada"))
+        return "", status
+
+    assert client.post("/").status_code == status
+    assert witness.names() == (["ada"] if status < 400 else [])
