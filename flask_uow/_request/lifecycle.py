@@ -340,7 +340,10 @@ def _respond(
     if streaming:
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
-        response.response = ClosingBody(response.response, partial(_close, units, context))
+        body = response.response
+        if isinstance(body, ClosingBody):  # the app uses one response for several requests
+            body = body.iterable
+        response.response = ClosingBody(body, partial(_close, units, context))
 
 
 class ClosingBody:
@@ -351,16 +354,16 @@ class ClosingBody:
     """
 
     def __init__(self, iterable: Any, end: Callable[[], None]) -> None:
-        self._iterable = iterable
+        self.iterable = iterable
         self._end = end
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._iterable)
+        return iter(self.iterable)
 
     def close(self) -> None:
         try:
-            if hasattr(self._iterable, "close"):
-                self._iterable.close()
+            if hasattr(self.iterable, "close"):
+                self.iterable.close()
         finally:
             self._end()
 

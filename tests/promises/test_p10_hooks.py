@@ -73,6 +73,30 @@ def test_hooks_run_in_their_order_before_the_answer_leaves(
     assert words == ["after_request", "COMMIT", "first", "second"]
 
 
+def test_hooks_that_add_work_have_ten_commits(
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """P5: a hook that adds itself each time does not keep the response; what is lost is named."""
+    ran: list[str] = []
+
+    def hook() -> None:
+        ran.append(f"hook {len(ran)}")
+        db.session.add(Post(title=ran[-1]))
+        db.on_commit(hook)
+
+    @app.post("/")
+    def create() -> str:
+        db.on_commit(hook)
+        db.session.add(User(name="ada"))
+        return ""
+
+    with pytest.warns(DiscardedWork, match="1 Post"):
+        assert client.post("/").status_code == 200
+    assert len(ran) == 10
+    assert witness.names() == ["ada"]
+    assert witness.titles() == ran[:9]
+
+
 @anywhere
 def test_hook_runs_once_though_the_request_commits_again(
     app: Flask, db: Database, client: FlaskClient, ran: list[str]

@@ -145,6 +145,34 @@ def test_view_without_retries_is_run_once(
 
 
 @anywhere
+def test_conflict_of_an_after_request_function_is_an_error(
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    witness: Witness,
+    meets_conflict: Meet,
+    attempts: list[int],
+) -> None:
+    """Flask makes a 500 of what these functions raise; nothing is stored."""
+
+    @app.after_request
+    def log(response: Response) -> Response:
+        if response.status_code < 400:
+            meets_conflict("statement")
+            db.session.scalars(select(User)).all()
+        return response
+
+    @app.post("/")
+    @db.unit(retries=3)
+    def create() -> str:
+        db.session.add(User(name="ada"))
+        return ""
+
+    assert client.post("/").status_code == 500
+    assert (attempts, witness.names()) == ([1], [])
+
+
+@anywhere
 def test_conflict_costs_one_rollback_and_one_replay(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str], meets_conflict: Meet
 ) -> None:
