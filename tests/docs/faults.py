@@ -35,9 +35,9 @@ KNOWN = {
     *(f"C{n}" for n in (1, 2, 3, *range(7, 14))),
     *(f"D{n}" for n in range(1, 11)),
     *(f"N{n}" for n in (9, 10, 12, 13)),
-    *(f"S{n}" for n in range(1, 10)),
+    *(f"S{n}" for n in range(1, 11)),
     *(f"W{n}" for n in range(1, 11)),
-    *("K1", "K2"),
+    *(f"K{n}" for n in range(1, 7)),
 }
 """The faults of one server and its clients that there has to be an answer for."""
 

@@ -101,7 +101,7 @@ def test_hooks_that_add_work_have_ten_commits(
 def test_hook_runs_once_though_the_request_commits_again(
     app: Flask, db: Database, client: FlaskClient, ran: list[str]
 ) -> None:
-    """Neither an explicit commit nor the one for late work runs it a second time."""
+    """Neither an explicit commit nor that of an ``after_request`` function runs it again."""
 
     @app.after_request
     def late(response: Response) -> Response:

@@ -1,4 +1,4 @@
-"""P3: the commit comes before the answer, and a commit that fails is an error of the view."""
+"""P3: the commit is the last thing before the response leaves, and its failure is the view's."""
 
 from __future__ import annotations
 

@@ -936,7 +936,12 @@ def test_several_statements_in_one_are_rolled_back(
 
 
 def test_error_page_whose_own_commit_fails_is_no_success(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    witness: Witness,
+    faults: Faults,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Flask has no handler left for it; a 200 would say that its row is stored."""
     app.config["PROPAGATE_EXCEPTIONS"] = False
@@ -954,4 +959,5 @@ def test_error_page_whose_own_commit_fails_is_no_success(
     response = client.post("/")
     assert response.status_code == 500
     assert "sorry" not in response.text
+    assert "The work of an error handler could not be stored." in caplog.messages
     assert witness.names() == []

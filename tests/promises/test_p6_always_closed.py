@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 from unittest import mock
 
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, request_finished
+from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from sqlalchemy import event, insert, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -397,7 +398,10 @@ def test_backend_that_is_killed_before_the_commit_is_a_failed_commit(
     then="The connection is dropped; what was not committed is gone",
 )
 @pytest.mark.parametrize("signal", SIGNALS)
-@pytest.mark.parametrize("where", ["before_request", "view", "handler", "after_request"])
+@pytest.mark.parametrize(
+    "where",
+    ["before_request", "view", "handler", "after_request", "cookie session", "request_finished"],
+)
 def test_base_exception_discards_the_connection(
     where: str,
     signal: type[BaseException],
@@ -432,6 +436,12 @@ def test_base_exception_discards_the_connection(
         work("after_request")
         return response
 
+    class Sessions(SecureCookieSessionInterface):
+        def save_session(self, *_: object) -> None:
+            work("cookie session")
+
+    app.session_interface = Sessions()
+
     @app.post("/")
     def create() -> str:
         work("view")
@@ -439,14 +449,18 @@ def test_base_exception_discards_the_connection(
             raise LookupError
         return ""
 
-    with pytest.raises(signal):
+    def receive(*_: object, **__: object) -> None:
+        work("request_finished")
+
+    with request_finished.connected_to(receive, app):
+        with pytest.raises(signal):
+            client.post("/")
+        assert stopped == [where]
+        assert "discard" in traffic
+        assert checked_out() == 0
+        assert witness.titles() == []
+        traffic.clear()
         client.post("/")
-    assert stopped == [where]
-    assert "discard" in traffic
-    assert checked_out() == 0
-    assert witness.titles() == []
-    traffic.clear()
-    client.post("/")
     assert "discard" not in traffic
     assert witness.titles() != []
 
