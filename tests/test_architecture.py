@@ -81,7 +81,7 @@ def test_only_the_upper_floors_know_flask(path: Path) -> None:
 
 
 @pytest.mark.xfail(
-    reason="blocks.py, session.py and unit.py are still too long: about 1,930 lines in all"
+    reason="blocks.py, session.py and unit.py are still too long: about 2,170 lines in all"
 )
 def test_the_heart_is_read_in_one_sitting() -> None:
     """What decides the outcome of a unit: at most 1,500 lines with the docstrings."""
