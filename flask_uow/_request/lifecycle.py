@@ -92,13 +92,17 @@ def _note_dispatch(original: Method) -> Method:
 def _note_waiting(original: Method) -> Method:
     @wraps(original)
     def async_to_sync(function: Callable[..., Coroutine[Any, Any, Any]]) -> Method:
-        async def awaited(thread: int, *args: Any, **kwargs: Any) -> Any:
+        async def awaited(thread: threading.Thread, *args: Any, **kwargs: Any) -> Any:
             with waiting(thread):
                 return await function(*args, **kwargs)
 
         run: Method = original(awaited)
-        # Asked through the module: gevent replaces the function when it patches.
-        return wraps(function)(lambda *args, **kwargs: run(threading.get_ident(), *args, **kwargs))
+
+        @wraps(function)
+        def waited(*args: Any, **kwargs: Any) -> Any:
+            return run(threading.current_thread(), *args, **kwargs)
+
+        return waited
 
     return async_to_sync
 

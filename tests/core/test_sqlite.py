@@ -827,7 +827,7 @@ def test_a_nested_unit_in_a_thread_for_which_this_one_waits(
     engine: Engine, witness: Witness
 ) -> None:
     """As the thread of an async view, which has inherited the context variables."""
-    me = threading.get_ident()
+    me = threading.current_thread()
 
     def nested() -> None:
         with waiting(me), engine.begin() as inner:

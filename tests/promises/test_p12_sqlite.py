@@ -456,6 +456,27 @@ def test_a_unit_inside_an_async_view_may_write_first(make_app: MakeApp, db: Data
 
 
 @on("sqlite-file", "sqlite-memory")
+def test_a_unit_after_an_async_view_may_write_first(make_app: MakeApp, db: Database) -> None:
+    """The request goes on in its own thread, with a unit that has only read."""
+    needs_async_views()
+    site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30), db)
+
+    @site.app.after_request
+    def log(response: Response) -> Response:
+        with db.independent() as session:
+            session.add(User(name="logged"))
+        return response
+
+    @site.app.post("/async")
+    async def look_in_async() -> str:
+        return site.look()
+
+    started = time.monotonic()
+    assert site.ask("POST", "async") == 200
+    assert time.monotonic() - started < 20
+
+
+@on("sqlite-file", "sqlite-memory")
 def test_what_a_unit_inside_has_stored_is_not_overwritten(make_app: MakeApp, db: Database) -> None:
     """The outer one has read the count before, and would write back what it knows."""
     site = Site(make_app(), db)
