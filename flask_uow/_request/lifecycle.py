@@ -36,6 +36,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from copy import copy
 from functools import partial, wraps
 from typing import Any
 
@@ -197,7 +198,7 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
                 # In this order: functions that run when it is closed find a clean session.
                 unit.fail(error)
                 return handle(error, response, passed, kwargs, is_handled=_is_handled)
-            _respond(units, context, unit, response)
+            response = _respond(units, context, unit, response)
         context._flask_uow_dispatched_in = None  # from here on nothing is committed automatically
         return response
 
@@ -214,7 +215,7 @@ def _finish_around(original: Method, units: UnitRegistry[Session], app: Flask) -
             logger.exception("The work of an error handler could not be stored.")
             response = app.make_response(InternalServerError())
             if (unit := units.unit_of(context)) is not None:
-                _respond(units, context, unit, response)
+                response = _respond(units, context, unit, response)
             context._flask_uow_dispatched_in = None
             return response
         if is_handled:
@@ -280,14 +281,19 @@ def _close_unsent(response: Response) -> None:
 
 def _respond(
     units: UnitRegistry[Session], context: Context, unit: UnitOfWork, response: Response
-) -> None:
+) -> Response:
+    """Note that *response* is sent; return what to send, whose end closes a streamed unit."""
     # A file that is passed through is not closed by way of the response.
     streaming = response.is_streamed and not response.direct_passthrough
     unit.respond(streaming=streaming)
     if streaming:
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
-        response.response = ClosingBody(response.response, partial(_close, units, context))
+        body: Any = response.response
+        if isinstance(body, ClosingBody):  # the app sends this response for other requests, too
+            response, body = copy(response), body.iterable
+        response.response = ClosingBody(body, partial(_close, units, context))
+    return response
 
 
 class ClosingBody:
@@ -295,19 +301,21 @@ class ClosingBody:
 
     ``Response.call_on_close`` is not enough: it is skipped if the iterable's own ``close()``, the
     ``finally`` of a generator, raises.
+
+    :ivar iterable: the body without that.
     """
 
     def __init__(self, iterable: Any, end: Callable[[], None]) -> None:
-        self._iterable = iterable
+        self.iterable = iterable
         self._end = end
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._iterable)
+        return iter(self.iterable)
 
     def close(self) -> None:
         try:
-            if hasattr(self._iterable, "close"):
-                self._iterable.close()
+            if hasattr(self.iterable, "close"):
+                self.iterable.close()
         finally:
             self._end()
 
