@@ -21,7 +21,7 @@ from .._transaction.statements import SQLITE_WORK, SqliteKind, is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from . import explain
 from .access import NO_AUTHORIZER, Column, StaleColumns, access_of
-from .database import SqliteDatabase, identity_of
+from .database import SqliteDatabase
 from .write_queue import OwnTurn, QueueTimeout, Turn, WriteQueue
 
 _CHECK_PERIOD = 1.0  # seconds for which reading from a deleted file may go unnoticed
@@ -104,7 +104,7 @@ class SqliteConnection(sqlite3.Connection):
         :raises sqlite3.OperationalError: the file was deleted, or is another one.
         """
         self.next_check = time.monotonic() + _CHECK_PERIOD
-        if self.identity is not None and self.identity != identity_of(self.database.path):
+        if self.identity is not None and self.identity != self.database.identity_now():
             raise explain.Replaced(
                 f"{explain.READ_ONLY}: the file {self.database.name!r} was deleted or replaced"
                 " while it was in use. This connection to the old one is dropped; the next unit"

@@ -1220,6 +1220,43 @@ def test_a_replaced_database_is_not_destroyed(
         assert n(another) == 78
 
 
+def test_a_replaced_database_behind_a_link(
+    make_engine: MakeEngine, file: Path, tmp_path: Path
+) -> None:
+    """SQLite knows the file by its own path, and the app by that of the link."""
+    link = tmp_path / "current"
+    link.symlink_to(file.parent)
+    engine = make_engine(f"sqlite:///{link / file.name}")
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+    put_in_its_place(file, "mv")
+    with pytest.raises(OperationalError, match="was deleted or replaced"):
+        with engine.begin() as connection:
+            set_n(connection, 1)
+    with pytest.raises(OperationalError, match="-wal' and '"):
+        engine.connect()
+
+
+def test_a_link_that_leads_to_another_database(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """The old one stays where it is, with its log, and nothing is stored there any more."""
+    link = tmp_path / "current.db"
+    for n_there, name in enumerate(["first", "second"]):
+        with make_engine(f"sqlite:///{tmp_path / name}").begin() as connection:
+            run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+            run(connection, f"INSERT INTO t VALUES (1, {n_there})")
+    link.symlink_to(tmp_path / "first")
+    engine = make_engine(f"sqlite:///{link}")
+    with engine.connect() as connection:
+        assert n(connection) == 0
+    link.unlink()
+    link.symlink_to(tmp_path / "second")
+    with pytest.raises(OperationalError, match="was deleted or replaced"):
+        with engine.begin() as connection:
+            set_n(connection, 5)
+    with engine.connect() as connection:
+        assert n(connection) == 1
+
+
 def test_a_replaced_database_that_another_process_uses_already(engine: Engine, file: Path) -> None:
     """Its log is beside the new file, and not a leftover of the old one."""
     with engine.connect() as connection:
