@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import StaticPool
 
 from flask_uow._config.reading import read
@@ -37,6 +38,7 @@ from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import SqliteKind, sqlite_kind_of
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
 from tests.support import leaks
+from tests.support.forks import in_child
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
 
@@ -1047,6 +1049,52 @@ def test_a_savepoint_is_work_too(engine: Engine) -> None:
         with pytest.raises(OperationalError, match="it would wait for itself"):
             with engine.connect() as inner:
                 set_n(inner, 1)
+
+
+def test_a_connection_that_another_thread_closes(file: Path, engine: Engine) -> None:
+    """A request drops it while a thread of its own runs a statement: the process would end."""
+
+    def work() -> None:
+        driver = sqlite3.connect(file, factory=SqliteConnection, check_same_thread=False)
+        inside, go_on = threading.Event(), threading.Event()
+
+        def wait() -> int:
+            inside.set()
+            return int(go_on.wait(10))
+
+        def change() -> None:
+            with pytest.raises(sqlite3.Error, match=r"closed database|interrupted"):
+                driver.execute("UPDATE t SET n = wait()")
+
+        driver.create_function("wait", 0, wait)
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(change)
+            assert inside.wait(10)
+            driver.close()
+            go_on.set()
+            job.result(10)
+        with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+            driver.execute("SELECT 1")
+
+    assert in_child(work) == 0
+
+
+def test_a_connection_that_is_closed_while_it_waits_for_its_turn(engine: Engine) -> None:
+    """It does not take the turn along."""
+    with writing(engine) as first, engine.connect() as second:
+        set_n(first, 1)
+        driver: Any = second.connection.dbapi_connection
+        with ThreadPoolExecutor(1) as pool:
+            n(second)
+            job = pool.submit(set_n, second, 2)
+            while not driver.writing:
+                time.sleep(0.001)
+            second.invalidate()
+            first.commit()
+            with pytest.raises(ProgrammingError, match="closed database"):
+                job.result(10)
+        in_thread(lambda: write_in_time(engine))
+        del driver
 
 
 def test_a_dropped_connection_is_closed(
