@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
-from sqlalchemy.orm import Mapper, Session, SessionTransaction, object_mapper
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
@@ -293,10 +293,16 @@ class UnitSession(Session):
         cascade "all" leads to would be lost.
         """
         changed = self.dirty | self.deleted
-        for instance in self.identity_map.values():
-            if instance not in changed:
-                mapper = object_mapper(instance)
-                self.expire(instance, [*mapper.column_attrs.keys(), *mapper.relationships.keys()])
+        names: dict[Mapper[Any], frozenset[str]] = {}
+        for state in self.identity_map.all_states():
+            mapper, values, instance = state.mapper, state.dict, state.obj()
+            if mapper not in names:
+                keys = [*mapper.column_attrs.keys(), *mapper.relationships.keys()]
+                names[mapper] = frozenset(keys)
+            # Around a loop of units there may be many objects, which have expired before.
+            is_loaded = instance is not None and not names[mapper].isdisjoint(values)
+            if is_loaded and instance not in changed:
+                self.expire(instance, names[mapper] & values.keys())
 
     @exclusive
     def commit_unchecked(self) -> None:
