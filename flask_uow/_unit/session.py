@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -54,6 +55,10 @@ _NOT_OF_THE_APP = (
     " 'db.engines' here, or leave these options out."
 )
 
+
+# A connection that is closed while another thread waits for its server would end the process, or
+# keep that thread waiting for ever.
+_patiently = partial(exclusive, patience=5.0)
 
 _ENDED_UNIT = EndedUnit()
 
@@ -255,6 +260,11 @@ class UnitSession(Session):
         """Roll back, even inside a block."""
         super().rollback()
 
+    @_patiently
+    def rollback_for_unit(self) -> None:
+        """Roll back for the unit itself, whose view has left a thread inside, perhaps."""
+        super().rollback()
+
     @exclusive
     def close(self) -> None:
         """
@@ -278,7 +288,7 @@ class UnitSession(Session):
         self.refuse_in_block("invalidate")
         self.invalidate_unchecked()
 
-    @exclusive
+    @_patiently
     def end(self) -> None:
         """Close for good: the unit of work is over, and any further use is refused."""
         try:

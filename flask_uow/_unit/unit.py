@@ -134,7 +134,7 @@ class UnitOfWork(UnitState):
             return
         self.session.settle_idle(committed=False)
         try:
-            self.session.rollback_unchecked()
+            self.session.rollback_for_unit()
         except Exception:
             logger.exception("The rollback of a unit of work failed; its connections are dropped.")
             # A session that was interrupted during a state change refuses to roll back, and
