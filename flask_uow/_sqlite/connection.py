@@ -108,12 +108,16 @@ class SqliteConnection(sqlite3.Connection):
         :raises sqlite3.OperationalError: the file was deleted, or is another one.
         """
         self.next_check = time.monotonic() + _CHECK_PERIOD
-        if self.identity is not None and self.identity != self.database.identity_now():
+        if self.is_replaced():
             raise explain.Replaced(
                 f"{explain.READ_ONLY}: the file {self.database.name!r} was deleted or replaced"
                 " while it was in use. This connection to the old one is dropped; the next unit"
                 " connects again, if there is a new one."
             )
+
+    def is_replaced(self) -> bool:
+        """Tell whether the file was deleted, or is another one."""
+        return self.identity is not None and self.identity != self.database.identity_now()
 
     def begin(self, *, immediate: bool) -> None:
         """Begin a transaction, after a wait for the turn if it writes.

@@ -244,9 +244,12 @@ class _Listeners:
         return record is not None and record.will_write
 
     def on_error(self, context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, explain.Replaced):
+        error = context.original_exception
+        if isinstance(error, explain.Replaced):
             context.is_disconnect = True
-        elif isinstance(context.original_exception, sqlite3.OperationalError):
+        elif isinstance(error, sqlite3.OperationalError):
+            if str(error) == explain.READ_ONLY and explain.is_on_replaced_file(context):
+                context.is_disconnect = True  # with a rollback journal, SQLite sees it itself
             explain.extend(context, self._database)
 
 

@@ -1268,6 +1268,20 @@ def test_a_replaced_database_is_not_destroyed(
         assert n(another) == 78
 
 
+def test_a_replaced_database_without_a_log(make_engine: MakeEngine, file: Path) -> None:
+    """SQLite itself refuses to write; that connection is not used again."""
+    engine = make_engine(journal_mode="delete")
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        run(connection, "INSERT INTO t VALUES (1, 0)")
+    put_in_its_place(file, "mv")
+    with pytest.raises(OperationalError, match=r"readonly .* was replaced"):
+        with engine.begin() as connection:
+            set_n(connection, 1)
+    with engine.begin() as connection:
+        assert n(connection) == 77
+
+
 def test_a_replaced_database_behind_a_link(
     make_engine: MakeEngine, file: Path, tmp_path: Path
 ) -> None:
