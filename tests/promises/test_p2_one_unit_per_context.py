@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from functools import partial
@@ -541,6 +542,44 @@ def test_two_threads_at_once_in_one_unit_are_refused(
 
     assert client.post("/").status_code == 200
     assert witness.names() == ["ada"]
+
+
+@concurrently
+def test_request_that_ends_waits_for_a_thread_in_its_unit(
+    app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """To close the connection under its statement would end the process, or stop that thread."""
+    inside, go_on = threading.Event(), threading.Event()
+    dropped, jobs = list[object](), list[Future[Any]]()
+
+    def read() -> Any:
+        event.listen(db.engine, "after_cursor_execute", stay, once=True)
+        return db.session.scalars(select(User)).all()
+
+    def stay(*_: Any) -> None:
+        inside.set()
+        go_on.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+
+        @app.post("/")
+        def leave_a_thread() -> str:
+            db.session.scalars(select(User)).all()
+            event.listen(db.engine, "close", lambda *found: dropped.append(found))
+            jobs.append(pool.submit(copy_context().run, read))
+            assert inside.wait(10)
+            return ""
+
+        response = pool.submit(client.post, "/")
+        assert inside.wait(10)
+        try:
+            with pytest.raises(FutureTimeout):
+                response.result(0.2)
+        finally:
+            go_on.set()
+        assert response.result(10).status_code == 500
+        assert jobs[0].result(10) == []
+    assert (dropped, checked_out()) == ([], 0)
 
 
 def test_unit_can_be_used_again_after_a_statement_failed(

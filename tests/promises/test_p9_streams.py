@@ -407,6 +407,37 @@ def test_file_is_closed_like_a_stream(
     assert checked_out() == 0
 
 
+class _Lines:
+    """A body that can be read again and again, of unknown length."""
+
+    def __iter__(self) -> Iterator[str]:
+        yield "line"
+
+
+def test_response_that_is_sent_again_closes_the_stream_of_each_request(
+    app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """A response of a module, which two requests send at a time, and a thousand in all."""
+    kept, seen = Response(_Lines()), list[Session]()
+
+    @app.get("/")
+    def export() -> Response:
+        seen.append(db.session())
+        return kept
+
+    with closing(client.get("/")) as first:
+        with closing(client.get("/")) as second:
+            assert second.text == "line"
+        assert_over(seen[1])
+        seen[0].scalars(select(User))
+        assert first.text == "line"
+    assert_over(seen[0])
+    for _ in range(1000):
+        with closing(client.get("/")) as response:
+            assert response.text == "line"
+        assert_over(seen.pop())
+
+
 def test_next_request_after_an_abandoned_stream_is_clean(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
