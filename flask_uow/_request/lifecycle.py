@@ -56,6 +56,7 @@ from .flask_private import (
     current_app_context,
     current_request_context,
     end_after,
+    is_open,
     let_open,
     note_end,
 )
@@ -387,9 +388,11 @@ def _close(units: UnitRegistry[Session], context: Context) -> None:
 
 def _end(units: UnitRegistry[Session], context: Context, args: Arguments) -> None:
     error = args[-1] if args and isinstance(args[-1], BaseException) else None
-    ended = units.unit_of(context)
+    ended, is_popped = units.unit_of(context), not is_open(context)
     let_open(context)  # for the functions that wait for a rollback
     units.end(context, error)
+    if not is_popped:
+        return
     note_end(context)
     late = units.unit_of(context)
     if late is not None and late is not ended:  # another thread was faster

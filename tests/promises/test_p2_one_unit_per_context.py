@@ -912,3 +912,13 @@ def test_two_threads_in_one_context_open_one_unit(make_app: MakeApp) -> None:
         copies.put(copy_context())
         first, second = in_threads(lambda: use(copies.get()), times=2)
         assert first is second is db.session()
+
+
+def test_teardown_that_is_called_by_hand_ends_the_unit_only(app: Flask, db: Database) -> None:
+    """As some tests do: the context goes on, with a new unit."""
+    with app.app_context():
+        first = db.session()
+        app.do_teardown_appcontext()
+        assert db.session() is not first
+        assert db.session.scalars(select(User)).all() == []
+    assert checked_out() == 0
