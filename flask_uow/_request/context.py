@@ -8,6 +8,7 @@ its context.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Sequence
 from threading import get_ident
 from typing import Any
@@ -19,7 +20,7 @@ from sqlalchemy.util import ScopedRegistry
 from werkzeug.exceptions import HTTPException
 
 from .._config.options import NO_OPTIONS, UnitOptions
-from .._engine.checkouts import caller, source_location
+from .._engine.checkouts import caller, caller_location, source_location
 from .._unit.session import S, UnitSession
 from .._unit.state import STREAMING, Phase
 from .._unit.unit import UnitOfWork, is_exit
@@ -37,6 +38,8 @@ from .flask_private import (
     request_of,
 )
 from .view_options import options_of
+
+logger = logging.getLogger(__name__)
 
 # Methods that promise not to change anything (RFC 9110, section 9.2.1).
 _SAFE = frozenset(["GET", "HEAD", "OPTIONS", "TRACE"])
@@ -57,6 +60,13 @@ def request_name(request: Request) -> str:
     if rule is None:
         return f"{method}, which no rule of the app matches"
     return f"{method} {rule.rule} (endpoint {rule.endpoint!r})"
+
+
+_REMOVED_TOO_EARLY = (
+    "'db.session.remove()' at %s came after the view and before the commit, so what the request"
+    " has written is rolled back, whatever its response says. Leave the call out: the session is"
+    " closed when the request ends. Or put it into a 'teardown_request' function."
+)
 
 
 class UnitRegistry(ScopedRegistry[S]):
@@ -243,7 +253,12 @@ class UnitRegistry(ScopedRegistry[S]):
         unit = self.peek()
         if unit is not None:
             unit.session.refuse_in_block("close")
-            self.forget(current_context())
+            context = current_context()
+            # Its response is there, and the commit is still to come.
+            has_response = is_dispatching(context) and hasattr(context, "_flask_uow_status")
+            if has_response and unit.rule != "explicit" and unit.has_work:
+                logger.warning(_REMOVED_TOO_EARLY, caller_location(2))
+            self.forget(context)
             unit.end(warn=False)
 
     def _open(self, context: Context, session: UnitSession | None = None) -> UnitOfWork:

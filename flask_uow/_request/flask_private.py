@@ -153,11 +153,12 @@ def end_after(
             original(*args, **kwargs)
         finally:
             if context is not None:
-                # As note_end() does, for each request: in this order, so that a unit which another
-                # thread opens just now is either found here, or refused there.
-                context._flask_uow_ending = (
-                    context._cv_tokens[-1] if SEPARATE_REQUEST_CONTEXT else context._cv_token
-                )
+                if args:  # not if the app calls it itself, as some tests do: nothing is popped then
+                    # As note_end() does, for each request: in this order, so that a unit which
+                    # another thread opens just now is either found here, or refused there.
+                    context._flask_uow_ending = (
+                        context._cv_tokens[-1] if SEPARATE_REQUEST_CONTEXT else context._cv_token
+                    )
                 if getattr(context, key, None) is not None:
                     end(context, (*args, *kwargs.values()))
 

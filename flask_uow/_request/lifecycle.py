@@ -36,6 +36,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from copy import copy
 from functools import partial, wraps
 from typing import Any
 
@@ -54,6 +55,7 @@ from .flask_private import (
     current_app_context,
     current_request_context,
     end_after,
+    is_open,
     let_open,
     note_end,
 )
@@ -85,13 +87,17 @@ def _wrap(app: Flask, name: str, wrapper: Callable[..., Method], *args: object) 
 def _note_waiting(original: Method) -> Method:
     @wraps(original)
     def async_to_sync(function: Callable[..., Coroutine[Any, Any, Any]]) -> Method:
-        async def awaited(thread: int, *args: Any, **kwargs: Any) -> Any:
+        async def awaited(thread: threading.Thread, *args: Any, **kwargs: Any) -> Any:
             with waiting(thread):
                 return await function(*args, **kwargs)
 
         run: Method = original(awaited)
-        # Asked through the module: gevent replaces the function when it patches.
-        return wraps(function)(lambda *args, **kwargs: run(threading.get_ident(), *args, **kwargs))
+
+        @wraps(function)
+        def waited(*args: Any, **kwargs: Any) -> Any:
+            return run(threading.current_thread(), *args, **kwargs)
+
+        return waited
 
     return async_to_sync
 
@@ -236,8 +242,7 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
             # After a retry it is the view's, whose commit may fail once more.
             is_handled = unit is None or unit.failed
             return finish(before, context, response, failure, is_handled=is_handled)
-        _respond(units, context, unit, response)
-        return response
+        return _respond(units, context, unit, response)
 
     return full_dispatch_request
 
@@ -275,7 +280,7 @@ def _commit_error_page_after(original: Method, units: UnitRegistry[Session], app
                 _close_unsent(response)
                 logger.exception("The work of an error handler could not be stored.")
                 response = app.make_response(InternalServerError())
-            _respond(units, context, unit, response)
+            response = _respond(units, context, unit, response)
         context._flask_uow_dispatched_in = None
         return response
 
@@ -333,17 +338,19 @@ def _close_unsent(response: Response) -> None:
 
 def _respond(
     units: UnitRegistry[Session], context: Context, unit: UnitOfWork, response: Response
-) -> None:
+) -> Response:
+    """Note that *response* is sent; return what to send, whose end closes a streamed unit."""
     # A file that is passed through is not closed by way of the response.
     streaming = response.is_streamed and not response.direct_passthrough
     unit.respond(streaming=streaming)
     if streaming:
         if unit.has_work or unit.hooks:
             unit.rollback()  # by the rule "explicit"; what the body loses is named, this is not
-        body = response.response
-        if isinstance(body, ClosingBody):  # the app uses one response for several requests
-            body = body.iterable
+        body: Any = response.response
+        if isinstance(body, ClosingBody):  # the app sends this response for other requests, too
+            response, body = copy(response), body.iterable
         response.response = ClosingBody(body, partial(_close, units, context))
+    return response
 
 
 class ClosingBody:
@@ -351,6 +358,8 @@ class ClosingBody:
 
     ``Response.call_on_close`` is not enough: it is skipped if the iterable's own ``close()``, the
     ``finally`` of a generator, raises.
+
+    :ivar iterable: the body without that.
     """
 
     def __init__(self, iterable: Any, end: Callable[[], None]) -> None:
@@ -379,9 +388,11 @@ def _close(units: UnitRegistry[Session], context: Context) -> None:
 
 def _end(units: UnitRegistry[Session], context: Context, args: Arguments) -> None:
     error = args[-1] if args and isinstance(args[-1], BaseException) else None
-    ended = units.unit_of(context)
+    ended, is_popped = units.unit_of(context), not is_open(context)
     let_open(context)  # for the functions that wait for a rollback
     units.end(context, error)
+    if not is_popped:
+        return
     note_end(context)
     late = units.unit_of(context)
     if late is not None and late is not ended:  # another thread was faster

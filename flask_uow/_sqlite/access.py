@@ -10,6 +10,7 @@ Nothing here knows SQLAlchemy, engines or the queue.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sqlite3
 import sys
 from collections.abc import Set
@@ -22,6 +23,10 @@ Column: TypeAlias = tuple[str, str]
 """The names of a table and of a column, in lower case."""
 
 _ANY = "*"  # in place of a column: a row was replaced
+
+
+_BEFORE = "; \t\r\n"  # what may stand before a statement, and not after EXPLAIN
+_numbers = itertools.count()
 
 
 def _allow(*_: object) -> int:
@@ -64,9 +69,11 @@ def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -
     set_authorizer = partial(sqlite3.Connection.set_authorizer, connection)
     set_authorizer(note)
     try:
-        # Without its values a statement is compiled, and no more.
+        # Without its values a statement is compiled, and no more. By a text of its own: the driver
+        # keeps what it has compiled.
         with contextlib.suppress(sqlite3.Error):
-            sqlite3.Cursor(connection).execute(f"EXPLAIN {statement}").close()
+            text = f"EXPLAIN {statement.lstrip(_BEFORE)}\n-- {next(_numbers)}"
+            sqlite3.Cursor(connection).execute(text).close()
     finally:
         set_authorizer(authorizer)
     return found

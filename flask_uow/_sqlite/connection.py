@@ -21,7 +21,7 @@ from .._transaction.statements import SQLITE_WORK, SqliteKind, is_locking_begin
 from ..errors import ConfigError, TransactionLost
 from . import explain
 from .access import NO_AUTHORIZER, Column, StaleColumns, access_of
-from .database import SqliteDatabase, identity_of
+from .database import SqliteDatabase
 from .write_queue import OwnTurn, QueueTimeout, Turn, WriteQueue
 
 _CHECK_PERIOD = 1.0  # seconds for which reading from a deleted file may go unnoticed
@@ -45,6 +45,8 @@ class SqliteConnection(sqlite3.Connection):
     :ivar turn: its right to write, which a queue has given to it.
     :ivar resting: it has lent its turn, and begins again with the next statement.
     :ivar stale: what other connections have changed that borrowed its turn.
+    :ivar running: an item for each statement that is running.
+    :ivar closed: it is closed, or will be when no statement is running any more.
     """
 
     database: SqliteDatabase
@@ -60,11 +62,13 @@ class SqliteConnection(sqlite3.Connection):
     turn: Turn | None = None
     resting = False
     stale: StaleColumns | None = None
+    closed = False
     _changed: set[Column] | None = None  # since it has borrowed its turn
     _authorizer: Any = NO_AUTHORIZER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.running: list[bool] = []
         self._owner = weakref.ref(self)  # of its turns: the queue does not keep it alive
         self._asked = threading.Lock()  # two inner units may ask at once, in threads
 
@@ -104,12 +108,16 @@ class SqliteConnection(sqlite3.Connection):
         :raises sqlite3.OperationalError: the file was deleted, or is another one.
         """
         self.next_check = time.monotonic() + _CHECK_PERIOD
-        if self.identity is not None and self.identity != identity_of(self.database.path):
+        if self.is_replaced():
             raise explain.Replaced(
                 f"{explain.READ_ONLY}: the file {self.database.name!r} was deleted or replaced"
                 " while it was in use. This connection to the old one is dropped; the next unit"
                 " connects again, if there is a new one."
             )
+
+    def is_replaced(self) -> bool:
+        """Tell whether the file was deleted, or is another one."""
+        return self.identity is not None and self.identity != self.database.identity_now()
 
     def begin(self, *, immediate: bool) -> None:
         """Begin a transaction, after a wait for the turn if it writes.
@@ -176,6 +184,9 @@ class SqliteConnection(sqlite3.Connection):
                 self._changed = set()
         except QueueTimeout as error:
             raise explain.not_its_turn(error, self.database, self.timeout) from None
+        if self.closed:  # by another thread, meanwhile
+            self._leave_queue()
+            raise closed()
 
     def gives_way(self) -> bool:
         """Let a unit of work inside this one go first, if this one has the turn and no work yet.
@@ -277,6 +288,14 @@ class SqliteConnection(sqlite3.Connection):
         return False
 
     def close(self) -> None:
+        """Close it, or let the thread do so that runs a statement on it, which is interrupted.
+
+        A driver whose connection another thread closes meanwhile would end the process.
+        """
+        self.closed = True  # before it is asked: a statement that starts now looks after it
+        if self.running:
+            self.interrupt()
+            return
         try:
             super().close()
         finally:
@@ -330,16 +349,29 @@ def _method(factory: type, name: str) -> Callable[..., Any]:
             connection.note_use(arguments[0])
         if is_script and connection.in_transaction:
             connection.commit()  # as the driver does
+        running = connection.running
+        running.append(True)
         try:
+            if connection.closed:
+                raise closed()
             run(cursor, *arguments)
         except BaseException:
             connection.lost = connection.has_lost
             raise
+        finally:
+            running.pop()
+            if connection.closed and not running:
+                connection.close()
         # What succeeds, and leaves no transaction, is a COMMIT or a ROLLBACK.
         connection.began = connection.in_transaction
         return cursor
 
     return execute
+
+
+def closed() -> sqlite3.ProgrammingError:
+    """The error of the driver."""
+    return sqlite3.ProgrammingError("Cannot operate on a closed database.")
 
 
 # What the driver is told ----------------------------------------------------------------------

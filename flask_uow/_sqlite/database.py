@@ -27,7 +27,8 @@ class SqliteDatabase:
     """A file, or a database in memory.
 
     :ivar path: of the file; empty before the first connection, and without a file.
-    :ivar asked_for: the path to which a connection was asked for last.
+    :ivar asked_for: the path to which a connection was asked for last. If a symbolic link leads to
+        the file, *path* is that of the file.
     :ivar identity: which file it was when it was opened last; None before, and without a file.
     :ivar read_only: it was opened for reading only, so no connection waits for the write lock.
     :ivar timeout: how long a connection waits for a lock, in seconds.
@@ -69,18 +70,24 @@ class SqliteDatabase:
 
     def note_identity(self) -> None:
         """Note which file it is, and which ones SQLite keeps beside it; after each opening."""
-        self.identity = identity_of(self.path)
+        self.identity = self.identity_now()
         self._beside = {name: identity_of(name) for name in self._names_beside()}
+
+    def identity_now(self) -> Identity | None:
+        """Return which file a new connection would open: a link may lead elsewhere by now."""
+        return identity_of(self.asked_for or self.path)
 
     def is_replaced(self) -> bool:
         """Tell whether another file was put in its place since."""
-        return self.identity is not None and identity_of(self.path) not in {None, self.identity}
+        return self.identity is not None and self.identity_now() not in {None, self.identity}
 
     def left_by_the_old(self) -> list[str]:
         """Return the files beside it that belong to the one which was replaced.
 
         SQLite would take them for files of the new one, and destroy it.
         """
+        if os.path.realpath(self.asked_for) != os.path.realpath(self.path):
+            return []  # a link leads to a file in another place
         found = {name: identity_of(name) for name in self._names_beside()}
         return [
             name

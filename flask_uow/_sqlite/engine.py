@@ -109,11 +109,12 @@ class _Listeners:
         path, query = path_of(str(args[0]), is_uri=bool(options.get("uri")))
         is_immutable = query.get("immutable") in {"1", "on", "true"}
         database.read_only = query.get("mode") == "ro" or is_immutable
+        was_opened = bool(path and database.path) and path == database.asked_for
         database.asked_for = path
         if path and not os.path.exists(path):  # noqa: PTH110
-            was_in_use = path == database.path and engine is not None and engine.pool is self._pool
+            was_in_use = was_opened and engine is not None and engine.pool is self._pool
             explain.refuse_missing(path, name=database.name, was_in_use=was_in_use)
-        elif path == database.path and engine is not None and database.is_replaced():
+        elif was_opened and engine is not None and database.is_replaced():
             engine.dispose()  # the connections to the old file
             self._pool = engine.pool
             explain.refuse_leftovers(database)
@@ -243,9 +244,12 @@ class _Listeners:
         return record is not None and record.will_write
 
     def on_error(self, context: ExceptionContext) -> None:
-        if isinstance(context.original_exception, explain.Replaced):
+        error = context.original_exception
+        if isinstance(error, explain.Replaced):
             context.is_disconnect = True
-        elif isinstance(context.original_exception, sqlite3.OperationalError):
+        elif isinstance(error, sqlite3.OperationalError):
+            if str(error) == explain.READ_ONLY and explain.is_on_replaced_file(context):
+                context.is_disconnect = True  # with a rollback journal, SQLite sees it itself
             explain.extend(context, self._database)
 
 

@@ -193,6 +193,12 @@ def _driver_connection(context: ExceptionContext) -> Any:
     return context.connection.connection.dbapi_connection
 
 
+def is_on_replaced_file(context: ExceptionContext) -> bool:
+    """Tell whether another file is in the place of that of the connection."""
+    connection = _driver_connection(context)
+    return connection is not None and getattr(connection, "is_replaced", bool)()
+
+
 def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
     """
     :param was_in_use: this engine has used the file before.

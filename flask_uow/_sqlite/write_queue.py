@@ -107,7 +107,7 @@ class Turn:
     """The right of *owner* to write.
 
     :ivar is_over: perhaps ended by another thread.
-    :ivar thread: the number of the thread that has used it last.
+    :ivar thread: the thread that has used it last. Not its number, which a later thread may have.
     """
 
     __slots__ = ("is_over", "owner", "thread")
@@ -115,12 +115,12 @@ class Turn:
     def __init__(self, owner: object) -> None:
         self.owner = owner
         self.is_over = False
-        self.thread = threading.get_ident()
+        self.thread = threading.current_thread()
 
     def note_use(self) -> None:
         """Note that the current thread uses it."""
         # By way of the module: gevent replaces the function when it patches.
-        self.thread = threading.get_ident()
+        self.thread = threading.current_thread()
 
 
 # The turns that this flow of control has taken.
@@ -132,28 +132,34 @@ class _Wait:
 
     __slots__ = ("threads",)
 
-    def __init__(self, thread: int) -> None:
-        self.threads: tuple[int, ...] = (thread, threading.get_ident())
+    def __init__(self, thread: threading.Thread) -> None:
+        self.threads: tuple[threading.Thread, ...] = (thread, threading.current_thread())
 
 
 _wait: ContextVar[_Wait | None] = ContextVar("flask_uow_wait", default=None)
 
 
 @contextlib.contextmanager
-def waiting(thread: int) -> Iterator[None]:
-    """Note that *thread* does nothing until the ``with`` block, in the current thread, is over."""
+def waiting(thread: threading.Thread) -> Iterator[None]:
+    """Note that *thread* does nothing until the ``with`` block, in the current thread, is over.
+
+    It goes on then with what was done in the block, its turns included.
+    """
     wait = _Wait(thread)
     token = _wait.set(wait)
     try:
         yield
     finally:
         _wait.reset(token)
+        for turn in _taken.get():
+            if turn.thread in wait.threads:
+                turn.thread = thread
         wait.threads = ()  # tasks that live longer have inherited it
 
 
-def _idle_threads() -> tuple[int, ...]:
+def _idle_threads() -> tuple[threading.Thread, ...]:
     """The threads that do nothing while the current one works, which is one of them."""
-    me, wait = threading.get_ident(), _wait.get()
+    me, wait = threading.current_thread(), _wait.get()
     return wait.threads if wait is not None and me in wait.threads[1:] else (me,)
 
 

@@ -298,10 +298,11 @@ _LOCKS = {
     for attempt in ("", "try_")
     for shared in ("", "_shared")
 } | {"get_lock": SessionChange.NAMED_LOCK}
-# Stored in the file, or only asked for.
+# Stored in the file, only asked for, or of the transaction.
 _HARMLESS_PRAGMAS = frozenset(
     """
-    application_id auto_vacuum encoding foreign_key_check foreign_key_list incremental_vacuum
+    application_id auto_vacuum defer_foreign_keys encoding foreign_key_check foreign_key_list
+    incremental_vacuum
     index_info index_list index_xinfo integrity_check optimize page_size quick_check table_info
     table_list table_xinfo user_version wal_checkpoint
     """.split()

@@ -30,9 +30,10 @@ class Exclusive(Protocol):
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-def exclusive(method: M) -> M:
+def exclusive(method: M, *, patience: float = 0) -> M:
     """Make *method* refuse a thread while another is in such a method.
 
+    :param patience: wait for the other thread, for as many seconds, before it is refused.
     :raises ConcurrentUse: the other thread is in it.
     :raises ForkedUnit: a parent process has created the object.
     """
@@ -45,7 +46,7 @@ def exclusive(method: M) -> M:
             raise ForkedUnit(_FORKED)
         if self.owner_thread == me:  # inside already: a flush inside a commit
             return method(self, *args, **kwargs)
-        if not self.lock.acquire(False):
+        if not self.lock.acquire(False) and not (patience and self.lock.acquire(timeout=patience)):
             raise concurrent_use()
         self.owner_thread = me
         try:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
-from sqlalchemy.orm import Mapper, Session, SessionTransaction, object_mapper
+from sqlalchemy.orm import Mapper, Session, SessionTransaction
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
@@ -54,6 +55,10 @@ _NOT_OF_THE_APP = (
     " 'db.engines' here, or leave these options out."
 )
 
+
+# A connection that is closed while another thread waits for its server would end the process, or
+# keep that thread waiting for ever.
+_patiently = partial(exclusive, patience=5.0)
 
 _ENDED_UNIT = EndedUnit()
 
@@ -257,6 +262,11 @@ class UnitSession(Session):
         """Roll back, even inside a block."""
         super().rollback()
 
+    @_patiently
+    def rollback_for_unit(self) -> None:
+        """Roll back for the unit itself, whose view has left a thread inside, perhaps."""
+        super().rollback()
+
     @exclusive
     def close(self) -> None:
         """
@@ -280,7 +290,7 @@ class UnitSession(Session):
         self.refuse_in_block("invalidate")
         self.invalidate_unchecked()
 
-    @exclusive
+    @_patiently
     def end(self) -> None:
         """Close for good: the unit of work is over, and any further use is refused."""
         try:
@@ -297,10 +307,16 @@ class UnitSession(Session):
         cascade "all" leads to would be lost.
         """
         changed = self.dirty | self.deleted
-        for instance in self.identity_map.values():
-            if instance not in changed:
-                mapper = object_mapper(instance)
-                self.expire(instance, [*mapper.column_attrs.keys(), *mapper.relationships.keys()])
+        names: dict[Mapper[Any], frozenset[str]] = {}
+        for state in self.identity_map.all_states():
+            mapper, values, instance = state.mapper, state.dict, state.obj()
+            if mapper not in names:
+                keys = [*mapper.column_attrs.keys(), *mapper.relationships.keys()]
+                names[mapper] = frozenset(keys)
+            # Around a loop of units there may be many objects, which have expired before.
+            is_loaded = instance is not None and not names[mapper].isdisjoint(values)
+            if is_loaded and instance not in changed:
+                self.expire(instance, names[mapper] & values.keys())
 
     @exclusive
     def commit_unchecked(self) -> None:

@@ -134,7 +134,7 @@ class UnitOfWork(UnitState):
             return
         self.session.settle_idle(committed=False)
         try:
-            self.session.rollback_unchecked()
+            self.session.rollback_for_unit()
         except Exception:
             logger.exception("The rollback of a unit of work failed; its connections are dropped.")
             # A session that was interrupted during a state change refuses to roll back, and
@@ -167,8 +167,11 @@ class UnitOfWork(UnitState):
             return
         if end_reads and session.in_transaction() and not self._is_engaged:
             self.rollback()
-        else:
+            return
+        try:
             session.expire_unchanged()
+        except Exception:  # of a listener of the app; the COMMIT that is the cause has succeeded
+            logger.exception("Objects of a unit of work around another one did not expire.")
 
     @property
     def _is_engaged(self) -> bool:

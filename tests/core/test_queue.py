@@ -279,15 +279,54 @@ def test_a_flow_goes_on_in_another_thread() -> None:
             queue.acquire(object(), 10)
 
     with holding(queue) as owner:
-        me = threading.get_ident()
+        me = threading.current_thread()
         with pytest.raises(OwnTurn) as caught:
             in_thread(partial(copy_context().run, work))
         assert caught.value.lender is owner
 
 
+def test_what_a_thread_did_for_this_one_is_done_by_this_one() -> None:
+    """The view was async, and a function after it is not: a unit inside may borrow the turn."""
+    queue, me, owner = WriteQueue(), threading.current_thread(), object()
+    ours = copy_context()
+
+    def work() -> None:
+        with waiting(me):
+            queue.acquire(owner, 10)
+
+    in_thread(partial(ours.run, work))
+    with pytest.raises(OwnTurn) as caught:
+        ours.run(queue.acquire, object(), 10)
+    assert caught.value.lender is owner
+
+
+def test_a_later_thread_with_the_same_number_is_another_one() -> None:
+    """The system gives the numbers of threads that have ended to the next ones."""
+    queue, owner = WriteQueue(), object()
+    first = threading.Thread(target=queue.acquire, args=(owner, 10))
+    first.start()
+    first.join()
+    found: list[BaseException | None] = []
+
+    async def take_another() -> None:
+        with pytest.raises(QueueTimeout) as caught:
+            queue.acquire(object(), 0.01)
+        found.append(caught.value)
+
+    for _ in range(100):
+        later = threading.Thread(target=lambda: asyncio.run(take_another()))
+        later.start()
+        later.join()
+        if later.ident == first.ident:
+            break
+    else:
+        pytest.skip("no later thread has got the number")
+    assert not isinstance(found[-1], OwnTurn)
+
+
 def test_a_thread_that_was_waited_for_is_another_writer() -> None:
     """A task that lives longer than the async view which has created it."""
-    queue, me = WriteQueue(), threading.get_ident()
+    queue, me = WriteQueue(), threading.current_thread()
 
     def work() -> None:
         with waiting(me):
@@ -376,7 +415,7 @@ def test_two_who_may_borrow_do_so_one_after_the_other() -> None:
             queue.acquire(second, 10)
         return caught.value.lender
 
-    me = threading.get_ident()
+    me = threading.current_thread()
     with holding(queue) as outer, ThreadPoolExecutor(1) as pool:
         ours = copy_context()
         assert copy_context().run(queue.borrow, first, outer)

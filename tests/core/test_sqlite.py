@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
@@ -22,7 +23,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.pool import StaticPool
 
 from flask_uow._config.reading import read
@@ -37,6 +38,7 @@ from flask_uow._transaction.record import TransactionRecord, attach
 from flask_uow._transaction.statements import SqliteKind, sqlite_kind_of
 from flask_uow.errors import ConfigError, ConfigNotice, TransactionLost
 from tests.support import leaks
+from tests.support.forks import in_child
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
 
@@ -827,7 +829,7 @@ def test_a_nested_unit_in_a_thread_for_which_this_one_waits(
     engine: Engine, witness: Witness
 ) -> None:
     """As the thread of an async view, which has inherited the context variables."""
-    me = threading.get_ident()
+    me = threading.current_thread()
 
     def nested() -> None:
         with waiting(me), engine.begin() as inner:
@@ -1049,6 +1051,52 @@ def test_a_savepoint_is_work_too(engine: Engine) -> None:
                 set_n(inner, 1)
 
 
+def test_a_connection_that_another_thread_closes(file: Path, engine: Engine) -> None:
+    """A request drops it while a thread of its own runs a statement: the process would end."""
+
+    def work() -> None:
+        driver = sqlite3.connect(file, factory=SqliteConnection, check_same_thread=False)
+        inside, go_on = threading.Event(), threading.Event()
+
+        def wait() -> int:
+            inside.set()
+            return int(go_on.wait(10))
+
+        def change() -> None:
+            with pytest.raises(sqlite3.Error, match=r"closed database|interrupted"):
+                driver.execute("UPDATE t SET n = wait()")
+
+        driver.create_function("wait", 0, wait)
+        with ThreadPoolExecutor(1) as pool:
+            job = pool.submit(change)
+            assert inside.wait(10)
+            driver.close()
+            go_on.set()
+            job.result(10)
+        with pytest.raises(sqlite3.ProgrammingError, match="closed database"):
+            driver.execute("SELECT 1")
+
+    assert in_child(work) == 0
+
+
+def test_a_connection_that_is_closed_while_it_waits_for_its_turn(engine: Engine) -> None:
+    """It does not take the turn along."""
+    with writing(engine) as first, engine.connect() as second:
+        set_n(first, 1)
+        driver: Any = second.connection.dbapi_connection
+        with ThreadPoolExecutor(1) as pool:
+            n(second)
+            job = pool.submit(set_n, second, 2)
+            while not driver.writing:
+                time.sleep(0.001)
+            second.invalidate()
+            first.commit()
+            with pytest.raises(ProgrammingError, match="closed database"):
+                job.result(10)
+        in_thread(lambda: write_in_time(engine))
+        del driver
+
+
 def test_a_dropped_connection_is_closed(
     make_engine: MakeEngine, witness: Witness, file: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -1218,6 +1266,57 @@ def test_a_replaced_database_is_not_destroyed(
         connection.commit()
         assert run(another, "PRAGMA integrity_check").scalar_one() == "ok"
         assert n(another) == 78
+
+
+def test_a_replaced_database_without_a_log(make_engine: MakeEngine, file: Path) -> None:
+    """SQLite itself refuses to write; that connection is not used again."""
+    engine = make_engine(journal_mode="delete")
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+        run(connection, "INSERT INTO t VALUES (1, 0)")
+    put_in_its_place(file, "mv")
+    with pytest.raises(OperationalError, match=r"readonly .* was replaced"):
+        with engine.begin() as connection:
+            set_n(connection, 1)
+    with engine.begin() as connection:
+        assert n(connection) == 77
+
+
+def test_a_replaced_database_behind_a_link(
+    make_engine: MakeEngine, file: Path, tmp_path: Path
+) -> None:
+    """SQLite knows the file by its own path, and the app by that of the link."""
+    link = tmp_path / "current"
+    link.symlink_to(file.parent)
+    engine = make_engine(f"sqlite:///{link / file.name}")
+    with engine.begin() as connection:
+        run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+    put_in_its_place(file, "mv")
+    with pytest.raises(OperationalError, match="was deleted or replaced"):
+        with engine.begin() as connection:
+            set_n(connection, 1)
+    with pytest.raises(OperationalError, match="-wal' and '"):
+        engine.connect()
+
+
+def test_a_link_that_leads_to_another_database(make_engine: MakeEngine, tmp_path: Path) -> None:
+    """The old one stays where it is, with its log, and nothing is stored there any more."""
+    link = tmp_path / "current.db"
+    for n_there, name in enumerate(["first", "second"]):
+        with make_engine(f"sqlite:///{tmp_path / name}").begin() as connection:
+            run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")
+            run(connection, f"INSERT INTO t VALUES (1, {n_there})")
+    link.symlink_to(tmp_path / "first")
+    engine = make_engine(f"sqlite:///{link}")
+    with engine.connect() as connection:
+        assert n(connection) == 0
+    link.unlink()
+    link.symlink_to(tmp_path / "second")
+    with pytest.raises(OperationalError, match="was deleted or replaced"):
+        with engine.begin() as connection:
+            set_n(connection, 5)
+    with engine.connect() as connection:
+        assert n(connection) == 1
 
 
 def test_a_replaced_database_that_another_process_uses_already(engine: Engine, file: Path) -> None:

@@ -199,6 +199,7 @@ CHANGES = {
     "SELECT 1; PRAGMA foreign_keys = 0": "PRAGMA",
 }
 NO_CHANGES = [
+    "PRAGMA defer_foreign_keys = ON",
     *READS,
     *UNKNOWN,
     *WRITES,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import ForeignKey, String, inspect, select
+from sqlalchemy import ForeignKey, String, event, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from flask_uow import Database, DiscardedWork
@@ -70,6 +70,28 @@ def test_objects_of_a_test_show_what_a_request_has_stored(
         assert [ada.email, bob.email] == ["new", "new"]
         assert client.post("/newer").status_code == 200
         assert [ada.email, bob.email] == ["newer", "newer"]
+
+
+@concurrently
+def test_listener_that_raises_undoes_no_commit(
+    app: Flask, db: Database, witness: Witness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is stored is acknowledged, although an object around it did not expire."""
+
+    def refuse(*_: object) -> None:
+        raise LookupError
+
+    with app.app_context():
+        ada, _ = users(db)
+        event.listen(User, "expire", refuse)
+        try:
+            with app.app_context(), db.atomic():
+                db.session.add(User(name="cid"))
+        finally:
+            event.remove(User, "expire", refuse)
+        assert ada.name == "ada"
+    assert witness.names() == ["ada", "bob", "cid"]
+    assert "did not expire" in caplog.text
 
 
 def test_contexts_further_out_see_it_as_well(app: Flask, db: Database, client: FlaskClient) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import nullcontext
 from contextvars import Context, copy_context
 from functools import partial
@@ -543,6 +544,44 @@ def test_two_threads_at_once_in_one_unit_are_refused(
     assert witness.names() == ["ada"]
 
 
+@concurrently
+def test_request_that_ends_waits_for_a_thread_in_its_unit(
+    app: Flask, db: Database, client: FlaskClient
+) -> None:
+    """To close the connection under its statement would end the process, or stop that thread."""
+    inside, go_on = threading.Event(), threading.Event()
+    dropped, jobs = list[object](), list[Future[Any]]()
+
+    def read() -> Any:
+        event.listen(db.engine, "after_cursor_execute", stay, once=True)
+        return db.session.scalars(select(User)).all()
+
+    def stay(*_: Any) -> None:
+        inside.set()
+        go_on.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+
+        @app.post("/")
+        def leave_a_thread() -> str:
+            db.session.scalars(select(User)).all()
+            event.listen(db.engine, "close", lambda *found: dropped.append(found))
+            jobs.append(pool.submit(copy_context().run, read))
+            assert inside.wait(10)
+            return ""
+
+        response = pool.submit(client.post, "/")
+        assert inside.wait(10)
+        try:
+            with pytest.raises(FutureTimeout):
+                response.result(0.2)
+        finally:
+            go_on.set()
+        assert response.result(10).status_code == 500
+        assert jobs[0].result(10) == []
+    assert (dropped, checked_out()) == ([], 0)
+
+
 def test_unit_can_be_used_again_after_a_statement_failed(
     app: Flask, db: Database, client: FlaskClient
 ) -> None:
@@ -873,3 +912,13 @@ def test_two_threads_in_one_context_open_one_unit(make_app: MakeApp) -> None:
         copies.put(copy_context())
         first, second = in_threads(lambda: use(copies.get()), times=2)
         assert first is second is db.session()
+
+
+def test_teardown_that_is_called_by_hand_ends_the_unit_only(app: Flask, db: Database) -> None:
+    """As some tests do: the context goes on, with a new unit."""
+    with app.app_context():
+        first = db.session()
+        app.do_teardown_appcontext()
+        assert db.session() is not first
+        assert db.session.scalars(select(User)).all() == []
+    assert checked_out() == 0

@@ -388,3 +388,29 @@ def test_reader_is_part_of_the_unit(
     assert client.post("/").headers["X-Users"] == "2"
     assert traffic.count("COMMIT") == 1
     assert checked_out() == 0
+
+
+@pytest.mark.parametrize("status", [201, 422])
+def test_session_that_is_removed_before_the_commit_is_named(
+    status: int,
+    app: Flask,
+    db: Database,
+    client: FlaskClient,
+    witness: Witness,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """An ``after_request`` function undoes a success: the log says so, and what to write."""
+
+    @app.after_request
+    def remove(response: Response) -> Response:
+        db.session.remove()
+        return response
+
+    @app.post("/")
+    def create() -> tuple[str, int]:
+        db.session.add(User(name="ada"))
+        return "", status
+
+    assert client.post("/").status_code == status
+    assert witness.names() == []
+    assert ("came after the view and before the commit" in caplog.text) == (status == 201)
