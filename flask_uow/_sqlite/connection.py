@@ -44,7 +44,7 @@ class SqliteConnection(sqlite3.Connection):
         has begun another transaction since.
     :ivar turn: its right to write, which a queue has given to it.
     :ivar resting: it has lent its turn, and begins again with the next statement.
-    :ivar stale: what other connections have changed that borrowed its turn.
+    :ivar stale: the columns that were changed by connections that borrowed its turn.
     """
 
     database: SqliteDatabase
@@ -60,7 +60,7 @@ class SqliteConnection(sqlite3.Connection):
     turn: Turn | None = None
     resting = False
     stale: StaleColumns | None = None
-    _changed: set[Column] | None = None  # since it has borrowed its turn
+    _changed: set[Column] | None = None  # since it borrowed a turn
     _authorizer: Any = NO_AUTHORIZER
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -197,9 +197,9 @@ class SqliteConnection(sqlite3.Connection):
             return self.resting
 
     def note_use(self, statement: str) -> None:
-        """Note that *statement* is going to run in this thread, while this one has the turn.
+        """Note that *statement* is about to run in this thread, if this connection has the turn.
 
-        :raises sqlite3.OperationalError: it would overwrite what it knows nothing of.
+        :raises sqlite3.OperationalError: it would overwrite a change that its unit has not read.
         """
         if self.turn is not None:
             self.turn.note_use()
@@ -285,7 +285,8 @@ class SqliteConnection(sqlite3.Connection):
     def __del__(self) -> None:
         self._leave_queue()
         # From Python 3.13 on, the driver closes a dropped connection in the method that this one
-        # replaces, and warns. There is no cause to: a pool that is dropped closes no connection.
+        # replaces, and warns. That warning is unwanted: a pool that is dropped closes no
+        # connection.
         try:
             sqlite3.Connection.close(self)  # not that of a subclass: it may be closed already
         except sqlite3.Error:  # it belongs to another thread, or was never open

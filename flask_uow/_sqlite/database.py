@@ -26,7 +26,7 @@ _WAL_PERIOD = 5.0  # seconds between two looks at it
 class SqliteDatabase:
     """A file, or a database in memory.
 
-    :ivar path: of the file; empty before the first connection, and without a file.
+    :ivar path: the path of the file; empty before the first connection, and without a file.
     :ivar asked_for: the path to which a connection was asked for last.
     :ivar identity: which file it was when it was opened last; None before, and without a file.
     :ivar read_only: it was opened for reading only, so no connection waits for the write lock.
@@ -68,18 +68,18 @@ class SqliteDatabase:
                 self.queue = queue_for(path) if path else WriteQueue()
 
     def note_identity(self) -> None:
-        """Note which file it is, and which ones SQLite keeps beside it; after each opening."""
+        """After each opening, note which file this is, and which files SQLite keeps beside it."""
         self.identity = identity_of(self.path)
         self._beside = {name: identity_of(name) for name in self._names_beside()}
 
     def is_replaced(self) -> bool:
-        """Tell whether another file was put in its place since."""
+        """Tell whether another file has been put in its place since then."""
         return self.identity is not None and identity_of(self.path) not in {None, self.identity}
 
     def left_by_the_old(self) -> list[str]:
-        """Return the files beside it that belong to the one which was replaced.
+        """Return the files beside it that belong to the file that was replaced.
 
-        SQLite would take them for files of the new one, and destroy it.
+        SQLite would take them for files of the new file, and destroy it.
         """
         found = {name: identity_of(name) for name in self._names_beside()}
         return [

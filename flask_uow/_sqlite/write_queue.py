@@ -12,9 +12,10 @@ A process has one queue for each file, however many engines and apps use it (:fu
 
 A writer may lend its turn to a unit of work inside it, which would otherwise wait for the end of
 the outer unit, for ever. No other writer gets in between: when the inner unit leaves, it is the
-outer one's turn again. A unit is inside another one if it has inherited its context variables, and
-if the outer one cannot go on meanwhile: it was used last by the same thread, or by a thread that
-waits for this one (:func:`waiting`), as that of an async view does. Two threads are two writers.
+outer one's turn again. A unit is inside another one if it has inherited the context variables of
+the outer unit, and the outer unit cannot continue meanwhile: it was used last by the same thread,
+or by a thread that waits for this one (:func:`waiting`), as with an async view. Otherwise two
+threads are two writers.
 
 Every wait ends by itself and can be interrupted, in a thread as in a greenlet. Without ``flock``
 (Windows) the threads of each process are in order, and SQLite's own lock keeps the processes apart.
@@ -42,7 +43,7 @@ class QueueTimeout(Exception):
 
 
 class OwnTurn(QueueTimeout):
-    """There was no wait, because its end would depend on the writer that waits.
+    """There was no wait, because it could end only after the waiting writer continues.
 
     :ivar lender: the owner of the turn, which may lend it. None: another task of this thread has
         the turn, and the wait would block the event loop in which that task runs.
@@ -68,15 +69,15 @@ class WriteQueue:
         """Wait for the turn of *owner*; return at once if it is its turn already.
 
         :param timeout: in seconds.
-        :raises QueueTimeout: it did not become the turn of *owner* in that time.
+        :raises QueueTimeout: *owner* did not get its turn in that time.
         :raises OwnTurn: the wait would not end, or *owner* is to borrow the turn.
         """
         return self._queues[os.getpid()].acquire(owner, timeout)
 
     def borrow(self, owner: object, lender: object) -> Turn | None:
-        """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
+        """Give *owner* the turn of *lender*, which gets it back when *owner* leaves.
 
-        :return: None if it is not *lender*'s turn any more: ask again.
+        :return: None if *lender* no longer has the turn: ask again.
         """
         return self._queues[os.getpid()].borrow(owner, lender)
 
@@ -106,7 +107,7 @@ def queue_for(database: str) -> WriteQueue:
 class Turn:
     """The right of *owner* to write.
 
-    :ivar is_over: perhaps ended by another thread.
+    :ivar is_over: whether it has ended, perhaps by another thread.
     :ivar thread: the number of the thread that has used it last.
     """
 
@@ -119,7 +120,7 @@ class Turn:
 
     def note_use(self) -> None:
         """Note that the current thread uses it."""
-        # By way of the module: gevent replaces the function when it patches.
+        # Through the module: gevent replaces the function when it patches.
         self.thread = threading.get_ident()
 
 
@@ -141,18 +142,18 @@ _wait: ContextVar[_Wait | None] = ContextVar("flask_uow_wait", default=None)
 
 @contextlib.contextmanager
 def waiting(thread: int) -> Iterator[None]:
-    """Note that *thread* does nothing until the ``with`` block, in the current thread, is over."""
+    """Note that *thread* does nothing until the ``with`` block of the current thread ends."""
     wait = _Wait(thread)
     token = _wait.set(wait)
     try:
         yield
     finally:
         _wait.reset(token)
-        wait.threads = ()  # tasks that live longer have inherited it
+        wait.threads = ()  # tasks that outlive the block have inherited it
 
 
 def _idle_threads() -> tuple[int, ...]:
-    """The threads that do nothing while the current one works, which is one of them."""
+    """Return the current thread and those that do nothing while it works."""
     me, wait = threading.get_ident(), _wait.get()
     return wait.threads if wait is not None and me in wait.threads[1:] else (me,)
 
@@ -282,8 +283,8 @@ class _ThreadQueue:
         if turns and turns[-1] in _taken.get():
             return (
                 f"{duration_since(since)} by the unit of work around this one, which another thread"
-                f" may be using ({thread.name!r}); if that one waits for this thread, it waits for"
-                " itself, and has to commit first"
+                f" may be using ({thread.name!r}); if that thread waits for this one, it has to"
+                " commit first"
             )
         if thread is threading.current_thread():
             return f"by this very thread, for another unit of work, {duration_since(since)}"
@@ -308,7 +309,7 @@ class _Waiter:
         self.called.acquire()
 
     def may_borrow(self, turn: Turn) -> bool:
-        """Tell whether *turn* is one of its own flow, and its user does nothing meanwhile."""
+        """Tell whether *turn* is of this flow of control, and its thread does nothing meanwhile."""
         return turn in self._taken and turn.thread in self._idle
 
 

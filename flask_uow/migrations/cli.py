@@ -111,7 +111,7 @@ _statement_timeout = click.option(
 
 
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator."""
+    """Combine several options into one decorator."""
     return lambda function: functools.reduce(lambda done, option: option(done), options, function)
 
 

@@ -239,8 +239,8 @@ def leave_in_mid_checkout(garbage: Garbage) -> None:
 
 @pytest.mark.fault(
     "K3",
-    fault="Only garbage, such as the traceback of an error, holds a connection",
-    then="It is back before another request has to wait for it",
+    fault="A connection is held only by garbage, such as the traceback of an error",
+    then="It comes back before another request has to wait for it",
 )
 @pytest.mark.parametrize(
     "leave", [leave_in_ended_request, leave_with_its_request, leave_in_mid_checkout]

@@ -121,7 +121,7 @@ PARTS = {
     "foreign key": (
         "id INTEGER PRIMARY KEY, name VARCHAR(50), nick VARCHAR(20), boss INTEGER REFERENCES"
         " people(id) ON DELETE SET NULL ON UPDATE CASCADE DEFERRABLE INITIALLY DEFERRED",
-        "what the foreign key of 'boss' says of ON DELETE",
+        "what the foreign key of 'boss' says about ON DELETE",
         None,
     ),
 }
