@@ -938,7 +938,7 @@ def test_several_statements_in_one_are_rolled_back(
 def test_error_page_whose_own_commit_fails_is_no_success(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
 ) -> None:
-    """Flask has no handler left for it; a 200 would say that its row is stored."""
+    """Flask has no handler left for the error; a 200 would say that the row is stored."""
     app.config["PROPAGATE_EXCEPTIONS"] = False
 
     @app.errorhandler(500)
