@@ -285,7 +285,7 @@ class UnitRegistry(ScopedRegistry[S]):
                 kept.end(warn=False)
             raise OutsideContext(
                 "The Flask context that this thread works in has ended: the response was sent"
-                " and its unit of work is closed. Give a thread that lives longer a context of"
+                " and its unit of work is closed. A thread that lives longer needs a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
         return kept

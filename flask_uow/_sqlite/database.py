@@ -79,7 +79,7 @@ class SqliteDatabase:
     def left_by_the_old(self) -> list[str]:
         """Return the files beside it that belong to the file that was replaced.
 
-        SQLite would take them for files of the new file, and destroy it.
+        SQLite would take them for those of the new file, and destroy that file.
         """
         found = {name: identity_of(name) for name in self._names_beside()}
         return [

@@ -166,7 +166,7 @@ class UnitSession(Session):
         return self.with_options(bind, "'bind' names")
 
     def with_options(self, bind: Engine | Connection, chosen_by: str) -> Engine | Connection:
-        """Return an engine that the app has chosen, with the options of this unit, if it has any.
+        """Return *bind*, chosen by the app, with the options of this unit, if it has any.
 
         :param chosen_by: the beginning of the message.
         :raises ConfigError: *bind* does not belong to an engine of the app.

@@ -1,4 +1,4 @@
-"""The session class of one ``Database``: :class:`UnitSession`, or mixed with the app's own class.
+"""The session class of one ``Database``: :class:`UnitSession`, or a mix with the app's own class.
 
 Nothing here knows Flask.
 """

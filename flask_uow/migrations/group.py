@@ -1,4 +1,4 @@
-"""What an app gets: the group ``db``, what ``env.py`` files look for, a look at its first request.
+"""What an app gets: the group ``db``, what ``env.py`` files look for, a check at its first request.
 
 Alembic is not imported here, and a command only when it is used.
 """
