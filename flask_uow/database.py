@@ -281,7 +281,7 @@ class Database:
         script) the outermost block is the whole transaction and commits at its end; loaded objects
         stay readable. ``raise Rollback`` undoes a block, and the code after it continues.
 
-        An ``HTTPException`` below 400, a raised redirect, leaves the block as a return does.
+        An ``HTTPException`` below 400, such as a raised redirect, leaves the block like a return.
 
         ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 

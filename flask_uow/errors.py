@@ -240,7 +240,7 @@ class ConfigNotice(UowWarning):
 
 
 def escaped(text: object) -> str:
-    """Return *text* in one printable line, for text that is not of the app's own code.
+    """Return *text* as one printable line; for text that does not come from the app's own code.
 
     A line break in a message would forge a line of the log, and an escape sequence would reach the
     terminal on which the log is read.

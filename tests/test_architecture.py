@@ -124,7 +124,7 @@ def test_docstrings_name_the_errors(path: Path) -> None:
 
 
 def raised_in(node: ast.AST) -> set[str]:
-    """The errors of ours that *node* raises itself, not in a function inside it."""
+    """Return our errors that *node* raises itself, not in a function inside it."""
     if isinstance(node, ast.Raise) and node.exc is not None:
         error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
         return {ast.unparse(error).rpartition(".")[2]} & set(errors.__all__)
@@ -185,7 +185,7 @@ def test_the_tower_does_not_know_the_migrations() -> None:
 
 
 def test_migrations_import_in_one_direction() -> None:
-    """No import cycle among their modules; ``group`` imports the commands only for their use."""
+    """No import cycle among their modules; ``group`` imports a command only when it is used."""
     wing = PACKAGE / "migrations"
     graph = {path: _neighbors(path) for path in wing.rglob("*.py")}
     graph[wing / "group.py"].discard(wing / "cli.py")

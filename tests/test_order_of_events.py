@@ -256,7 +256,7 @@ def test_unhandled_error(app: Flask, db: Database, client: FlaskClient, log: Log
 def test_failing_commit(
     app: Flask, db: Database, client: FlaskClient, log: Log, witness: Witness
 ) -> None:
-    """The flush of the commit finds a name that is taken: the app's handler responds."""
+    """The flush of the commit finds a name that is taken, and the app's handler runs."""
     witness.store(User(name="ada"))
 
     @app.errorhandler(IntegrityError)

@@ -121,14 +121,14 @@ CHECKS: Mapping[str, Check] = {
 """By key. The keys of engines and ``UOW_COMMIT`` have checks of their own."""
 
 ENGINE_OPTIONS: Mapping[str, Check] = {
-    "pool_size": _whole(0, words="a whole number, 0 or more, where 0 is for no limit"),
-    "max_overflow": _whole(-1, words="a whole number, 0 or more, or -1 for no limit"),
+    "pool_size": _whole(0, words="a whole number, 0 or more, where 0 means no limit"),
+    "max_overflow": _whole(-1, words="a whole number, 0 or more, or -1, which means no limit"),
     "pool_timeout": _seconds(_LONGEST_WAIT, or_never=True),
     "pool_recycle": Check(
         lambda value: _is_number(value, -inf, inf), "a number of seconds, or -1 for never"
     ),
 }
-"""By the name of the argument of ``create_engine()``, which accepts what fails only later."""
+"""Checks by argument of ``create_engine()``, which accepts some values that fail only later."""
 
 check_port = _whole(1, 65_535, words="a number from 1 to 65535")
 """Checks the port of a server."""

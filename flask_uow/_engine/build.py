@@ -94,7 +94,7 @@ def _protect(
         sqlite.set_up_transactions(engine, settings.sqlite, on_wal_growth=on_growth)
     # ... whose effect on the transaction this asks for.
     lost_transactions.watch_transactions(engine)
-    # Which also sees what is left in the session of a connection.
+    # The same listener also sees what is left in the session of a connection.
     session_state.close_changed_connections(engine, own.name)
     # After SQLite's, which may refuse to open the file at all.
     fork.protect_from_fork(engine)
@@ -192,7 +192,7 @@ def _create(settings: EngineSettings, pool_settings: PoolSettings, folder: str) 
     except Exception as error:  # nothing connects yet, so it is about an option
         text = str(error) or repr(error)
         masked = _SECRET.sub("://***", text)
-        cause = error if masked == text else None  # a traceback would show it
+        cause = error if masked == text else None  # a traceback would show the password
         raise ConfigError(f"The engine of {where} refuses an option: {masked}") from cause
 
 
@@ -201,14 +201,14 @@ def _check_options(url: URL, options: Mapping[str, Any], where: str) -> None:
         if name in options:
             check(options[name], f"The engine option {name!r} of {where}")
     for port in (url.port, (options.get("connect_args") or {}).get("port")):
-        if isinstance(port, int):  # a text may be a list of ports
+        if isinstance(port, int):  # a string may be a list of ports
             check_port(port, f"The port of {where}")
 
 
 def _with_driver(url: URL, where: str) -> URL:
     """Choose the driver if the URL leaves it open and SQLAlchemy's own choice is not installed.
 
-    SQLAlchemy 2.0 means psycopg2 by 'postgresql://', SQLAlchemy 2.1 means psycopg.
+    For 'postgresql://', SQLAlchemy 2.0 chooses psycopg2, and SQLAlchemy 2.1 chooses psycopg.
 
     :raises ConfigError: no driver for this dialect is installed.
     """

@@ -135,13 +135,13 @@ class CheckoutTracker:
         return sorted(checkouts, key=lambda checkout: checkout.since)
 
     def suspects(self, *, doubtful: bool) -> set[tuple[object, ...]]:
-        """Return the checkouts that may be kept by garbage alone, if no connection is idle.
+        """Return the checkouts that only garbage may hold, if no connection is idle.
 
-        The context of such a checkout has ended, or no context is noted: an exception has struck
-        in the middle of the checkout.
+        The context of such a checkout has ended, or none is noted, because an exception interrupted
+        the checkout.
 
-        :param doubtful: include checkouts outside of any context, and those of the current one: it
-            asks for another connection, and may have dropped the first.
+        :param doubtful: include checkouts outside of any context, and those of the current context,
+            which asks for another connection and may have dropped the first.
         """
         found: set[tuple[object, ...]] = set()
         for reference in self._entries.keyrefs():
@@ -149,7 +149,7 @@ class CheckoutTracker:
             if entry is None or entry.dbapi_connection is None:
                 continue
             values = entry.info.get(_KEY)
-            if values is None:  # or on its way, but not for long: the next checkout has another key
+            if values is None:  # or not noted yet: the second look finds it
                 found.add((reference, sqlalchemy_private.proxy_reference(entry)))
             elif not self._is_held(values[1], doubtful=doubtful):
                 found.add((reference, values[0]))

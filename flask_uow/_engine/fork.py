@@ -78,8 +78,8 @@ def _note_connection(
 ) -> None:
     _entries[entry] = reference
     _opening.pop(threading.get_ident(), None)
-    # Here, not when an engine is disposed of: with a listener for that, SQLAlchemy would ask for
-    # listeners at each connection and statement of the engine.
+    # Here, not when an engine is disposed of: with a listener for that event, SQLAlchemy would look
+    # for listeners at each connection and statement of the engine.
     engine = reference()
     if engine is not None and _is_sqlite(engine):
         _pools[engine.pool] = None

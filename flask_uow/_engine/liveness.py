@@ -1,18 +1,18 @@
 """A connection that died in the pool is replaced before it is used (P13).
 
 When a server restarts, an administrator ends a session or an idle timeout expires, the server
-closes the connection, perhaps after a last message. Either makes the socket readable. On an idle
-connection there is nothing to read, so if its socket is readable, it is replaced, whatever has
-come. A look at the socket takes a microsecond and no round trip.
+closes the connection, perhaps after a last message. Either makes the socket readable. An idle
+connection has nothing to read, so it is replaced if its socket is readable, whatever has arrived. A
+look at the socket takes a microsecond and no round trip.
 
 A real ping is sent where the look is not enough:
 
 - the driver does not expose its socket;
-- the connection has been idle for long, and a router may have dropped it without a sign;
+- the connection has been idle for long, and a router may have dropped it silently;
 - another connection was found dead after this one was last used.
 
-Each connection also has a lifetime. It is shortened at random, by up to a tenth: connections that
-were opened together should not end together.
+Each connection also has a lifetime. It is shortened at random, by up to a tenth, so that
+connections that were opened together do not end together.
 
 Nothing here knows Flask or sessions.
 """
@@ -104,8 +104,8 @@ class Liveness:
         if life is None:  # the app has cleared 'connection.info', which it may use as well
             return
         now = monotonic()
-        # The time of the checkout stands for that of the return, because to note the return as well
-        # would make this half as expensive again.
+        # The time of the checkout stands for that of the return: noting both would make this half
+        # as expensive again.
         used, life.used = life.used, now
         if used is None:
             return

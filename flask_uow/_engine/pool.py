@@ -106,7 +106,7 @@ class ConnectionPool(QueuePool):
         self._known: weakref.WeakSet[ConnectionPoolEntry | _Attempt] = weakref.WeakSet()
         self._repairing = threading.Lock()
         self._next_collection = 0.0
-        self._survivors: set[tuple[object, ...]] = set()  # suspects that were no garbage
+        self._survivors: set[tuple[object, ...]] = set()  # suspects that were not garbage
 
     def recreate(self) -> ConnectionPool:
         """Return a pool like this one, with which ``engine.dispose()`` replaces it."""
@@ -139,25 +139,25 @@ class ConnectionPool(QueuePool):
     def close_at_return(self, info: dict[Any, Any]) -> None:
         """Close the connection with this *info* when it comes back, instead of keeping it.
 
-        That is after all listeners for "checkin", which may use it.
+        It is closed after all listeners for "checkin", which may still use it.
         """
         info[_CLOSED_AT_RETURN] = True
-        # Before the first of them, the return of a connection costs nothing more.
+        # Until the first call, the return of a connection costs nothing extra.
         setattr(self, "__class__", _ClosingPool)  # noqa: B010
 
     def _has_free(self) -> bool:
         return bool(self.checkedin()) or self.size() + self.overflow() < self._limit
 
     def _collect_garbage(self) -> None:
-        """Free the connections that only garbage keeps.
+        """Free the connections that only garbage holds.
 
-        The traceback of an exception keeps what its functions worked with, and Flask keeps the
-        exception in a function of that traceback: a circle. It may take long until Python looks
-        for circles by itself, or for ever if the app has switched that off.
+        The traceback of an exception refers to the variables of its functions, and a function of
+        Flask in it refers to the exception: a reference cycle. Python may take long to look for
+        cycles, and never does if the app has switched that off.
 
-        A collection stops all threads. So there is none where running contexts hold every
-        connection, one for each suspect that is not garbage after all, and one in a period where
-        nothing speaks for garbage but that it is possible.
+        A collection stops all threads. So there is none while running contexts hold every
+        connection, only one for a suspect that turns out not to be garbage, and at most one in each
+        period for the doubtful suspects.
         """
         tracker, now = self.tracker, time.monotonic()
         if tracker is None:

@@ -1,15 +1,15 @@
 """A connection whose session on the server was changed does not go back to the pool (P13).
 
 ``SET TIME ZONE``, a temporary table, a session lock: what a statement leaves in the session beyond
-its transaction would be there for the next request that checks the connection out. Resetting it
-costs a round trip on each return, and no server can reset all of it, so such a connection is closed
+its transaction would affect the next request that checks the connection out. Resetting it costs a
+round trip on each return, and no server can reset all of it, so such a connection is closed
 instead. The log says once, for each kind of change by a unit of work, what to write instead.
 
-What is set up when a connection is made stays. Listeners for "connect" have the connection of the
-driver, whose cursors are not watched; what the app sends with such a cursor is not seen, either.
+What is set up when a connection is made stays. Listeners for "connect" get the connection of the
+driver, whose cursors are not watched; what the app sends through such a cursor is not seen, either.
 
-Left alone are connections that do not go back, and a database that would end with its connection:
-SQLite in memory with a pool of the user's own.
+Connections that do not go back are left alone, and so is a database that would end with its
+connection: SQLite in memory with a pool of the user's own.
 
 Nothing here knows Flask or sessions of SQLAlchemy.
 """
@@ -33,9 +33,11 @@ from .pool import ConnectionPool
 
 logger = logging.getLogger(__name__)
 
-_EVERY_CONNECTION = "a listener for the event 'connect', for what every connection is to have"
+_EVERY_CONNECTION = "a listener for the event 'connect', for a setting of every connection"
 _BIND_PARAMETERS = "an ordinary statement with bind parameters; the driver may prepare it"
-_ORDINARY_TABLE = "a common table expression ('WITH'), or an ordinary table with a key of the work"
+_ORDINARY_TABLE = (
+    "a common table expression ('WITH'), or an ordinary table with a key for each task"
+)
 _LOCKED_ROW = "'SELECT ... FOR UPDATE', whose locks end with the transaction"
 _FOR_A_STATEMENT = (
     f"'SET STATEMENT ... FOR' (MariaDB) or the hint SET_VAR (MySQL), or {_EVERY_CONNECTION}"
@@ -73,7 +75,7 @@ _INSTEAD: Mapping[str, Mapping[SessionChange, str]] = {
 
 
 class _Watch:
-    """What is known of one engine.
+    """What is known about one engine.
 
     :param name: its name, for the log.
     :param instead: the changes that matter, and what to write instead.
@@ -91,10 +93,10 @@ class _Watch:
         self._told.add(change)
         logger.warning(
             "A statement of the engine %r has changed the session of its connection (%s), from %s."
-            " The next request would find that, so the connection is closed instead of going back"
-            " to the pool, and another one has to be opened. Write %s instead. Where several"
-            " transactions share it, use a connection of your own: 'with db.engine.connect():'."
-            " This is logged once for each kind of change.",
+            " The next request would find that change, so the connection is closed instead of going"
+            " back to the pool, and another one has to be opened. Write %s instead. If several"
+            " transactions need the change, use a connection of your own: 'with"
+            " db.engine.connect():'. This is logged once for each kind of change.",
             self._name,
             change.value,
             escaped(caller_location(4)),
@@ -106,7 +108,7 @@ _watches: WeakKeyDictionary[Dialect, _Watch] = WeakKeyDictionary()
 
 
 def close_changed_connections(engine: Engine, name: str) -> None:
-    """Let :func:`note_statement` close connections of *engine* at their return.
+    """Let :func:`note_statement` close connections of *engine* when they come back.
 
     :param name: the name of the engine, for the log.
     """
@@ -134,7 +136,7 @@ def note_statement(connection: Connection, statement: str, parameters: tuple[Any
         if isinstance(pool, ConnectionPool):
             pool.close_at_return(connection.info)
         connection.connection.invalidate(soft=True)  # other pools replace it before its next use
-        # Code with a connection of its own may need its state, and to close that is enough.
+        # Code with a connection of its own may need the change, so nothing is logged.
         if record_of(connection) is not None:
             watch.tell(change)
 
@@ -146,7 +148,7 @@ def _is_for_transaction(parameters: tuple[Any, ...]) -> bool:
 
 
 def _values_in(parameters: Any) -> Iterator[bool]:
-    """Yield the booleans among parameters by name, by position, or of several executions."""
+    """Yield the booleans among *parameters*: named, positional, or of several executions."""
     if isinstance(parameters, bool):
         yield parameters
     elif isinstance(parameters, Mapping):

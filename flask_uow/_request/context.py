@@ -55,7 +55,7 @@ def is_dispatching(context: Context) -> bool:
 
 
 def request_name(request: Request) -> str:
-    """Name *request* by its rule: its path is the client's, and may have a token in it."""
+    """Name *request* by its rule: the path comes from the client, and may contain a token."""
     method, rule = escaped(request.method), request.url_rule
     if rule is None:
         return f"{method}, which no rule of the app matches"
@@ -136,7 +136,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     @staticmethod
     def is_redirect(error: BaseException) -> bool:
-        """Is *error* a raised response below 400, such as a redirect? It is not a failure."""
+        """Tell whether *error* is a raised response below 400, which is not a failure."""
         if not isinstance(error, HTTPException):
             return False
         code = error.code if error.response is None else error.response.status_code
@@ -201,7 +201,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """End the unit of *context*, or only release it if its body is still to be streamed."""
         context.__dict__.pop(self._failed, None)  # it may be pushed again
         unit = self.unit_of(context)
-        if unit is None:  # a thread that came too late has opened it, and has ended it itself
+        if unit is None:  # a thread opened it too late, and has ended it itself
             return
         warn = error is None or (is_exit(error) and request_of(context) is None)
         if unit.phase is STREAMING:
@@ -223,7 +223,7 @@ class UnitRegistry(ScopedRegistry[S]):
     def set(self, obj: S) -> None:
         """Open a unit whose session is *obj*, for the registry of ``db.session``.
 
-        :raises SetupError: it was not made by ``db.sessionmaker``.
+        :raises SetupError: *obj* was not made by ``db.sessionmaker``.
         """
         if not isinstance(obj, UnitSession):
             raise SetupError(
@@ -295,12 +295,12 @@ class UnitRegistry(ScopedRegistry[S]):
         state.on_open()
         # Two threads may be here at once: the first one's unit is kept.
         kept: UnitOfWork = context.__dict__.setdefault(self.key, unit)
-        if not is_open(context):  # last: it may have ended meanwhile, in another thread
+        if not is_open(context):  # last: another thread may have ended it meanwhile
             if self.forget(context) is not None:
                 kept.end(warn=False)
             raise OutsideContext(
                 "The Flask context that this thread works in has ended: the response was sent"
-                " and its unit of work is closed. Give a thread that lives longer a context of"
+                " and its unit of work is closed. A thread that lives longer needs a context of"
                 " its own: 'with app.app_context():' in it, or 'copy_current_request_context'."
             )
         return kept
@@ -311,7 +311,7 @@ class UnitRegistry(ScopedRegistry[S]):
         """Let units of the contexts around see what *session* commits (P2).
 
         A test looks at its objects after a request. So the request also ends a transaction of the
-        test that has only read: its snapshot would show the same as before.
+        test that has only read, because its snapshot would show the old rows.
         """
 
         def expire(session: Session) -> None:
@@ -319,7 +319,7 @@ class UnitRegistry(ScopedRegistry[S]):
                 return
             for context in around:
                 unit = self.unit_of(context)
-                # With copied context variables, another thread may be using it.
+                # If context variables were copied, another thread may be using that unit.
                 if unit is not None and unit.thread == get_ident():
                     unit.expire(end_reads=is_request and not is_dispatching(context))
 

@@ -43,14 +43,14 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
         return context.request if context.has_request else None
 
     def push_of(context: Context) -> object:
-        """What stands for the last push of *context*; None if it is not active.
+        """Identify the last push of *context*; return None if it is not active.
 
-        A copy of the context variables keeps a context that has ended.
+        Copied context variables still have a context that has ended.
         """
         return context._cv_token
 
     def contexts_around(context: Context) -> Sequence[Context]:
-        """The contexts in which *context* is active."""
+        """Return the contexts in which *context* is active."""
         return _contexts_around(context)
 
 else:
@@ -64,7 +64,7 @@ else:
         pushed = request._cv_tokens
         if pushed and pushed[-1][1] is app_context:  # which it pushed for itself
             return request
-        # A thread that has inherited a request which has ended is not in it any more.
+        # A thread may have inherited a request that has ended; it is no longer in that request.
         return _innermost(request, app_context) if pushed else app_context
 
     def request_of(context: Context) -> Any:
@@ -72,19 +72,20 @@ else:
         return getattr(context, "request", None)
 
     def push_of(context: Context) -> object:
-        """What stands for the last push of *context*; None if it is not active.
+        """Identify the last push of *context*; return None if it is not active.
 
-        A copy of the context variables keeps a context that has ended.
+        Copied context variables still have a context that has ended.
         """
         tokens = context._cv_tokens
         return tokens[-1] if tokens else None
 
     def contexts_around(context: Context) -> Sequence[Context]:
-        """The contexts in which *context* is active."""
+        """Return the contexts in which *context* is active."""
         push = push_of(context)
         if type(push) is tuple:  # it is a request
             token, own = push
-            # The usual one: neither it nor the app context that it pushed is inside another.
+            # The usual case: neither the request nor the app context that it pushed is inside
+            # another.
             if own and token.old_value is own._cv_tokens[0].old_value is Token.MISSING:
                 return ()
         return _contexts_around(context)
@@ -143,7 +144,7 @@ def end_after(
     """Wrap a method that runs teardown functions: after them, note the end of the context.
 
     :param find: finds the context.
-    :param end: called if the context has an attribute *key* then, with the arguments.
+    :param end: called with the arguments, if the context has an attribute *key* then.
     """
 
     @wraps(original)

@@ -5,12 +5,12 @@ What happens to a unit in a request, in this order:
 1. The first ``db.session`` opens it, in a ``before_request`` function, the view or later.
 2. An exception leaves the view: what was written is rolled back, then the app's error handlers
    run (P4). After a conflict, a view with retries is run again instead.
-3. The return value, the view's or the handler's, has become a response, and the rule is asked
+3. The return value of the view or the handler has become a response, and the rule is asked
    (:func:`_decide`). If the view's work is not to be stored, it is rolled back here (P4).
 4. The ``after_request`` functions run, the cookie session is saved, ``request_finished`` is sent.
 5. **The commit** (:func:`_commit`), and the ``on_commit`` hooks (P3, P5, P10). If it fails, the
    failure goes to the app's error handlers as if the view had raised it, and their response
-   continues with 3.
+   continues with step 3.
 6. The response is sent.
 7. The context ends, and after its teardown functions the session is closed (P6). A streamed
    body keeps it open until the response is closed (P9).
@@ -178,7 +178,7 @@ def _decide_before(original: Method, units: UnitRegistry[Session]) -> Method:
             response = args[-1] if args else kwargs["response"]
             # The unit may be opened after this, by an after_request function.
             context._flask_uow_status = response.status_code
-            # By getattr: a context builds its __dict__ when it is asked for it.
+            # By getattr(): Python builds the __dict__ of a context only if code asks for it.
             unit: UnitOfWork | None = getattr(context, key, None)
             if unit is not None:
                 try:
@@ -215,10 +215,10 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
         *,
         is_handled: bool = False,
     ) -> Any:
-        """Commit, and return the response; if that fails, the one to the failure.
+        """Commit, and return the response. If the commit fails, return the response to the failure.
 
-        :param failure: of the commit rule, which takes the place of the commit's.
-        :param is_handled: the response is that of an error handler.
+        :param failure: an error of the commit rule: it is handled in place of a commit.
+        :param is_handled: an error handler has made the response.
         """
         unit = units.unit_of(context)
         if unit is None:
@@ -232,14 +232,14 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
                 status = response.status_code
             _commit(unit, status, response)
         except Exception as error:
-            # In this order: functions that run when it is closed find a clean session.
+            # In this order: functions that run when the response is closed find a clean session.
             unit.fail(error)
             _close_unsent(response)
             if is_handled:
                 raise
             response, failure = _handle(app, before, error)
             unit = units.unit_of(context)  # the handler may have removed the session
-            # After a retry it is the view's, whose commit may fail once more.
+            # After a retry the response is the view's, and its commit may fail once more.
             is_handled = unit is None or unit.failed
             return finish(before, context, response, failure, is_handled=is_handled)
         return _respond(units, context, unit, response)
@@ -250,9 +250,9 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
 def _handle(app: Flask, before: Arguments, error: Exception) -> tuple[Any, Exception | None]:
     """Handle *error* as if the view had raised it, and finalize the response.
 
-    Call it while *error* is handled: Flask raises it again if there is no handler for it.
+    Call this in the ``except`` block of *error*, which Flask raises again if it has no handler.
 
-    :return: the response, and what the commit rule raised, if it did.
+    :return: the response, and the error of the commit rule, if there was one.
     """
     handle_user_exception: Method = app.handle_user_exception
     finalize: Method = app.finalize_request
@@ -290,7 +290,7 @@ def _commit_error_page_after(original: Method, units: UnitRegistry[Session], app
 def _decide(unit: UnitOfWork, response: Response) -> None:
     """Roll back what the view did if it is not to be stored: the rules of P4, in their order.
 
-    :raises Exception: the rule did.
+    :raises Exception: the commit rule raised it.
     """
     # Of a failed unit, only what the error handler wrote is left.
     if unit.rollback_only or not (unit.failed or _is_success(unit, response)):
@@ -304,7 +304,7 @@ def _is_success(unit: UnitOfWork, response: Response) -> bool:
 
 
 _ROUNDS = 10
-"""How many commits there are at most: hooks may add work, or further hooks."""
+"""The maximum number of commits: hooks may add work, or further hooks."""
 
 
 def _commit(unit: UnitOfWork, status: int, response: Response) -> None:
@@ -320,7 +320,7 @@ def _commit(unit: UnitOfWork, status: int, response: Response) -> None:
         return  # the view has committed what it wanted; the rest is undone when the context ends
     for _ in range(_ROUNDS):
         if unit.failed and unit.session.in_transaction() and not unit.has_work:
-            # It looks as if it had only read, but a SELECT can call a function that writes.
+            # The unit seems to have only read, but a SELECT can call a function that writes.
             unit.session.end_keeping_objects()
         else:
             unit.commit()
@@ -395,5 +395,5 @@ def _end(units: UnitRegistry[Session], context: Context, args: Arguments) -> Non
         return
     note_end(context)
     late = units.unit_of(context)
-    if late is not None and late is not ended:  # another thread was faster
+    if late is not None and late is not ended:  # another thread has opened it meanwhile
         units.end(context, None)

@@ -1,9 +1,9 @@
 """The values of a request as they were before its view: what a retry restores (P4).
 
 The copies are deep: a list to which the view has appended an item is as it was. But some objects
-are not data, at whatever depth they lie: a mapped object belongs to its session, an engine and the
-app to every request. They stay themselves. That is why the copies are made by ``pickle``, which
-asks about each object (``persistent_id``); ``copy.deepcopy`` does not.
+are not data, at any depth: a mapped object belongs to its session, an engine and the app to every
+request. They are kept, not copied. So the copies are made by ``pickle``, which asks about each
+object (``persistent_id``); ``copy.deepcopy`` does not.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _NO_DATA = (type, FunctionType, BuiltinFunctionType, ModuleType, LocalProxy, Fla
 
 
 class Snapshot:
-    """The values of *mappings* as they are now. A value that cannot be copied stays itself."""
+    """The values of *mappings* as they are now. A value that cannot be copied is kept."""
 
     def __init__(self, *mappings: Mapping[Any, Any]) -> None:
         self._keys = [list(mapping) for mapping in mappings]
         self._originals = [value for mapping in mappings for value in mapping.values()]
-        self._shared: dict[int, object] = {}  # by identity: the objects that stay themselves
+        self._shared: dict[int, object] = {}  # by identity: the objects that are kept
         if not self._can_copy(self._originals):
             for value in self._originals:
                 if not self._can_copy(value):
@@ -53,7 +53,7 @@ class Snapshot:
     def _can_copy(self, value: object) -> bool:
         try:
             self._copy_of(self._dump_of(value))
-        except Exception:  # of the class of an object inside, whatever it is
+        except Exception:  # the class of a contained object may raise anything
             return False
         return True
 
@@ -94,7 +94,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _stays(kind: type) -> bool:
-    """Whether objects of this type are no data, and stay themselves."""
+    """Whether objects of this type are not data, and are kept."""
     if kind is object or issubclass(kind, _NO_DATA):
         return True
     if sqlalchemy.inspect(kind, raiseerr=False) is not None:  # a mapped class

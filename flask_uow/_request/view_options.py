@@ -21,7 +21,7 @@ _OPTIONS = "_flask_uow_options"
 
 
 def attach_options(view: F, options: UnitOptions) -> F:
-    """Attach *options* to a view; ``functools.wraps`` carries them on to what wraps it.
+    """Attach *options* to a view; ``functools.wraps`` copies them to its wrappers.
 
     :raises ConfigError: *view* is not a function, or has options already.
     """

@@ -150,11 +150,11 @@ def watch_view(view: F, units: UnitRegistry[Session], options: UnitOptions) -> F
     return cast(F, coroutine_started if inspect.iscoroutinefunction(view) else started)
 
 
-# By the methods of dict: those of a cookie session note that it was used.
+# By the methods of dict, because those of a cookie session note that it was used.
 
 
 def _content_of(cookie: Any) -> dict[str, Any]:
-    return dict.copy(cookie) if isinstance(cookie, dict) else {}  # a class that is not known
+    return dict.copy(cookie) if isinstance(cookie, dict) else {}  # an unknown class
 
 
 def _set_back(mapping: dict[str, Any], before: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Which columns a statement reads and changes, as SQLite itself tells.
 
-A unit of work that lends its turn keeps what it has read in objects and variables. What the unit
-inside it changes and commits is out of date there, and would be overwritten without a word. So the
-statements of both are looked at; those of all other units are not.
+A unit of work that lends its turn keeps what it has read in objects and variables. When the unit
+inside it changes rows and commits, those values are out of date, and the outer unit would overwrite
+the change silently. So the statements of both units are examined; those of all other units are not.
 
 Nothing here knows SQLAlchemy, engines or the queue.
 """
@@ -47,10 +47,10 @@ class Access(NamedTuple):
 def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -> Access:
     """Let SQLite compile *statement*, triggers included, without running it.
 
-    :param authorizer: what is set on *connection* afterwards.
+    :param authorizer: the authorizer to set on *connection* afterwards.
     """
     read, changed, removed = found = Access(set(), set(), set())
-    replaces = "replace" in words_of(statement)  # for SQLite it is an INSERT like others
+    replaces = "replace" in words_of(statement)  # SQLite reports it as an INSERT
 
     def note(action: int, name: str | None, column: str | None, *_: object) -> int:
         table = (name or "").lower()
@@ -65,7 +65,7 @@ def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -
             removed.add(table)
         return sqlite3.SQLITE_OK
 
-    # By way of the driver's own classes: those of the connection would ask here again.
+    # By the driver's own classes: those of the connection would call this function again.
     set_authorizer = partial(sqlite3.Connection.set_authorizer, connection)
     set_authorizer(note)
     try:
@@ -80,7 +80,7 @@ def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -
 
 
 class StaleColumns:
-    """What a unit of work has read, perhaps, and a unit inside it has changed since."""
+    """Columns that a unit of work may have read, and that a unit inside it has changed since."""
 
     def __init__(self) -> None:
         self._columns: set[Column] = set()
@@ -89,7 +89,7 @@ class StaleColumns:
         self._columns |= columns
 
     def overwritten_by(self, access: Access) -> str:
-        """Name a column that a statement overwrites; what it reads is up to date again."""
+        """Name a stale column that a statement overwrites; one that it reads is no longer stale."""
         stale = self._columns - access.read
         if not (access.changed or access.removed):
             self._columns = stale - {(table, _ANY) for table, _ in access.read}

@@ -208,9 +208,9 @@ class SqliteConnection(sqlite3.Connection):
             return self.resting
 
     def note_use(self, statement: str) -> None:
-        """Note that *statement* is going to run in this thread, while this one has the turn.
+        """Note that *statement* is about to run in this thread, if this connection has the turn.
 
-        :raises sqlite3.OperationalError: it would overwrite what it knows nothing of.
+        :raises sqlite3.OperationalError: it would overwrite a change that its unit has not read.
         """
         if self.turn is not None:
             self.turn.note_use()
@@ -304,7 +304,8 @@ class SqliteConnection(sqlite3.Connection):
     def __del__(self) -> None:
         self._leave_queue()
         # From Python 3.13 on, the driver closes a dropped connection in the method that this one
-        # replaces, and warns. There is no cause to: a pool that is dropped closes no connection.
+        # replaces, and warns. That warning is unwanted: a pool that is dropped closes no
+        # connection.
         try:
             sqlite3.Connection.close(self)  # not that of a subclass: it may be closed already
         except sqlite3.Error:  # it belongs to another thread, or was never open

@@ -82,9 +82,9 @@ class SqliteDatabase:
         return self.identity is not None and self.identity_now() not in {None, self.identity}
 
     def left_by_the_old(self) -> list[str]:
-        """Return the files beside it that belong to the one which was replaced.
+        """Return the files beside it that belong to the file that was replaced.
 
-        SQLite would take them for files of the new one, and destroy it.
+        SQLite would take them for those of the new file, and destroy that file.
         """
         if os.path.realpath(self.asked_for) != os.path.realpath(self.path):
             return []  # a link leads to a file in another place

@@ -72,7 +72,7 @@ def set_up_transactions(
     listeners = _Listeners(engine, profile, database)
     event.listen(engine, "do_connect", listeners.on_do_connect)
     event.listen(engine, "connect", listeners.on_connect)
-    if has_temporary_file(engine):  # not for others: it makes each statement slower
+    if has_temporary_file(engine):  # only there: it makes each statement slower
         event.listen(engine, "engine_disposed", listeners.on_disposed)
     event.listen(engine, "handle_error", listeners.on_error)
     name = "do_rollback"  # there is no event for the rollback of the pool

@@ -44,12 +44,12 @@ CLOSE_FILES = (
 
 
 def overwrites(column: str) -> str:
-    """Say why a statement is refused that changes *column*."""
+    """Say why a statement that changes *column* is refused."""
     return (
-        f"the statement would overwrite {column!r} with what was read too early: a unit of work"
-        " inside this one ('db.independent()', or one in an app context of its own) has changed it"
-        " since, and has committed. Read it again ('db.session.refresh(...)'), or let the database"
-        " compute it ('SET n = n + 1'), or do all the writing in one unit"
+        f"the statement would overwrite {column!r} with an outdated value: a unit of work inside"
+        " this one ('db.independent()', or one in an app context of its own) has changed the column"
+        " since it was read, and has committed. Read it again ('db.session.refresh(...)'), or let"
+        " the database compute it ('SET n = n + 1'), or do all the writing in one unit"
     )
 
 
@@ -71,10 +71,10 @@ def not_its_turn(
     """Return the error for a writer that has waited in the queue for too long."""
     if isinstance(error, OwnTurn) and error.lender is None:
         return locked(
-            f"another task of this thread has the write lock of {database.name!r}, and the event"
-            " loop would stop until that task has ended, which it cannot while the loop stops. Let"
-            " the tasks that write run one after the other ('await' each), or in threads of their"
-            " own ('asyncio.to_thread')"
+            f"another task of this thread has the write lock of {database.name!r}, and a wait"
+            " would stop the event loop, in which that task has to end first. Let the tasks that"
+            " write run one after the other ('await' each), or in threads of their own"
+            " ('asyncio.to_thread')"
         )
     if isinstance(error, OwnTurn):
         return locked(
@@ -233,7 +233,7 @@ def refuse_leftovers(database: SqliteDatabase) -> None:
         raise sqlite3.OperationalError(
             f"{MISSING}: the file {database.name!r} was replaced while it was in use, and {names}"
             " belong to the old one. SQLite would apply them to the new one, and destroy it. Stop"
-            " all processes that use the database, delete them, and start again. To restore a"
-            " backup while the app runs, let SQLite copy it: 'sqlite3 app.db \".restore"
+            " all processes that use the database, delete these files, and start again. To restore"
+            " a backup while the app runs, let SQLite copy it: 'sqlite3 app.db \".restore"
             " backup.db\"'."
         )

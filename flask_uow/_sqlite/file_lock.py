@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 _SHORTEST_PAUSE = 0.0002
 _LONGEST_PAUSE = 0.005
 _PAUSE_OF_OTHERS = 0.002
-# Nanoseconds. A first process that has not tried for this long was killed or gave up, and one that
-# is to try in the future is of an earlier boot: the clock begins again.
+# Nanoseconds. A first process that has not tried for this long was killed or gave up. One whose
+# last try is in the future is of an earlier boot, because the clock starts again at each boot.
 _SILENCE = 10_000_000
 
 _OPENING_PERIOD = 10.0  # seconds between two attempts to open the file
@@ -58,8 +58,8 @@ class FileLock:
     SEEN    when that process tried last
     ======  ====================================================
 
-    :param path: created with the rights of *database*. Without one, and without ``flock``, every
-        process acquires the lock at once.
+    :param path: created with the permissions of *database*. Without one, and without ``flock``,
+        every process acquires the lock at once.
     """
 
     def __init__(self, path: str | None, database: str | None) -> None:
@@ -102,7 +102,7 @@ class FileLock:
         return f"by the process {process} {duration_since(since)}"
 
     def _is_silent(self, now: int) -> bool:
-        """Tell whether no process waits as the first."""
+        """Tell whether no process that is still alive is noted as the first one."""
         return abs(now - self._notes[_SEEN]) > _SILENCE
 
     def _wait(self, mine: int, deadline: float) -> int:
@@ -178,7 +178,7 @@ class FileLock:
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
-        self._notes = array("q", [0] * 4)  # the number of the descriptor is free for any file
+        self._notes = array("q", [0] * 4)  # any file may get the number of the descriptor now
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -190,7 +190,7 @@ class FileLock:
 class _Notes:
     """What the file says: four numbers, 0 where it says nothing.
 
-    A file that another program truncates meanwhile says nothing, and grows again.
+    A file that another program has truncated says nothing, and grows again.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -207,13 +207,13 @@ class _Notes:
 
 
 def _is_marked(descriptor: int) -> bool:
-    """Tell whether the file is one of this module's, and not another program's of the same name.
+    """Tell whether this module made the file, and not another program that uses its name.
 
     :raises OSError: the file is empty and cannot be written.
     """
     head = os.pread(descriptor, len(_HEAD), 0)
     if not head.strip(b"\0") and os.fstat(descriptor).st_size <= _SIZE:  # new, or truncated since
-        # Two processes may write this, or one twice: it is the same.
+        # Two processes may write this: the bytes are the same.
         os.pwrite(descriptor, _HEAD, 0)
         return True
     return head == _HEAD

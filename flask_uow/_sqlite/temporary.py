@@ -7,10 +7,10 @@ has a folder, in memory where there is room (``/dev/shm``)::
     /dev/shm/flask_uow-k3x_9a2f/    mode 0700; locked (flock) by the processes that use it
         memory.db                   with the files that SQLite adds
 
-A forked child uses the database of its parent, and has the lock as well. ``engine.dispose()`` in
-the process that created the folder removes it at once, whether a child uses it or not. The end of
-the engine or of a process removes it if no other process has the lock: a daemon keeps the database
-that its parent created. What a killed process could not remove, the next process removes.
+A forked child uses the database of its parent, and shares the lock. ``engine.dispose()`` in the
+process that created the folder removes it at once, whether a child uses it or not. The end of the
+engine or of a process removes it if no other process has the lock: a daemon keeps the database that
+its parent created. What a killed process could not remove, the next process removes.
 
 Nothing here knows Flask, sessions or connections.
 """
@@ -117,7 +117,7 @@ class _Folder:
 
     def _unlock(self) -> None:
         with contextlib.suppress(OSError):
-            # A daemon closes all files that it has inherited; the number may be another file's now.
+            # A daemon closes all files that it has inherited; the number may belong to another now.
             if self._lock is not None and os.path.samestat(os.fstat(self._lock), self._status):
                 os.close(self._lock)
 
@@ -131,7 +131,7 @@ def _create() -> _Folder:
         folder = _Folder(path)
         if os.path.exists(path):  # noqa: PTH110
             return folder
-    return _create()  # before it was locked, another process took it for that of a killed one
+    return _create()  # another process has swept it before it was locked
 
 
 def _take_lock(folder: str) -> int | None:
@@ -140,7 +140,7 @@ def _take_lock(folder: str) -> int | None:
         return None
     lock = _open(folder)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # a process that removes it is waited for
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits for a process that removes it
     except OSError:  # a file system without locks: nothing is swept there
         os.close(lock)
         return None
@@ -162,7 +162,7 @@ def _parent() -> str:
 
 @cache
 def _sweep(parent: str) -> None:
-    """Remove the folders in *parent* of killed processes, once."""
+    """Remove the folders that killed processes have left in *parent*, once."""
     if fcntl is not None:
         for folder in Path(parent).glob(f"{_PREFIX}*"):
             _remove_unused(str(folder))
@@ -175,7 +175,7 @@ def _remove_unused(folder: str) -> None:
         try:
             is_ours = os.fstat(lock).st_uid == os.geteuid()
             if is_ours and all(file.name.startswith(_FILE) for file in Path(folder).iterdir()):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # or a process uses it
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails if a process uses it
                 shutil.rmtree(folder)
         finally:
             os.close(lock)

@@ -12,9 +12,10 @@ A process has one queue for each file, however many engines and apps use it (:fu
 
 A writer may lend its turn to a unit of work inside it, which would otherwise wait for the end of
 the outer unit, for ever. No other writer gets in between: when the inner unit leaves, it is the
-outer one's turn again. A unit is inside another one if it has inherited its context variables, and
-if the outer one cannot go on meanwhile: it was used last by the same thread, or by a thread that
-waits for this one (:func:`waiting`), as that of an async view does. Two threads are two writers.
+outer one's turn again. A unit is inside another one if it has inherited the context variables of
+the outer unit, and the outer unit cannot continue meanwhile: it was used last by the same thread,
+or by a thread that waits for this one (:func:`waiting`), as with an async view. Otherwise two
+threads are two writers.
 
 Every wait ends by itself and can be interrupted, in a thread as in a greenlet. Without ``flock``
 (Windows) the threads of each process are in order, and SQLite's own lock keeps the processes apart.
@@ -42,7 +43,7 @@ class QueueTimeout(Exception):
 
 
 class OwnTurn(QueueTimeout):
-    """There was no wait, because its end would depend on the writer that waits.
+    """There was no wait, because it could end only after the waiting writer continues.
 
     :ivar lender: the owner of the turn, which may lend it. None: another task of this thread has
         the turn, and the wait would block the event loop in which that task runs.
@@ -68,15 +69,15 @@ class WriteQueue:
         """Wait for the turn of *owner*; return at once if it is its turn already.
 
         :param timeout: in seconds.
-        :raises QueueTimeout: it did not become the turn of *owner* in that time.
+        :raises QueueTimeout: *owner* did not get its turn in that time.
         :raises OwnTurn: the wait would not end, or *owner* is to borrow the turn.
         """
         return self._queues[os.getpid()].acquire(owner, timeout)
 
     def borrow(self, owner: object, lender: object) -> Turn | None:
-        """Give *owner* the turn of *lender*, which has it again when *owner* leaves.
+        """Give *owner* the turn of *lender*, which gets it back when *owner* leaves.
 
-        :return: None if it is not *lender*'s turn any more: ask again.
+        :return: None if *lender* no longer has the turn: ask again.
         """
         return self._queues[os.getpid()].borrow(owner, lender)
 
@@ -288,8 +289,8 @@ class _ThreadQueue:
         if turns and turns[-1] in _taken.get():
             return (
                 f"{duration_since(since)} by the unit of work around this one, which another thread"
-                f" may be using ({thread.name!r}); if that one waits for this thread, it waits for"
-                " itself, and has to commit first"
+                f" may be using ({thread.name!r}); if that thread waits for this one, it has to"
+                " commit first"
             )
         if thread is threading.current_thread():
             return f"by this very thread, for another unit of work, {duration_since(since)}"
@@ -314,7 +315,7 @@ class _Waiter:
         self.called.acquire()
 
     def may_borrow(self, turn: Turn) -> bool:
-        """Tell whether *turn* is one of its own flow, and its user does nothing meanwhile."""
+        """Tell whether *turn* is of this flow of control, and its thread does nothing meanwhile."""
         return turn in self._taken and turn.thread in self._idle
 
 

@@ -45,7 +45,8 @@ def of_clause(clause: ClauseElement) -> str | None:
 def variant_of(
     bind: Engine | Connection, plain: Mapping[str, Engine], variants: Mapping[str, Engine]
 ) -> Engine | None:
-    """Return *bind* with the options of *variants*; None if it is of none of these engines.
+    """Return *bind* with the options of *variants*; None if *bind* is not from one of these
+    engines.
 
     :param plain: the engines without these options, under the same names.
     """
@@ -59,7 +60,7 @@ def variant_of(
             before = plain[name].get_execution_options()
             options = variant.get_execution_options().items()
             added = {key: value for key, value in options if before.get(key) != value}
-            # Not of *bind*: SQLAlchemy 2.0 cannot give one of these an isolation level.
+            # Not made from *bind*: SQLAlchemy 2.0 cannot give such an engine an isolation level.
             merged = {**bind.get_execution_options(), **added}
             return plain[name].execution_options(**merged) if added else bind
     return None

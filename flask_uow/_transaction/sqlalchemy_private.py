@@ -85,7 +85,7 @@ def proxy_of(entry: ConnectionPoolEntry) -> PoolProxiedConnection | None:
 def proxy_reference(
     entry: ConnectionPoolEntry,
 ) -> Callable[[], PoolProxiedConnection | None] | None:
-    """Return the weak reference to the proxy of *entry*: another object for each checkout."""
+    """Return the weak reference to the proxy of *entry*, a new object for each checkout."""
     reference: Callable[[], PoolProxiedConnection | None] | None
     reference = getattr(entry, "fairy_ref", None)
     return reference

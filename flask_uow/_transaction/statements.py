@@ -29,8 +29,8 @@ _Token: TypeAlias = tuple[Literal["word", "call", "sign", "next", "other", "doub
 
 A *word* after a dot starts with that dot, so that it equals no keyword. A *call* is a name before
 an opening parenthesis. A *sign* is that of a user variable of MySQL, ``@`` or ``:=``. *next*
-separates two statements. *dashes* are a doubt about a comment without a space after ``--``, which
-MySQL reads as two minus signs.
+separates two statements. *dashes* mark a comment without a space after ``--``, which MySQL reads as
+two minus signs.
 """
 
 # Linear time: each alternative consumes all characters that it examines, and the last ones match
@@ -208,7 +208,7 @@ def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
 
 @_remember
 def effect_of(statement: str) -> StatementEffect:
-    """Return the effect of a SQL statement, which may be one on the session of its connection."""
+    """Return the effect of a SQL statement on stored data or on its connection's session."""
     if _session_changes_of(statement):
         return StatementEffect.SESSION
     return _stored_effect_of(statement)
@@ -216,7 +216,7 @@ def effect_of(statement: str) -> StatementEffect:
 
 @_remember
 def stored_effect_of(statement: str) -> StatementEffect:
-    """Return the effect of a SQL statement on stored data, for one that changes its session, too.
+    """Return the effect of a SQL statement on stored data, even if it changes its session.
 
     For other statements, :func:`effect_of` returns the same.
     """
@@ -226,9 +226,9 @@ def stored_effect_of(statement: str) -> StatementEffect:
 def _stored_effect_of(statement: str) -> StatementEffect:
     """Judge a statement by its tokens.
 
-    A statement with a doubt is ``UNKNOWN``, and an unknown effect is rolled back like a write. For
-    a mere read that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)`` as
-    a read would leave a row that must not be stored. A query of more than 256 KB is ``UNKNOWN``,
+    A doubtful statement is ``UNKNOWN``, and an unknown effect is rolled back like a write. If it
+    has only read, that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)``
+    as a read would leave a row that must not be stored. A query of more than 256 KB is ``UNKNOWN``,
     too.
     """
     tokens = _tokens(statement)
@@ -311,7 +311,7 @@ _STARTS_TO_READ = frozenset(
     ["declare", "create", "flush", "pragma", *(start.split()[0] for start in _STARTS)]
 )
 _NAMES_TO_READ = (";", "@", ":=", "temp", "set_config", "get_lock", "advisory_lock")
-_HEAD = 1000  # characters of a statement that is longer than those that are remembered
+_HEAD = 1000  # characters that are read of a statement too long for the cache
 
 
 def _session_changes_of(statement: str) -> frozenset[SessionChange]:
@@ -373,7 +373,7 @@ def _changes_by_first_word(words: list[str]) -> Iterator[SessionChange]:
 
 
 def _sets_pragma(tokens: list[_Token]) -> bool:
-    """Tell whether a PRAGMA has a value after its name, which may follow that of a database."""
+    """Tell whether a PRAGMA has a value after its name, which a database's name may precede."""
     position = 1 if len(tokens) > 1 and tokens[1][1][:1] == "." else 0
     _, name = tokens[position] if tokens else ("other", "")
     return name.lstrip(".") not in _HARMLESS_PRAGMAS and len(tokens) > position + 1
@@ -518,7 +518,7 @@ def sqlite_clauses(definition: str) -> tuple[list[SqliteClause], list[str]]:
 
 
 def sqlite_names(definition: str) -> Iterator[str]:
-    """Yield each word of what SQLite has stored that may be a name, quoted or not."""
+    """Yield each word of a stored definition that may be a name, quoted or not."""
     return (word.removeprefix('"') for word in _sqlite_words(definition) if word[0] != "'")
 
 

@@ -156,6 +156,6 @@ def _adder(on_commit: bool) -> str:
 
 
 def _name(function: Callable[..., Any]) -> str:
-    while isinstance(function, partial):  # its representation shows the arguments
+    while isinstance(function, partial):  # its repr() shows the arguments
         function = function.func
     return getattr(function, "__qualname__", None) or f"a {type(function).__qualname__}"

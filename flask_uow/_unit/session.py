@@ -50,7 +50,7 @@ _FORBIDDEN = (
     " if need be."
 )
 _NOT_OF_THE_APP = (
-    "{} {} that is none of 'db.engines', and this unit of work has an isolation level or"
+    "{} {} that is not one of 'db.engines', but this unit of work has an isolation level or"
     " 'read_only', which only the engines of the app can get. Nothing was sent. Use an engine of"
     " 'db.engines' here, or leave these options out."
 )
@@ -70,7 +70,7 @@ class UnitSession(Session):
     :ivar engines: the engines of the app by name, in the order of their configuration; where the
         unit has an isolation level or is read-only, their variants with these options.
     :ivar app_engines: the same without these options.
-    :ivar variants: with these options: what the app has made from its engines, and has chosen.
+    :ivar variants: engines that the app has made from its own and chosen, with these options.
     :ivar routes: a cache of the engine of each mapper, shared by sessions with the same engines.
     :ivar connections: the connections of the running transaction, by engine.
     :ivar begun: the transactions begun on them; the app may have ended them since.
@@ -171,10 +171,10 @@ class UnitSession(Session):
         return self.with_options(bind, "'bind' names")
 
     def with_options(self, bind: Engine | Connection, chosen_by: str) -> Engine | Connection:
-        """Return what the app has chosen itself with the options of this unit, if it has any.
+        """Return *bind*, chosen by the app, with the options of this unit, if it has any.
 
         :param chosen_by: the beginning of the message.
-        :raises ConfigError: *bind* is not of an engine of the app.
+        :raises ConfigError: *bind* does not belong to an engine of the app.
         """
         if not self.has_options:
             return bind
@@ -301,10 +301,10 @@ class UnitSession(Session):
             self.unit = _ENDED_UNIT
 
     def expire_unchanged(self) -> None:
-        """Let all objects be read again at their next use, but for those that the app has changed.
+        """Expire all objects, except those that the app has changed.
 
-        By the names of their attributes: else a change of an object that a relationship with the
-        cascade "all" leads to would be lost.
+        By the names of their attributes: expiring a whole object would cascade along its
+        relationships, and lose the changes of other objects.
         """
         changed = self.dirty | self.deleted
         names: dict[Mapper[Any], frozenset[str]] = {}

@@ -1,4 +1,4 @@
-"""The session class of one ``Database``: :class:`UnitSession`, or with the app's own class in it.
+"""The session class of one ``Database``: :class:`UnitSession`, or a mix with the app's own class.
 
 Nothing here knows Flask.
 """
@@ -16,14 +16,14 @@ from .session import EXCLUSIVE, UnitSession
 
 
 class ChoosingSession(UnitSession):
-    """A session whose class has a ``get_bind()`` of the app's own: replicas or tenants, often."""
+    """A session with the app's own ``get_bind()``, often for replicas or tenants."""
 
     may_commit_directly = False
 
     def get_bind(self, *args: Any, **kwargs: Any) -> Engine | Connection:
         """Return the engine that the app chooses, with the options of this unit.
 
-        :raises ConfigError: it cannot get them.
+        :raises ConfigError: the engine cannot get them.
         """
         bind = super(UnitSession, self).get_bind(*args, **kwargs)  # the app's method
         return self.with_options(
@@ -40,7 +40,7 @@ class ByBindKey(Session):
 def session_class(base: Any) -> type[UnitSession]:
     """A :class:`UnitSession` with the methods of the user's own session class.
 
-    :raises SetupError: *base* is no session class.
+    :raises SetupError: *base* is not a session class.
     """
     if not (isinstance(base, type) and issubclass(base, Session)):
         raise SetupError(

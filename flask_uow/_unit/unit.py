@@ -158,7 +158,7 @@ class UnitOfWork(UnitState):
             self.hooks.settle(committed=False)
 
     def expire(self, *, end_reads: bool) -> None:
-        """Let objects be read again: another unit has committed. Those with changes stay (P2).
+        """Expire objects, but not those with changes, because another unit has committed (P2).
 
         :param end_reads: also end a transaction that has only read.
         """
@@ -175,7 +175,7 @@ class UnitOfWork(UnitState):
 
     @property
     def _is_engaged(self) -> bool:
-        """Whether the transaction is needed: for work, a block, or what it was promised."""
+        """Whether the transaction is needed: for work, or because the app has asked for it."""
         is_promised = self.blocks or self.hooks or has_begun_by_hand(self.session)
         return bool(self.has_work or is_promised or self.session.has_options)
 
@@ -186,7 +186,7 @@ class UnitOfWork(UnitState):
         return self.failed and not since
 
     def retry(self, *, rollback_only: bool, will_write: bool) -> None:
-        """Forget the failure: the view runs again, from the state that was there before it."""
+        """Forget the failure: the view runs again, from the state before its first run."""
         self.failed, self.rollback_only, self.will_write = False, rollback_only, will_write
 
     def respond(self, *, streaming: bool) -> None:
@@ -419,7 +419,7 @@ _warned: dict[Any, Any] = {}  # what Python has shown: the registry of 'warnings
 
 
 def _warn(unsaved: Counter[tuple[str, str]], code: CodeType | None, line: int | None) -> None:
-    """Log what was undone, and warn of it.
+    """Log what was undone, and warn about it.
 
     :param code: what opened the unit, at *line*. The code that lost the work is not on the stack,
         because Flask ends contexts.

@@ -111,7 +111,7 @@ _statement_timeout = click.option(
 
 
 def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator."""
+    """Combine several options into one decorator."""
     return lambda function: functools.reduce(lambda done, option: option(done), options, function)
 
 
@@ -120,7 +120,7 @@ _place = _together(  # of a new revision
     click.option("--version-path", help="The folder for the file, if there are several."),
     _branch_label,
     click.option("--splice", is_flag=True, help="Allow a '--head' that other revisions follow."),
-    click.option("--head", default="head", help="The revision that it follows."),
+    click.option("--head", default="head", help="The revision that the new one follows."),
 )
 _changes_databases = _together(_lock_timeout, _tag, _sql)
 

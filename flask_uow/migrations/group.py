@@ -1,6 +1,6 @@
-"""What an app gets: the group ``db``, what ``env.py`` files look for, a look at its first request.
+"""What an app gets: the group ``db``, what ``env.py`` files look for, a check at its first request.
 
-Nothing of Alembic is imported here, and no command before it is named.
+Alembic is not imported here, and a command only when it is used.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def register(app: Flask, db: MigratedDatabase) -> None:
     if name in app.cli.commands:
         warnings.warn(
             f"The app {app.name!r} has a group of commands {name!r} already{_owner(app, name)},"
-            " and it stays. Set UOW_CLI_GROUP, for example to 'uow', before 'init_app': the"
-            " migrations of flask_uow are 'flask uow ...' then.",
+            " which is kept. Set UOW_CLI_GROUP, for example to 'uow', before 'init_app': then the"
+            " commands of flask_uow are 'flask uow ...'.",
             ConfigNotice,
             stacklevel=4,
         )
@@ -99,10 +99,10 @@ logger = logging.getLogger(__name__)
 
 
 def watch_requests(app: Flask, mode: str) -> None:
-    """Look at the first request of *app*.
+    """Look for pending revisions at the first request of *app*.
 
-    :param mode: ``"warn"``: log what is pending; ``"error"``: raise it, in each request until it
-        is no longer true.
+    :param mode: ``"warn"``: log what is pending; ``"error"``: raise an error in each request until
+        nothing is.
     """
     watcher = _Watcher(mode)
     app.extensions["uow_migrations_check"] = watcher  # the signal keeps a weak reference only
@@ -115,7 +115,7 @@ class _Watcher:
         self._once = threading.Lock()
 
     def look(self, app: Flask, **_: object) -> None:
-        """Say what is pending.
+        """Log or raise what is pending.
 
         :raises MigrationsPending: in the mode "error".
         """
@@ -132,7 +132,7 @@ class _Watcher:
 
 
 def _pending() -> str | None:
-    """What is pending, in one sentence; None if nothing is, or it is unknown."""
+    """Return what is pending, in one sentence; None if nothing is, or if that is unknown."""
     from .api import Migrations
 
     try:

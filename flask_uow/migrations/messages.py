@@ -13,12 +13,12 @@ from .connectivity import driver_message
 from .results import Step
 
 _GENERATED = (
-    "A batch cannot fill a generated column. Let it make the column again:"
+    "A batch cannot fill a generated column. Let it drop the column and add it again:"
     " batch_op.drop_column(NAME), then batch_op.add_column(sa.Column(NAME, TYPE, sa.Computed(SQL)))"
 )
 _BROKEN = (
     "SQLite cannot rename a table while one of its views or triggers names a table or a column that"
-    " does not exist. Drop it before the change, and make it again after the change:"
+    " does not exist. Drop it before the change, and create it again after the change:"
     " op.execute('DROP VIEW ...') and op.execute('CREATE VIEW ...')"
 )
 # Parts of an error of a change that copies a table, and what to write.
@@ -26,7 +26,7 @@ _ON_SQLITE = [
     ("error in view ", "", _BROKEN),
     ("error in trigger ", "", _BROKEN),
     ("INSERT into generated column", "", _GENERATED),
-    ("syntax error", "GENERATED ALWAYS AS ()", _GENERATED),  # SQLAlchemy has read no more of it
+    ("syntax error", "GENERATED ALWAYS AS ()", _GENERATED),  # SQLAlchemy has read too little of it
     ("unknown table option", "GENERATED ALWAYS AS", _GENERATED),  # or too much
     (
         "DDL for NullType",

@@ -140,7 +140,7 @@ def test_the_options_arrive_at_the_socket(database: TestDatabase, proxy: FaultPr
 
 @servers
 def test_the_longest_network_timeout_is_accepted_by_the_drivers(database: TestDatabase) -> None:
-    """``UOW_NETWORK_TIMEOUT`` is not more than that."""
+    """The limit of ``UOW_NETWORK_TIMEOUT`` is what the drivers accept."""
     for driver in DRIVERS[database.name]:
         url = make_url(database.url).set(drivername=f"{database.name}+{driver}")
         longest = PoolSettings(network_timeout=32_767)

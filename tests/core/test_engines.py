@@ -177,7 +177,7 @@ def test_an_unknown_engine_option_names_its_key(tmp_path: Path) -> None:
 def test_an_option_that_would_fail_later_is_refused(
     options: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
-    """SQLAlchemy accepts it, and a request fails: when it connects, or when it has to wait."""
+    """SQLAlchemy accepts it, and a request would fail when it connects or has to wait."""
     with pytest.raises(ConfigError, match=words) as caught:
         one("postgresql+psycopg://u@h/d", tmp_path, **options)
     assert "of SQLALCHEMY_DATABASE_URI is" in str(caught.value)
@@ -199,13 +199,13 @@ def test_a_port_that_does_not_exist_is_refused(port: int, tmp_path: Path) -> Non
     ],
 )
 def test_an_option_in_a_url_of_the_wrong_kind_names_its_key(url: str, tmp_path: Path) -> None:
-    """Whatever the dialect makes of it."""
+    """Whatever error the dialect raises."""
     with pytest.raises(ConfigError, match=r"engine of SQLALCHEMY_DATABASE_URI refuses.*'(abc|per)"):
         one(url, tmp_path)
 
 
-def test_an_error_without_words_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The class of the error says more than nothing."""
+def test_an_error_without_a_text_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The class of the error is better than no text."""
 
     def fail(*_: object, **__: object) -> None:
         raise LookupError
@@ -216,7 +216,7 @@ def test_an_error_without_words_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_options_at_their_limits_are_accepted(tmp_path: Path) -> None:
-    """SQLAlchemy gives each of them a meaning."""
+    """SQLAlchemy gives each of these values a meaning."""
     for options in (
         {"pool_size": 0, "max_overflow": -1, "pool_timeout": None, "pool_recycle": -1},
         {"pool_size": 1, "max_overflow": 0, "pool_timeout": 2_000_000, "pool_recycle": 0.5},

@@ -93,7 +93,7 @@ def make_pool() -> Iterator[Callable[..., Pool]]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _collected() -> Iterator[None]:
-    """What a socket that was not closed has to say is said here, not in another module."""
+    """The warning of a socket that was not closed is raised here, not in another module."""
     yield
     gc.collect()
 

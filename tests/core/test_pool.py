@@ -203,7 +203,7 @@ class Garbage:
         )
 
     def leave(self, *kept: object) -> None:
-        """Leave *kept* in a circle, as the traceback of an exception does."""
+        """Leave *kept* in a reference cycle, as the traceback of an exception does."""
         circle: list[object] = [*kept]
         circle.append(circle)
 
@@ -239,14 +239,14 @@ def leave_in_mid_checkout(garbage: Garbage) -> None:
 
 @pytest.mark.fault(
     "K3",
-    fault="Only garbage, such as the traceback of an error, holds a connection",
-    then="It is back before another request has to wait for it",
+    fault="A connection is held only by garbage, such as the traceback of an error",
+    then="It comes back before another request has to wait for it",
 )
 @pytest.mark.parametrize(
     "leave", [leave_in_ended_request, leave_with_its_request, leave_in_mid_checkout]
 )
 def test_garbage_is_collected_before_a_wait(garbage: Garbage, leave: Any) -> None:
-    """Each time, and not only once in ten seconds; whatever the collection has to free."""
+    """Each time, and not only once in ten seconds; whatever the garbage is."""
     for number in range(1, 4):
         leave(garbage)
         with garbage.engine.connect() as connection:
@@ -255,7 +255,7 @@ def test_garbage_is_collected_before_a_wait(garbage: Garbage, leave: Any) -> Non
 
 
 def test_a_connection_that_its_own_request_has_dropped_comes_back(garbage: Garbage) -> None:
-    """It may be garbage, and so may one outside of any request: looked for now and then."""
+    """It may be garbage, and so may one outside of any request, at most once in a period."""
     pool = cast(ConnectionPool, garbage.engine.pool)
     for request in (Request(), None):
         garbage.request = request
@@ -266,7 +266,7 @@ def test_a_connection_that_its_own_request_has_dropped_comes_back(garbage: Garba
 
 
 def test_running_requests_are_never_stopped_for_a_collection(garbage: Garbage) -> None:
-    """They hold all connections, so there is nothing to be collected."""
+    """They hold all connections, so there is nothing to collect."""
     for _ in range(3):
         with garbage.engine.connect():
             garbage.request, held = Request(), garbage.request
@@ -301,7 +301,7 @@ def test_a_busy_pool_collects_nothing(garbage: Garbage, monkeypatch: pytest.Monk
 
 
 def test_a_connection_that_is_kept_is_looked_for_once(garbage: Garbage) -> None:
-    """A variable of the app has it, so it is no garbage, and no later wait collects again."""
+    """A variable of the app holds it, so it is not garbage, and no later wait collects again."""
     kept = garbage.engine.connect()
     garbage.request.is_running = False
     garbage.request = Request()

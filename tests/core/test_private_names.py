@@ -49,7 +49,7 @@ def test_a_request_knows_the_app_context_that_it_pushed(bare_app: Flask) -> None
 
 
 def test_the_contexts_around_one(bare_app: Flask) -> None:
-    """None around a request that is served; those of the thread around one of a test."""
+    """A served request has none; a request of a test has those of its thread."""
     with bare_app.test_request_context() as served:
         assert list(flask_private.contexts_around(served)) == []
     with bare_app.app_context() as outer, bare_app.test_request_context() as middle:

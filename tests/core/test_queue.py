@@ -260,7 +260,7 @@ def test_two_tasks_of_one_event_loop_do_not_wait_for_each_other() -> None:
 
 
 def test_two_threads_are_two_writers() -> None:
-    """Also if the second has inherited the context variables of the first, which goes on."""
+    """Also if the second has inherited the context variables of the first, which still runs."""
     queue, inner = WriteQueue(), object()
     with holding(queue):
         ours = copy_context()
@@ -270,8 +270,8 @@ def test_two_threads_are_two_writers() -> None:
     in_thread(lambda: ours.run(queue.acquire, inner, 0))
 
 
-def test_a_flow_goes_on_in_another_thread() -> None:
-    """Where it is known that this one waits for it: what an async view awaits."""
+def test_a_flow_continues_in_another_thread() -> None:
+    """Where this thread is known to wait for that one, as with an async view."""
     queue = WriteQueue()
 
     def work() -> None:
@@ -364,7 +364,7 @@ def test_a_turn_that_is_over_makes_no_flow() -> None:
 
 
 def test_a_process_has_one_queue_for_each_file(tmp_path: Path) -> None:
-    """Whatever engine or app asks; and none that is not used any more."""
+    """Whatever engine or app asks for it, and none that is no longer used."""
     one, other = str(tmp_path / "one.db"), str(tmp_path / "other.db")
     queue = queue_for(one)
     assert queue_for(one) is queue is not queue_for(other)
@@ -610,7 +610,7 @@ def test_somebody_elses_file_is_not_written_to(file: str) -> None:
 
 @pytest.mark.parametrize("first", [0, 10**18])
 def test_notes_of_another_boot_keep_no_process_waiting(first: int, file: str) -> None:
-    """A copied machine, or one that was started again: its clock has begun again."""
+    """The clock of a copied or restarted machine has started again."""
     with holding(WriteQueue(file)):
         pass
     later = time.monotonic_ns() + 10**15
@@ -622,7 +622,7 @@ def test_notes_of_another_boot_keep_no_process_waiting(first: int, file: str) ->
 
 
 def test_a_file_that_is_truncated_ends_no_process(file: str) -> None:
-    """SIGBUS, if it were mapped into memory; what it says is written anew."""
+    """SIGBUS, if the file were mapped into memory. Its content is written again."""
 
     def hold(pipe: Pipe) -> None:
         queue = WriteQueue(file)

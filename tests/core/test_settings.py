@@ -236,7 +236,7 @@ def cut_short(wait: Callable[[int], object]) -> Callable[[int], None]:
 def test_the_longest_duration_works_and_a_longer_one_is_refused(
     key: str, longest: int, use: Callable[[int], None]
 ) -> None:
-    """What counts the seconds has a limit, and would raise an error of its own in a request."""
+    """The function that waits has a limit, and would raise its own error in a request."""
     read({**URI, key: longest})
     use(longest)
     for longer in (longest + 1, longest + 0.5, float("inf"), 10**400):
@@ -246,7 +246,7 @@ def test_the_longest_duration_works_and_a_longer_one_is_refused(
 
 @pytest.mark.parametrize("key", ["UOW_PING_IDLE", "UOW_RECYCLE", "UOW_HOLD_WARNING"])
 def test_a_duration_that_is_only_compared_has_no_limit(key: str) -> None:
-    """Infinity is a way to write never."""
+    """Infinity is a way to say never."""
     read({**URI, key: float("inf")})
     with pytest.raises(ConfigError, match=f"{key} is nan, and it must be a number of seconds"):
         read({**URI, key: float("nan")})

@@ -846,7 +846,7 @@ def test_a_nested_unit_in_a_thread_for_which_this_one_waits(
 def test_a_thread_that_has_inherited_the_context_is_another_writer(
     make_engine: MakeEngine, witness: Witness
 ) -> None:
-    """As in ``asyncio.to_thread``: it is not known that this thread waits for it."""
+    """As in ``asyncio.to_thread``: this thread is not known to wait for it."""
     engine = make_engine(busy_timeout=0.1)
 
     def nested() -> None:
@@ -867,7 +867,7 @@ def test_a_thread_that_has_inherited_the_context_is_another_writer(
 def test_a_turn_belongs_to_the_thread_that_has_used_it_last(
     make_engine: MakeEngine, witness: Witness
 ) -> None:
-    """The thread that has begun the unit may be free for another job while a second uses it."""
+    """The thread that began the unit may do another job while a second thread uses the unit."""
     engine = make_engine(busy_timeout=0.1)
     with writing(engine) as outer:
         n(outer)
@@ -885,7 +885,7 @@ def test_a_turn_belongs_to_the_thread_that_has_used_it_last(
 
 @contextmanager
 def lent(engine: Engine, *statements: str) -> Iterator[Connection]:
-    """A unit that has read everything, and in which another one has sent *statements* since."""
+    """Yield a unit that has read everything before a unit inside it sent *statements*."""
     with writing(engine) as outer:
         outer.exec_driver_sql("SELECT * FROM t, others").all()
         with engine.begin() as inner:
@@ -926,7 +926,7 @@ OVERWRITING = {
 def test_what_a_nested_unit_has_changed_is_not_overwritten(
     statement: str, inside: str, engine: Engine, witness: Witness
 ) -> None:
-    """The outer unit has read it before, and knows nothing of the change."""
+    """The outer unit has read it before the change, and does not know of the change."""
     with lent(engine, inside) as outer:
         before = witness.ask("SELECT m FROM others")
         with pytest.raises(OperationalError, match="would overwrite 'others"):
@@ -977,7 +977,7 @@ def test_what_a_nested_unit_has_undone_may_be_overwritten(engine: Engine, witnes
 
 @pytest.mark.usefixtures("others")
 def test_a_change_is_known_to_every_unit_around_it(engine: Engine, witness: Witness) -> None:
-    """The middle one borrows and lends; that it is rolled back does not undo the innermost."""
+    """The middle one borrows and lends; its rollback does not undo the innermost."""
     with lent(engine) as outer:
         with writing(engine) as middle:
             n(middle)
@@ -1029,7 +1029,7 @@ def test_a_nested_unit_is_refused_if_the_outer_has_written(engine: Engine) -> No
 def test_another_engine_of_the_process_is_in_the_same_queue(
     engine: Engine, make_engine: MakeEngine, witness: Witness
 ) -> None:
-    """Two apps on one file, or two bind keys: it goes first, or is told at once that it cannot."""
+    """Two apps on one file, or two bind keys: it writes first, or fails at once."""
     other = make_engine(busy_timeout=60)
     with writing(engine) as outer:
         n(outer)
@@ -1100,7 +1100,7 @@ def test_a_connection_that_is_closed_while_it_waits_for_its_turn(engine: Engine)
 def test_a_dropped_connection_is_closed(
     make_engine: MakeEngine, witness: Witness, file: Path, recwarn: pytest.WarningsRecorder
 ) -> None:
-    """With its engine; from Python 3.13 on, the driver leaves that to the connection."""
+    """When its engine is dropped; from Python 3.13 on, the package itself has to close it."""
 
     def open_files() -> int:
         names = [path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
@@ -1114,7 +1114,7 @@ def test_a_dropped_connection_is_closed(
         with engine.connect() as connection:
             n(connection)
         assert open_files() > before
-        leaks.forget()  # it keeps each engine that has connected
+        leaks.forget()  # it holds each engine that has connected
         del engine, connection
         gc.collect()
         assert open_files() == before
@@ -1320,7 +1320,7 @@ def test_a_link_that_leads_to_another_database(make_engine: MakeEngine, tmp_path
 
 
 def test_a_replaced_database_that_another_process_uses_already(engine: Engine, file: Path) -> None:
-    """Its log is beside the new file, and not a leftover of the old one."""
+    """The log beside the new file is its own, and not a leftover of the old file."""
     with engine.connect() as connection:
         n(connection)
     for name in file.parent.glob("app.db*"):
@@ -1338,7 +1338,7 @@ def test_a_replaced_database_that_another_process_uses_already(engine: Engine, f
 
 
 def test_a_replaced_database_with_a_journal(make_engine: MakeEngine, file: Path) -> None:
-    """That of a transaction which was interrupted: SQLite would undo it in the new file."""
+    """SQLite would roll back an interrupted transaction of the old file in the new one."""
     engine = make_engine(journal_mode="delete")
     with engine.begin() as connection:
         run(connection, "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)")

@@ -288,7 +288,7 @@ def test_dispose_takes_the_database_away_before_it_removes_it(
     assert not file.parent.exists()
 
 
-def test_a_number_that_is_another_file_now_is_not_closed(
+def test_a_descriptor_that_is_another_file_now_is_not_closed(
     tmp_path: Path, make_engine: MakeEngine
 ) -> None:
     """A daemon closes all files that it has inherited, and opens its own."""
@@ -372,7 +372,7 @@ def test_the_folder_of_a_killed_process_is_swept(make_engine: MakeEngine) -> Non
 def test_a_folder_whose_creator_was_killed_at_once_is_swept(
     folders: Path, make_engine: MakeEngine
 ) -> None:
-    """Before it was locked, and before SQLite created the file."""
+    """The process was killed before it locked the folder, and before SQLite created the file."""
     (folders / "flask_uow-new").mkdir()
     folder = file_of(make_engine()).parent
     assert list(folders.iterdir()) == [folder]
@@ -382,7 +382,7 @@ def test_a_folder_whose_creator_was_killed_at_once_is_swept(
 def test_a_folder_that_is_swept_before_it_is_locked_is_created_again(
     when: str, folders: Path, monkeypatch: pytest.MonkeyPatch, make_engine: MakeEngine
 ) -> None:
-    """Another process that starts took it for that of a killed one."""
+    """Another process, while it starts, has taken it for a leftover of a killed one."""
     module, name = (tempfile, "mkdtemp") if when == "before it is open" else (temporary, "_open")
     real = getattr(module, name)
 
@@ -398,8 +398,8 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_created_again(
     assert file_of(make_engine()).exists()
 
 
-def test_what_is_not_ours_is_not_swept(folders: Path, make_engine: MakeEngine) -> None:
-    """A folder of that name with other files, another user's, a link, a file."""
+def test_a_folder_of_another_kind_is_not_swept(folders: Path, make_engine: MakeEngine) -> None:
+    """A folder of that name that has other files or another owner; a link; a file."""
     (folders / "flask_uow-clone").mkdir()
     (folders / "flask_uow-clone" / "README.md").touch()
     (folders / "flask_uow-clone" / "memory.db").touch()
@@ -481,7 +481,7 @@ def test_a_daemon_keeps_the_database_of_its_parent(how: str, make_engine: MakeEn
 
 
 def test_dispose_removes_the_database_of_a_child(make_engine: MakeEngine) -> None:
-    """Where it was created; the child is told."""
+    """In the process that created it. The child gets an error."""
     engine = make_engine()
     file = file_of(engine)
     (waiting, done), (told, telling) = os.pipe(), os.pipe()

@@ -253,7 +253,7 @@ def test_other_statements_leave_nothing(statement: str) -> None:
 
 
 def test_of_a_long_statement_only_the_beginning_is_read() -> None:
-    """It is not remembered, so reading all of it would cost each time."""
+    """Its result is not cached, so reading all of it would cost time at each execution."""
     rest = ", 1" * 10_000
     assert session_changes_of(f"SELECT pg_advisory_lock(1){rest}")
     assert not session_changes_of(f"SELECT 1{rest}, pg_advisory_lock(1)")
@@ -357,7 +357,7 @@ def test_the_words_of_a_statement() -> None:
 
 
 def test_the_clauses_of_a_table_of_sqlite() -> None:
-    """Each with the column that it is written at; a quoted name equals no keyword."""
+    """Each clause has the column that it is written at; a quoted name equals no keyword."""
     definition = """CREATE TABLE "a (b" (
         id INTEGER PRIMARY KEY, "E""mail" VARCHAR(5,2) CHECK (x <> ',(')
         CONSTRAINT [un] UNIQUE COLLATE nocase, -- no, comment

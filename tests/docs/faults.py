@@ -100,7 +100,7 @@ BELOW = [
     (
         "S4",
         "The file of the queue is truncated, or comes from another boot or machine",
-        "No process ends, and none waits for a writer of another time",
+        "No process is killed, and none waits for a writer that no longer exists",
         [
             f"{QUEUE}::test_a_file_that_is_truncated_ends_no_process",
             f"{QUEUE}::test_notes_of_another_boot_keep_no_process_waiting",
@@ -109,7 +109,7 @@ BELOW = [
     (
         "S10",
         "A unit inside another one changes what the outer one has read, and commits",
-        "The outer one may not overwrite it, in words, until it has read it again",
+        "An error if the outer unit would overwrite that without reading it again",
         [f"{SQLITE}::test_what_a_nested_unit_has_changed_is_not_overwritten"],
     ),
     (
@@ -127,7 +127,7 @@ BELOW = [
     (
         "S6",
         "Another file was put in its place, and the log of the old one is still there",
-        "Not opened, in words: SQLite would apply the log to the new file, and destroy it",
+        "It is not opened, and the error says why: SQLite would destroy it with that log",
         [f"{SQLITE}::test_a_replaced_database_is_not_destroyed"],
     ),
     (

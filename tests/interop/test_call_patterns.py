@@ -181,7 +181,7 @@ def test_kept_user_can_be_read_after_the_rollback(
 def test_commit_of_a_library_after_the_view_does_not_store_refused_work(
     app: Flask, db: Database, witness: Witness, traffic: list[str], status: int
 ) -> None:
-    """P4, P8: refused work was rolled back before; else it is a commit like any other."""
+    """P4, P8: refused work is already rolled back; other work is committed as usual."""
 
     @app.get("/")
     def index() -> tuple[str, int]:

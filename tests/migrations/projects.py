@@ -239,9 +239,9 @@ class Project:
 
 
 def snippets(text: str) -> list[str]:
-    """The calls of Alembic's operations in a message, each of which has to be Python.
+    """Return the calls of Alembic's operations in a message; each has to be valid Python.
 
-    Not in quotes of the kind that the call itself has.
+    A call must not stand in quotes of the kind that it contains.
     """
     found = []
     for start in [match.start() for match in re.finditer(r"\b(?:op|batch_op)\.[\w.]+\(", text)]:

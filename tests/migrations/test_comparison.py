@@ -234,7 +234,7 @@ def test_constraint_of_the_database_without_a_name_is_announced(started: Project
 
 @anywhere
 def test_constraint_without_a_name_comes_and_goes_with_its_column(started: Project) -> None:
-    """It is named as ``NAMING_CONVENTION`` says; what is on a column that stays is announced."""
+    """It gets a name by ``NAMING_CONVENTION``; a constraint on a column that stays is announced."""
     old = nameless(Column("a", Integer))
 
     def new(metadata: MetaData) -> None:

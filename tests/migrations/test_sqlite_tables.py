@@ -78,7 +78,7 @@ LOST = {
 
 
 @pytest.mark.parametrize("what", LOST)
-def test_item_that_would_be_lost_or_in_the_way_is_named(either: Project, what: str) -> None:
+def test_item_that_would_be_lost_or_is_in_the_way_is_named(either: Project, what: str) -> None:
     """The revision that the sentence says keeps it as it was."""
     prepare(either, f"{LOST[what]};")
     before = master(either)
@@ -121,7 +121,7 @@ PARTS = {
     "foreign key": (
         "id INTEGER PRIMARY KEY, name VARCHAR(50), nick VARCHAR(20), boss INTEGER REFERENCES"
         " people(id) ON DELETE SET NULL ON UPDATE CASCADE DEFERRABLE INITIALLY DEFERRED",
-        "what the foreign key of 'boss' says of ON DELETE",
+        "what the foreign key of 'boss' says about ON DELETE",
         None,
     ),
 }
@@ -162,7 +162,7 @@ op.rename_table("people_new", "people")
     assert sql.count("CHECK") == columns.count("CHECK")
 
 
-# What a column may have of its own, and goes with it.
+# What a column may have of its own, and what is dropped with it.
 OWN = [
     "UNIQUE ON CONFLICT REPLACE",
     "COLLATE NOCASE",
@@ -178,7 +178,7 @@ SUBSETS = [own for size in range(len(OWN) + 1) for own in itertools.combinations
 def test_what_a_column_has_of_its_own_goes_with_it(
     started: Project, own: tuple[str, ...], more: list[str], writer: str
 ) -> None:
-    """*more*: what the same batch adds, which is not another name of the column that goes."""
+    """*more*: the columns that the same batch adds; none is a new name of the dropped one."""
     prepare(
         started,
         f"""
@@ -216,7 +216,7 @@ def test_what_a_column_has_of_its_own_goes_with_it(
     started.do("db", "upgrade", models=models)
 
 
-# Beside a column that goes: the columns, what is named, and the option that keeps it.
+# Beside a dropped column: the columns, what is named, and the option that keeps it.
 OF_OTHERS = {
     "collate": ("name TEXT COLLATE NOCASE, nick TEXT COLLATE NOCASE", "COLLATE"),
     "check of another": ("name TEXT CHECK (name <> ''), nick TEXT CHECK (nick <> '')", "a CHECK"),
@@ -255,7 +255,7 @@ OF_OTHERS = {
     ids=["drop", "rename", "add"],
 )
 def test_what_other_columns_would_lose_is_refused(started: Project, what: str, more: str) -> None:
-    """Not hidden by what goes with the column, comes with another, or gets another name."""
+    """It is not hidden by what is dropped with the column, added with another, or renamed."""
     columns, named = OF_OTHERS[what]
     prepare(started, f"DROP TABLE people; CREATE TABLE people ({columns});")
     change = (
@@ -368,7 +368,7 @@ def test_index_of_a_dropped_column_is_explained(either: Project, columns: str) -
 
 @pytest.mark.parametrize("columns", ["nick DESC", "name, nick COLLATE NOCASE"])
 def test_index_of_a_dropped_column_goes(started: Project, columns: str) -> None:
-    """Also if it has something that would be lost, were it to stay."""
+    """Also if it has a part that the copy would lose."""
     prepare(started, f"CREATE INDEX i ON people ({columns});")
     started.write_revision("one", None, f"{DROP}\n    batch_op.drop_index('i')")
     started.do("db", "upgrade")
@@ -411,7 +411,7 @@ def test_copy_by_hand_may_leave_out_anything(started: Project) -> None:
 
 
 def test_warnings_are_shown_beside_a_success_only(started: Project) -> None:
-    """SQLAlchemy warns of the index and Alembic of the CHECK, which a refusal says better."""
+    """SQLAlchemy warns of the index and Alembic of the CHECK; an error of ours says it better."""
     prepare(
         started,
         "DROP TABLE people;"

@@ -51,7 +51,7 @@ def test_hook_finds_the_work_stored(
     assert seen == [["ada"]]
 
 
-def test_hooks_run_in_their_order_before_the_answer_leaves(
+def test_hooks_run_in_their_order_before_the_response_leaves(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str]
 ) -> None:
     """After the ``after_request`` functions and the COMMIT, before the first byte."""

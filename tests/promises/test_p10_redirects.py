@@ -1,4 +1,4 @@
-"""A redirect that is raised inside ``db.atomic()`` leaves the block as a return does."""
+"""A redirect that is raised inside ``db.atomic()`` leaves the block like a return."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_block_that_is_left_by_a_failure_is_undone(
 def test_block_that_a_redirect_leaves_keeps_its_work_where_the_view_catches_it(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The block was kept when it ended, whatever becomes of the exception."""
+    """The work was kept when the block ended, whatever happens to the exception."""
 
     @app.post("/")
     def create() -> str:

@@ -1,8 +1,8 @@
-"""P11: nothing from a request goes into a log or a message as it came.
+"""P11: no text from a request goes into a log or a message unescaped.
 
 A path, a method and a host come from the client, and so may values in an error of the database. A
-line break in them would forge a line of the log, an escape sequence would reach the terminal of the
-person who reads it, and a path may have a token in it.
+line break in them would forge a line of the log, an escape sequence would reach the terminal on
+which it is read, and a path may contain a token.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HOSTILE = f"{TOKEN}{''.join(line + FORGED for line in BREAKS)}\x1b[31m\x00\x07\u
 
 
 def assert_clean(message: str, *, token: bool = False) -> None:
-    """No line of *message* is forged, and all that is in it can be printed.
+    """No line of *message* is forged, and all of its characters can be printed.
 
     :param token: the text that came from outside may be named, if it is escaped.
     """
@@ -65,7 +65,7 @@ def send(client: FlaskClient, rule: str, **environ: str) -> TestResponse:
 
 
 def _latin(path: str) -> str:
-    """As WSGI passes a path."""
+    """Encode *path* as WSGI does."""
     return path.encode("utf-8", "surrogateescape").decode("latin-1")
 
 
@@ -112,7 +112,7 @@ def test_a_request_without_a_rule_has_no_path(
 def test_an_exhausted_pool_names_the_rules(
     make_app: MakeApp, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The error of one client does not show it the path of another one."""
+    """The error that one client gets does not show the path of another."""
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05}
     app = make_app(SQLALCHEMY_ENGINE_OPTIONS=options, UOW_HOLD_WARNING=0)
     caplog.clear()  # of 'create_all()'
@@ -159,7 +159,7 @@ def test_a_view_that_runs_again_is_named_by_its_rule(
 def test_a_hook_is_named_without_its_arguments(
     app: Flask, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A partial function is represented with them."""
+    """The repr() of a partial function shows them."""
 
     def send_mail(_address: str) -> None:
         raise RuntimeError
@@ -179,7 +179,7 @@ def test_a_hook_is_named_without_its_arguments(
 def test_the_name_of_a_thread_is_escaped(
     slow: Flask, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Servers and libraries name threads after what they serve."""
+    """Servers and libraries name threads after the request that they serve."""
     with slow.app_context():
         engine = db.engine
     thread = threading.Thread(target=lambda: engine.connect().close(), name=HOSTILE)
@@ -241,7 +241,7 @@ def test_the_error_that_has_ended_a_transaction_is_escaped(app: Flask, db: Datab
 
 
 def test_a_notice_of_the_server_is_escaped(caplog: pytest.LogCaptureFixture) -> None:
-    """The one that is logged is of the server, but its text is whatever comes by the wire."""
+    """A notice comes from the server, but its text is whatever arrives over the network."""
     engine = create_engine("postgresql+psycopg://")
     handlers: list[Any] = []
     DRIVERS["psycopg"].watch_notices(engine, "default")
@@ -257,7 +257,7 @@ def test_a_notice_of_the_server_is_escaped(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_all_other_text_from_outside_is_escaped() -> None:
-    """Of an object, a driver, a class, a request, and of the arguments of a command."""
+    """Text of an object, a driver, a class, a request, and the arguments of a command."""
 
     class Value:
         def __repr__(self) -> str:

@@ -413,7 +413,7 @@ def test_a_view_and_a_thread_beside_it_are_two_writers(
 
 @on("sqlite-file", "sqlite-memory")
 def test_two_tasks_of_one_thread_do_not_stop_the_loop(make_app: MakeApp, db: Database) -> None:
-    """A wait in the second would keep the first from its end."""
+    """A wait in the second would keep the first from ending."""
     site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=60), db)
 
     async def count() -> None:
@@ -435,7 +435,7 @@ def test_two_tasks_of_one_thread_do_not_stop_the_loop(make_app: MakeApp, db: Dat
 
 @on("sqlite-file", "sqlite-memory")
 def test_a_unit_inside_an_async_view_may_write_first(make_app: MakeApp, db: Database) -> None:
-    """Its thread works while that of the request waits, whose unit has only read so far."""
+    """The thread of the view works while that of the request waits, and nothing was written yet."""
     needs_async_views()
     site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=30), db)
     site.app.before_request(lambda: site.look() and None)
@@ -639,7 +639,7 @@ def test_a_command_that_fails_does_not_take_the_database_along(lonely_site: Site
 
 @pytest.fixture
 def patient_app(make_app: MakeApp) -> Flask:
-    """An app that waits shortly for the write lock."""
+    """An app that waits for the write lock only a short time."""
     return make_app(UOW_SQLITE_BUSY_TIMEOUT=0.2)
 
 
@@ -658,7 +658,7 @@ def written_by_another(witness: Witness) -> Iterator[None]:
 def test_an_error_page_of_a_post_reads_without_the_write_lock(
     returns: bool, patient_app: Flask, db: Database, witness: Witness
 ) -> None:
-    """Its work is rolled back, so nothing more is expected to be written."""
+    """The work of the view is rolled back, so no more writes are expected."""
 
     @patient_app.errorhandler(LookupError)
     def form(error: Exception) -> tuple[str, int]:

@@ -1,4 +1,4 @@
-"""P13: what a request sets on its connection is not there for the next one."""
+"""P13: what a request sets on its connection does not reach the next request."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Site:
         assert result in {"True", "False"}
 
     def ask(self, question: str) -> str:
-        """Ask in a request of its own; what fails is no error of the test."""
+        """Ask in a separate request; an error of the query does not fail the test."""
 
         def view() -> object:
             try:
@@ -163,7 +163,7 @@ class Site:
 
 @pytest.fixture
 def config() -> dict[str, Any]:
-    """Of the app; a test may bring its own."""
+    """The config of the app; a test may override it."""
     return {}
 
 
@@ -249,7 +249,7 @@ def test_the_log_says_once_what_to_write_instead(
 def test_each_engine_has_its_own_words(
     make_app: MakeApp, db: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was said of one is not known of another one."""
+    """A message about one engine does not silence that about another."""
     site = Site(make_app(SQLALCHEMY_BINDS={"audit": f"sqlite:///{tmp_path}/audit.db"}), db)
 
     def view() -> object:
@@ -273,7 +273,7 @@ def test_each_engine_has_its_own_words(
 
 @on("postgresql")
 def test_another_kind_is_logged_as_well(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    """It has another remedy."""
+    """Another kind of change has another remedy."""
     site.send("SET TIME ZONE 'UTC'; CREATE TEMP TABLE scratch (id int)")
     assert len(warnings(caplog)) == 2
 
@@ -284,7 +284,7 @@ def test_another_kind_is_logged_as_well(site: Site, caplog: pytest.LogCaptureFix
     then="The connection is closed, and the log says what to write instead",
 )
 @on("sqlite-file", "postgresql", "mariadb")
-def test_a_change_that_was_rolled_back_is_one_too(site: Site) -> None:
+def test_a_change_that_was_rolled_back_counts(site: Site) -> None:
     """Databases differ in what a rollback restores; a new connection has none of it."""
     site.connections.clear()
     change, question = CHANGES[site.engine.dialect.name][0]
@@ -322,7 +322,7 @@ def test_a_commit_in_mid_request_is_an_end_as_well(site: Site) -> None:
 def test_a_connection_of_its_own_is_closed_too(
     site: Site, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a word: there, a state that several transactions share is in its place."""
+    """Nothing is logged: several transactions may share the state of such a connection."""
     site.connections.clear()
     change, question = CHANGES[site.engine.dialect.name][0]
     before = site.ask(question)
@@ -337,7 +337,7 @@ def test_a_connection_of_its_own_is_closed_too(
 
 @on("sqlite-file", "postgresql", "mariadb")
 def test_a_listener_of_the_app_may_still_use_the_connection(site: Site) -> None:
-    """One for "checkin" that sets back what it knows of is a common recipe."""
+    """A listener for "checkin" that resets a setting is a common recipe."""
     change, question = CHANGES[site.engine.dialect.name][0]
     before = site.ask(question)
     site.connections.clear()
@@ -358,7 +358,7 @@ def test_a_listener_of_the_app_may_still_use_the_connection(site: Site) -> None:
 
 @on("postgresql")
 def test_the_connection_is_closed_and_not_only_replaced_later(site: Site, witness: Witness) -> None:
-    """Its locks would be held until the next request comes."""
+    """Otherwise its locks would be held until the next request."""
     site.send("SELECT pg_advisory_lock(77)")
     with witness.engine.connect() as connection:
         connection.execute(text("SET LOCAL lock_timeout = '20s'"))
@@ -407,7 +407,7 @@ def test_what_a_connection_is_made_with_stays(
 def test_what_a_dialect_sets_up_stays(
     make_app: MakeApp, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It initializes itself with a Connection that begins no transaction."""
+    """A dialect initializes itself with a Connection that begins no transaction."""
     site = Site(make_app(SQLALCHEMY_ENGINE_OPTIONS={"pool_size": 1, "max_overflow": 0}), db)
     site.engine.dispose()
     change, question = CHANGES[site.engine.dialect.name][0]
@@ -486,7 +486,7 @@ def test_what_a_driver_cursor_or_a_function_sets_is_not_seen(site: Site) -> None
 def test_the_log_has_no_part_of_the_statement(
     site: Site, statement: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """There may be a tenant or a token in it."""
+    """A statement may contain the name of a tenant, or a token."""
     with caplog.at_level(logging.DEBUG):
         site.send(statement)
         site.ask("SELECT 1")

@@ -62,7 +62,7 @@ def users(db: Database) -> list[User]:
 def test_objects_of_a_test_show_what_a_request_has_stored(
     is_request: bool, path: str, app: Flask, db: Database, client: FlaskClient
 ) -> None:
-    """The test has pushed an app context, or, as pytest-flask does, a request context."""
+    """The test has pushed an app context or, like pytest-flask, a request context."""
     with app.test_request_context() if is_request else app.app_context():
         ada, bob = users(db)
         assert ada.email is None
@@ -112,7 +112,7 @@ def test_contexts_further_out_see_it_as_well(app: Flask, db: Database, client: F
 def test_request_that_stored_nothing_expires_nothing(
     app: Flask, db: Database, client: FlaskClient
 ) -> None:
-    """The transaction of the test goes on."""
+    """The transaction of the test continues."""
     with app.app_context():
         ada, _ = users(db)
         assert client.post("/failing/new").status_code == 500
@@ -212,7 +212,7 @@ def _lock(db: Database) -> Any:
 @on("postgresql")
 @pytest.mark.filterwarnings("ignore::flask_uow.DiscardedWork")
 @pytest.mark.parametrize("promise", [_block, _savepoint, _hook, _lock])
-def test_transaction_that_is_needed_goes_on(
+def test_transaction_that_is_needed_continues(
     promise: Callable[[Database], Any], app: Flask, db: Database, client: FlaskClient
 ) -> None:
     """Blocks, savepoints, hooks and locks: the objects are read again, in the same transaction."""
@@ -242,7 +242,7 @@ def test_snapshot_that_was_asked_for_stays(app: Flask, db: Database, client: Fla
 def test_view_around_a_request_sees_what_it_stored(
     app: Flask, db: Database, client: FlaskClient
 ) -> None:
-    """In the transaction of the view, which goes on."""
+    """In the transaction of the view, which continues."""
 
     @app.get("/around")
     def around() -> str:
@@ -272,7 +272,7 @@ def test_block_in_a_context_inside_is_seen(app: Flask, db: Database) -> None:
 
 @concurrently
 def test_rows_that_are_being_read_stay_readable(app: Flask, db: Database) -> None:
-    """A job that gives each row a context of its own does not lose its place."""
+    """A job that uses a separate context for each row can continue to read its rows."""
     seen: list[str] = []
     with app.app_context():
         for user in db.session.scalars(
@@ -306,7 +306,7 @@ def test_unit_of_another_thread_is_left_alone(app: Flask, db: Database) -> None:
 
 
 @anywhere
-def test_flush_around_goes_on(app: Flask, db: Database, witness: Witness) -> None:
+def test_flush_around_continues(app: Flask, db: Database, witness: Witness) -> None:
     """A listener of the flush that uses a context of its own, and commits in it."""
     from sqlalchemy import event
 
@@ -325,7 +325,7 @@ def test_flush_around_goes_on(app: Flask, db: Database, witness: Witness) -> Non
 def test_request_that_is_served_has_no_listener(
     app: Flask, db: Database, client: FlaskClient
 ) -> None:
-    """Without a context around it there is nothing to expire, and its commit is the short one."""
+    """Without a context around it there is nothing to expire, so its commit costs nothing extra."""
     heard: list[bool] = []
 
     @app.get("/")

@@ -689,7 +689,7 @@ def test_thread_that_outlives_its_request_is_refused(
 def test_thread_that_outlives_its_request_may_have_its_own_context(
     around: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """What the error advises, although it has inherited the variables of what has ended."""
+    """As the error advises, although it has inherited the variables of an ended context."""
     ended = threading.Event()
 
     def work() -> str:

@@ -106,7 +106,7 @@ class LookingSessions(SecureCookieSessionInterface):
 def test_commit_comes_after_everything_else(
     db: Database, database: TestDatabase, witness: Witness
 ) -> None:
-    """After the ``after_request`` functions, whenever registered, the session, the signal."""
+    """After all ``after_request`` functions, the cookie session and the signal."""
     app = Flask("order")
     app.secret_key = "saved"
     app.config["SQLALCHEMY_DATABASE_URI"] = database.url
@@ -210,10 +210,10 @@ def test_failing_commit_is_answered_by_the_app_s_error_handler(
     assert checked_out() == 0
 
 
-def test_answer_to_a_failing_commit_passes_the_after_request_functions(
+def test_response_to_a_failing_commit_passes_the_after_request_functions(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The 409 has its CORS header; the function has seen the response that it replaces, too."""
+    """The 409 has its CORS header; the function has also seen the replaced response."""
     witness.store(User(name="ada"))
     answer_409(app)
     passed: list[int] = []
@@ -528,7 +528,7 @@ def test_response_that_is_not_sent_is_not_changed(
 def test_handler_of_a_failing_commit_may_remove_the_session(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """What it writes in a unit of its own is stored; if that fails, there is no second round."""
+    """What it writes in a new unit is stored; if that fails, no handler runs again."""
     witness.store(User(name="ada"))
 
     @app.errorhandler(IntegrityError)

@@ -97,7 +97,7 @@ def site(app: Flask, db: Database) -> Flask:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_status_and_data_agree(seed: int, site: Flask, witness: Witness, faults: Faults) -> None:
-    """A success is stored, of an error nothing; an access log is stored if it was not undone."""
+    """A success is stored, an error is not; an access log is stored if it was not undone."""
     witness.store(User(name="taken"))
     chosen = random.Random(seed)
     client = site.test_client()

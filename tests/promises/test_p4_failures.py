@@ -943,7 +943,7 @@ def test_error_page_whose_own_commit_fails_is_no_success(
     faults: Faults,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Flask has no handler left for it; a 200 would say that its row is stored."""
+    """Flask has no handler left for the error; a 200 would say that the row is stored."""
     app.config["PROPAGATE_EXCEPTIONS"] = False
 
     @app.errorhandler(500)

@@ -21,11 +21,11 @@ from tests.support.witness import Witness
 
 
 class Invalid(Exception):
-    """What the app says of an object that may not be stored."""
+    """The app refuses to store an object."""
 
 
 class Unbindable(ValueError, DontWrapMixin):
-    """An error that SQLAlchemy hands on as it is."""
+    """An error that SQLAlchemy does not wrap."""
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def test_error_handler_reads_and_writes_after_a_refused_flush(
 def test_error_handler_continues_after_a_refused_flush_that_the_view_translated(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """What leaves the view says nothing of a flush; the session does."""
+    """The exception that leaves the view does not mention a flush, but the session knows of it."""
 
     @app.errorhandler(LookupError)
     def handle(error: Exception) -> tuple[str, int]:
@@ -160,7 +160,7 @@ def test_error_handler_continues_after_a_refused_flush_that_the_view_translated(
     assert witness.count(Post) == 1
 
 
-def test_access_log_is_written_after_a_refused_flush_that_the_view_answered(
+def test_access_log_is_written_after_a_refused_flush_that_the_view_handled(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """A returned 409 undoes the flush before the ``after_request`` functions."""
@@ -207,7 +207,7 @@ def test_refused_flush_that_the_view_swallowed_is_no_success(
 def test_refused_flush_that_the_error_handler_swallowed_is_no_success(
     earlier: bool, app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The handler says that its note is stored, and it is not: a 500, as for any such commit."""
+    """The handler returns success, but its note is not stored: a 500, as for any failed commit."""
 
     @app.errorhandler(LookupError)
     def handle(error: Exception) -> tuple[str, int]:
@@ -277,7 +277,7 @@ def test_block_whose_flush_was_refused_is_undone_alone(
 def test_attempt_whose_flush_is_refused_is_handled_as_the_first_would_be(
     handled: Flask, db: Database, database: TestDatabase, faults: Faults, witness: Witness
 ) -> None:
-    """A view with retries meets a conflict, and its second attempt is refused."""
+    """A view with retries meets a conflict, and a flush of its second attempt is refused."""
     attempts: list[int] = []
 
     @handled.post("/")
@@ -297,7 +297,7 @@ def test_attempt_whose_flush_is_refused_is_handled_as_the_first_would_be(
 
 
 class OwnBase(DeclarativeBase):
-    """Models whose values refuse themselves."""
+    """Models whose values fail in a flush."""
 
 
 class Strict(TypeDecorator[str]):
@@ -343,7 +343,7 @@ class Elsewhere(OwnBase):
         lambda: Elsewhere(),
     ],
 )
-def test_values_that_refuse_themselves(
+def test_values_that_are_refused_in_a_flush(
     make: Callable[[], object], app: Flask, db: Database, client: FlaskClient
 ) -> None:
     """The type of a column, a default and the search for an engine fail in a flush, too."""

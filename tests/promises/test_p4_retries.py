@@ -364,14 +364,14 @@ def test_g_and_the_cookie_session_are_as_before_the_view(
 
 
 class Audit:
-    """What a class of the app's own keeps in ``g``."""
+    """An object of the app's own class in ``g``."""
 
     def __init__(self) -> None:
         self.entries: list[str] = []
 
 
 class Handle:
-    """It owns something that it closes."""
+    """An object that closes what it owns."""
 
     closed = 0
 
@@ -383,7 +383,7 @@ class Handle:
 
 
 @anywhere
-def test_what_the_view_has_added_inside_of_g_is_gone(
+def test_what_the_view_has_added_inside_g_is_gone(
     app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet, attempts: list[int]
 ) -> None:
     """At any depth, also in objects of the app's own."""
@@ -461,10 +461,10 @@ def test_values_of_g_that_share_an_object_share_it_in_the_next_attempt(
 
 
 @anywhere
-def test_objects_that_are_no_data_stay_themselves(
+def test_objects_that_are_not_data_are_kept(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, meets_conflict: Meet
 ) -> None:
-    """Mapped objects, the session and the app, also inside of containers that are restored."""
+    """Mapped objects, the session and the app, also inside containers that are restored."""
     witness.store(User(name="ada", email=""), User(name="bob"))
     marker = object()
     first: dict[str, Any] = {}
@@ -500,7 +500,7 @@ def test_objects_that_are_no_data_stay_themselves(
 
 
 @anywhere
-def test_values_of_g_that_cannot_be_copied_stay_themselves(
+def test_values_of_g_that_cannot_be_copied_are_kept(
     app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet, tmp_path: Path
 ) -> None:
     """The others are restored all the same."""
@@ -542,10 +542,10 @@ def test_values_of_g_that_cannot_be_copied_stay_themselves(
 
 
 @anywhere
-def test_values_of_g_that_have_not_changed_stay_themselves(
+def test_values_of_g_that_have_not_changed_are_kept(
     app: Flask, db: Database, client: FlaskClient, meets_conflict: Meet
 ) -> None:
-    """What a module keeps may lie in ``g`` as well."""
+    """An object in ``g`` may also be a global of a module."""
     service = Audit()
 
     @app.before_request
@@ -568,7 +568,7 @@ def test_values_of_g_that_have_not_changed_stay_themselves(
 def test_nothing_is_copied_where_no_retries_are_configured(
     app: Flask, db: Database, client: FlaskClient
 ) -> None:
-    """An object in ``g`` notices no request."""
+    """An object in ``g`` is not pickled."""
 
     class Watched:
         def __reduce_ex__(self, protocol: object) -> str:
@@ -900,7 +900,7 @@ def test_view_that_has_used_up_the_body_is_not_run_again(
 def test_conflict_of_an_after_request_function_runs_the_view_again(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, meets_conflict: Meet
 ) -> None:
-    """Its work is part of the unit, and nothing is stored yet."""
+    """The work of the function is part of the unit, and nothing is stored yet."""
     views: list[int] = []
 
     @app.post("/")
@@ -1206,7 +1206,7 @@ def test_function_is_run_again_after_a_conflict(
 def test_function_with_retries_follows_another_transaction_of_its_context(
     app: Flask, db: Database, witness: Witness
 ) -> None:
-    """The connection of the one before is closed, and its commits are not counted."""
+    """The connection of the earlier transaction is closed, and its commits are not counted."""
 
     @db.atomic(retries=1)
     def create() -> None:

@@ -160,7 +160,7 @@ def test_access_log_is_stored_for_every_status(
 def test_access_log_is_stored_after_set_rollback_only(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """P4: the mark undoes the view's work when its response is there, and ends with it."""
+    """P4: the mark undoes the view's work once there is a response, and no later work."""
     app.after_request(writes(db, "log"))
 
     @app.post("/")
@@ -200,7 +200,7 @@ def test_access_log_is_stored_after_an_error_handler_marks_its_own_work(
 def test_work_after_a_failed_view_is_stored_with_the_error_page(
     handled: bool, touched: bool, app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
-    """The audit row beside an error page is like one that the error handler writes."""
+    """An audit row beside an error page is treated like one that the error handler writes."""
     app.after_request(writes(db, "late"))
     if handled:
         app.register_error_handler(LookupError, lambda error: ("", 500))
@@ -243,7 +243,7 @@ def test_after_request_function_that_turns_a_success_into_an_error_undoes_all(
     client: FlaskClient,
     witness: Witness,
 ) -> None:
-    """P4: the client is told of an error, so nothing is stored."""
+    """P4: the client gets an error, so nothing is stored."""
 
     @app.after_request
     def after(response: Response) -> Response:

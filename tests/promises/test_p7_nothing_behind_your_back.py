@@ -310,7 +310,7 @@ def test_lost_work_is_logged_each_time_with_its_place(
 def test_lost_work_is_shown_each_time_where_logging_is_not_configured(
     app: Flask, db: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the warning only: Python would print a record of the log to the same place."""
+    """Only the warning is shown: Python would print a log record to stderr, too."""
     monkeypatch.setattr(logging.getLogger("flask_uow"), "propagate", False)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("default")

@@ -72,7 +72,7 @@ def test_replica_runs_at_the_isolation_level(app: Flask, witness: Witness) -> No
 
 @on("postgresql", "mariadb")
 @pytest.mark.parametrize("plain_too", [False, True])
-def test_engine_with_options_of_the_app_s_own_keeps_them(plain_too: bool, app: Flask) -> None:
+def test_engine_with_its_own_options_keeps_them(plain_too: bool, app: Flask) -> None:
     """A tenant's engine: its options, the level of the block, and one connection."""
     with app.app_context():
         tenant = db.engine.execution_options(schema_translate_map={"tenant": None}, seen="yes")
@@ -95,7 +95,7 @@ def test_engine_with_options_of_the_app_s_own_keeps_them(plain_too: bool, app: F
 def test_read_only_holds_for_the_replica(
     app: Flask, database: TestDatabase, witness: Witness
 ) -> None:
-    """Statements that write are refused; PostgreSQL refuses also what nobody can see."""
+    """Statements that write are refused; PostgreSQL also refuses hidden writes."""
     with app.app_context():
         with db.atomic(read_only=True):
             assert db.session.scalar(select(func.count()).select_from(User)) == 0
@@ -115,7 +115,7 @@ def test_read_only_holds_for_the_replica(
 def test_what_cannot_get_the_options_is_refused(
     options: dict[str, Any], app: Flask, database: TestDatabase
 ) -> None:
-    """Another engine, or a connection; without options both are used as they are."""
+    """Another engine, or a connection; without options, both are used unchanged."""
     other = create_engine(database.url)
     with app.app_context(), other.connect() as connection:
         for chosen, kind in (other, "an engine"), (connection, "a connection"):
@@ -167,7 +167,7 @@ class There(OwnBase):
 
 
 class Mixin:
-    """As the recipes of SQLAlchemy have it: in a class between."""
+    """As in SQLAlchemy's recipes, a class between the session class and its base."""
 
     asked: list[object]
 

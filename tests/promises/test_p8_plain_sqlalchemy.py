@@ -348,8 +348,8 @@ def test_session_maker_makes_sessions_that_belong_to_nobody(
 
 @on("sqlite-file", "postgresql", "mariadb")
 def test_no_listener_makes_each_statement_slower(app: Flask, db: Database) -> None:
-    """With a listener of an engine's own, SQLAlchemy asks for more of them at each statement."""
+    """With a listener on an engine, SQLAlchemy looks for others at each statement."""
     with app.app_context():
         db.session.execute(text("SELECT 1"))
-        # Those of the tests are on the class.
+        # The listeners of the tests are on the class.
         assert not vars(db.engine).get("_has_events", False)

@@ -176,13 +176,13 @@ def test_a_connection_of_its_own_is_named_by_its_place(site: Site) -> None:
 @pytest.mark.slow
 @pytest.mark.fault(
     "K3",
-    fault="Only garbage, such as the traceback of an error, holds a connection",
-    then="It is back before another request has to wait for it",
+    fault="A connection is held only by garbage, such as the traceback of an error",
+    then="It comes back before another request has to wait for it",
 )
 def test_what_failed_requests_have_left_in_circles_comes_back(
     make_app: MakeApp, db: Database
 ) -> None:
-    """Each request finds the connection that the one before it has left in a traceback."""
+    """Each request gets the connection that the previous one left in a traceback."""
     options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.001}
     app = make_app(SQLALCHEMY_ENGINE_OPTIONS=options)
 

@@ -49,7 +49,7 @@ from sqlalchemy.exc import OperationalError
 NAMES = ("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
 
 
-# In memory a database is a temporary file, so what holds for a file is seldom wrong there.
+# A database in memory is a temporary file, so what works with a file seldom fails there.
 EACH = [
     pytest.param(name, marks=pytest.mark.slow if name == "sqlite-memory" else ()) for name in NAMES
 ]

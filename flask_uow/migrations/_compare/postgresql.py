@@ -53,10 +53,10 @@ def load() -> bool:
 
 
 def copied(models: Any) -> list[MetaData]:
-    """Copies of *models*, one ``MetaData`` or several, whose columns show their enums."""
+    """Return copies of *models*, one ``MetaData`` or several, whose columns show their enums."""
     copies = [metadata.copied(one, one.tables.values()) for one in _several(models)]
     for column in [column for table in _tables(copies) for column in table.columns]:
-        # The package sees an enum only here, and fails at one in a decorator.
+        # alembic-postgresql-enum sees an enum only here, and fails at one in a TypeDecorator.
         if (enum := _enum_in(column.type)) is not None:
             column.type = enum
         elif isinstance(column.type, ARRAY) and (enum := _enum_in(column.type.item_type)):

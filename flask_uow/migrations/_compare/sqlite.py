@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def adjust(operations: OpContainer) -> None:
-    """Name a constraint that is added with a column of it; leave out its drop with one."""
+    """Name a constraint that is added with its column; omit its drop if the column is dropped."""
     from alembic.operations import ops
     from alembic.runtime.migration import MigrationContext
 

@@ -72,7 +72,7 @@ def of_engine(db: MigratedDatabase, name: str, engines: Collection[str | None]) 
 
 
 def copied(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
-    """A copy of *metadata* with these of its tables."""
+    """Return a copy of *metadata* with only *tables*."""
     part = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
     part.info.update(metadata.info)
     for table in tables:

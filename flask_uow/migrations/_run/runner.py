@@ -335,7 +335,7 @@ class Runner:
 
 @contextlib.contextmanager
 def _warnings_of_success() -> Iterator[None]:
-    """Show the warnings after the block, unless it fails: its error is what is to be read."""
+    """Show the warnings after the block. If it fails, show only its error."""
     with warnings.catch_warnings(record=True) as caught:
         # A batch that would lose such a constraint is refused; see 'sqlite.py'.
         warnings.filterwarnings("ignore", "Unnamed CHECK constraint on reflected table")

@@ -1,4 +1,4 @@
-"""What SQLite lets happen during a migration, and is refused here.
+"""Refuse what SQLite would let happen during a migration.
 
 Foreign keys are not enforced meanwhile, so they are checked after each revision. And a 'batch' of
 Alembic may lose a part of the table.
@@ -62,7 +62,7 @@ class _Batches:
             self._filled = element
         elif isinstance(element, DropTable) and self._filled is not None:
             table, copy = element.element, self._filled.table
-            # A revision that makes the copy by hand has another object for the table that it drops.
+            # A copy that a revision makes by hand does not count: its table is another object.
             read = {
                 node.name.lower(): copy.c[node.key].name.lower()
                 for node in visitors.iterate(self._filled.select)
@@ -85,7 +85,7 @@ class _Item(NamedTuple):
 
 
 class _Definition:
-    """What SQLite has noted of one table."""
+    """What SQLite has stored about one table."""
 
     def __init__(self, connection: Connection, table: Any) -> None:
         self.schema: str = table.schema or "main"
@@ -96,7 +96,7 @@ class _Definition:
         self.columns = {row[1].lower() for row in self.pragma("table_xinfo", self.table)}
 
     def items(self, *kinds: str) -> list[_Item]:
-        """What the database file has of these kinds, the oldest first."""
+        """Return what the database file has of these kinds, the oldest first."""
         rows = self._run(
             "SELECT type, name, sql, lower(tbl_name) = lower(?)"  # noqa: S608
             f" FROM {_quoted(self.schema)}.sqlite_master WHERE sql IS NOT NULL ORDER BY rowid",
@@ -108,19 +108,19 @@ class _Definition:
         return self._run(f"PRAGMA {_quoted(self.schema)}.{name}({_quoted(argument)})")
 
     def reflected(self, kind: str) -> list[Any]:
-        """What SQLAlchemy reflects of its ``"indexes"``, for example."""
+        """Return what SQLAlchemy reflects of this kind, for example ``"indexes"``."""
         find = getattr(inspect(self._connection), f"get_{kind}")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says of expressions that it leaves them out
+            warnings.simplefilter("ignore")  # it warns that it leaves out expressions
             return list(find(self.table, schema=self.schema))
 
     def _run(self, statement: str, *values: str) -> list[Any]:
         return list(self._connection.exec_driver_sql(statement, values).all())
 
     def parts(self, stay: Collection[str], named: Collection[str]) -> Counter[tuple[str, ...]]:
-        """How often each part is in what is about the columns that *stay*.
+        """Count each part in the clauses that concern the columns that *stay*.
 
-        :param named: checks that do not count.
+        :param named: the names of checks that are not counted.
         """
         gone = self.columns - set(stay)
         clauses = [
@@ -137,7 +137,7 @@ class _Definition:
         )
 
     def is_deferrable(self, column: str) -> bool:
-        """Does a foreign key of this column say it?"""
+        """Tell whether a foreign key of this column is deferrable."""
         return any(
             {"references", "deferrable"} <= set(clause.words)
             and column in {clause.column, *_key(clause).names([column])}
@@ -146,7 +146,7 @@ class _Definition:
 
 
 def _goes(clause: SqliteClause, gone: Collection[str], others: Collection[str]) -> bool:
-    """Does it go with the columns that are *gone*, because it is theirs alone?"""
+    """Tell whether the clause is dropped with the columns that are *gone*."""
     is_theirs, is_of_others = clause.names(gone), clause.names(others)
     if "check" in clause.words[:3]:
         if clause.column in gone:
@@ -156,7 +156,7 @@ def _goes(clause: SqliteClause, gone: Collection[str], others: Collection[str]) 
 
 
 def _key(clause: SqliteClause) -> SqliteClause:
-    """A constraint of the table, as far as its own columns; else nothing."""
+    """Return a constraint of the table up to the end of its own columns; else an empty clause."""
     end = clause.words.index(")") if clause.column is None and ")" in clause.words else 0
     return SqliteClause(None, clause.words[:end])
 
@@ -167,7 +167,7 @@ def _name_of(clause: SqliteClause) -> str | None:
 
 def _compare(before: _Definition, after: _Definition, names: dict[str, str]) -> None:
     """
-    :param names: of the columns that stay, and what they are called in the copy.
+    :param names: the columns that stay, and their names in the copy.
     :raises MigrationError: *after* lacks something.
     """
     losses = [
@@ -182,14 +182,14 @@ def _compare(before: _Definition, after: _Definition, names: dict[str, str]) -> 
 
 
 def _made_again(items: Iterable[_Item]) -> Iterator[str]:
-    """Why each of *items* cannot stay as it is, and how it is made again."""
+    """Say why each of *items* cannot stay as it is, and how to create it again."""
     for item in items:
         what = f"the {item.kind} {item.name!r}"
         why = f"SQLite refuses to rename the copy while {what} mentions the table"
         if item.is_of_table:
             why = f"{_WITHOUT} {what}"
         drop = f"DROP {item.kind.upper()} IF EXISTS {_quoted(item.name)}"
-        create = item.sql.replace(":", "\\:")  # no parameters
+        create = item.sql.replace(":", "\\:")  # a colon would begin a parameter
         yield (
             f"{why}. Write op.execute({drop!r}) before the change, and after it"
             f" op.execute({create!r}), if it is to stay"
@@ -197,9 +197,9 @@ def _made_again(items: Iterable[_Item]) -> Iterator[str]:
 
 
 def _readers(before: _Definition) -> list[_Item]:
-    """Its triggers, and each view and trigger that SQLite cannot read while there is no table.
+    """Return the triggers of the table, and each view and trigger that reads it.
 
-    Views of such views, too.
+    Views of such views are included.
     """
     items = before.items("view", "trigger")
     found: list[_Item] = []
@@ -211,7 +211,7 @@ def _readers(before: _Definition) -> list[_Item]:
 
 
 def _lost_parts(before: _Definition, after: _Definition, names: dict[str, str]) -> Iterator[str]:
-    """What the definition of a table has, and that of its copy has not."""
+    """Yield what the definition of a table has, and that of its copy lacks."""
     checks = before.reflected("check_constraints")
     named = {check["name"].lower() for check in checks if check["name"]}
     parts = before.parts(names, named) - after.parts(names.values(), named)
@@ -222,7 +222,7 @@ def _lost_parts(before: _Definition, after: _Definition, names: dict[str, str]) 
             yield f"{_WITHOUT} {what}. {kept} {_BY_HAND.format(before.table)}"
     for column in _unreflected_keys(before, after, names):
         yield (
-            f"{_WITHOUT} what the foreign key of {column!r} says of ON DELETE, ON UPDATE or"
+            f"{_WITHOUT} what the foreign key of {column!r} says about ON DELETE, ON UPDATE or"
             f" DEFERRABLE. Make {_BY_HAND.format(before.table)}"
         )
 
@@ -248,13 +248,13 @@ def _unreflected_keys(
 
 
 def _actions(definition: _Definition) -> dict[str, tuple[str, ...]]:
-    """By the first column of each foreign key, what it does on UPDATE and DELETE."""
+    """Return what each foreign key does on UPDATE and DELETE, by its first column."""
     rows = definition.pragma("foreign_key_list", definition.table)
     return {row[3].lower(): tuple(row[5:7]) for row in rows if row[1] == 0}
 
 
 def _unreflected_indexes(before: _Definition, stay: Collection[str]) -> Iterator[_Item]:
-    """The indexes of which SQLAlchemy does not reflect everything; all their columns *stay*."""
+    """Yield the indexes that SQLAlchemy reflects only in part, if all their columns *stay*."""
     conditions = {
         index["name"]: index.get("dialect_options", {}).get("sqlite_where", "")
         for index in before.reflected("indexes")
@@ -275,7 +275,7 @@ def _unreflected_indexes(before: _Definition, stay: Collection[str]) -> Iterator
 
 
 def _has_more_than_columns(before: _Definition, index: _Item) -> bool:
-    """Is it on an expression, descending, or with a collation of its own?"""
+    """Tell whether it has an expression, a descending column or a collation of its own."""
     keys = [row for row in before.pragma("index_xinfo", index.name) if row[5]]
     return "collate" in words_of(index.sql) or any(row[2] is None or row[3] for row in keys)
 
