@@ -255,7 +255,8 @@ class UnitRegistry(ScopedRegistry[S]):
             unit.session.refuse_in_block("close")
             context = current_context()
             # Its response is there, and the commit is still to come.
-            has_response = is_dispatching(context) and hasattr(context, "_flask_uow_status")
+            status = getattr(context, "_flask_uow_status", None)
+            has_response = is_dispatching(context) and status is not None
             if has_response and unit.rule != "explicit" and unit.has_work:
                 logger.warning(_REMOVED_TOO_EARLY, caller_location(2))
             self.forget(context)

@@ -26,7 +26,9 @@ current_app_context: Callable[[None], Context] = _cv_app.get
 current_request_context: Callable[[None], Context] = (_cv_request or _cv_app).get
 """``current_request_context(None)``: the active one, or None; from Flask 3.2 on, maybe an app's."""
 
-# Attributes that this package sets on contexts; context.py and view_retry.py have others.
+# Attributes that this package sets on contexts; context.py and view_retry.py have others. Two are
+# only written and read as attributes: _flask_uow_ending, the push that ends, and _flask_uow_status,
+# the status of the response before the after_request functions.
 HOME = "_flask_uow_home"
 """The app context in which a request was seen first, if the request remembers none."""
 DISPATCHED_IN = "_flask_uow_dispatched_in"

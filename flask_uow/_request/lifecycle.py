@@ -235,6 +235,7 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
             # In this order: functions that run when the response is closed find a clean session.
             unit.fail(error)
             _close_unsent(response)
+            context._flask_uow_status = None  # of a response that is not sent
             if is_handled:
                 raise
             response, failure = _handle(app, before, error)

@@ -437,7 +437,7 @@ def test_base_exception_discards_the_connection(
         return response
 
     class Sessions(SecureCookieSessionInterface):
-        def save_session(self, *_: object) -> None:
+        def save_session(self, *_: object, **__: object) -> None:
             work("cookie session")
 
     app.session_interface = Sessions()
