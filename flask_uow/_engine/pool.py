@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import gc
 import logging
-import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, Engine, event, exc
@@ -85,6 +84,7 @@ def track_checkouts(
 
 _CLOSED_AT_RETURN = "flask_uow.closed_at_return"
 _COLLECTION_PERIOD = 10.0  # seconds
+_LONGEST_REPAIR = 5.0  # seconds
 _LOOK_AGAIN = 0.01  # seconds; a thread in the middle of a checkout has its connection by then
 
 
@@ -104,7 +104,8 @@ class ConnectionPool(QueuePool):
         self._limit = pool_size + max_overflow if limited else float("inf")
         # Weak references: an interrupted function leaves nothing in it.
         self._known: weakref.WeakSet[ConnectionPoolEntry | _Attempt] = weakref.WeakSet()
-        self._repairing = threading.Lock()
+        self._repair: Callable[[], _Attempt | None] = lambda: None
+        self._repair_began = 0.0
         self._next_collection = 0.0
         self._survivors: set[tuple[object, ...]] = set()  # suspects that were not garbage
 
@@ -164,16 +165,30 @@ class ConnectionPool(QueuePool):
             return
         doubtful = now >= self._next_collection
         suspects = tracker.suspects(doubtful=doubtful) - self._survivors
-        if not suspects or not self._repairing.acquire(blocking=False):
+        repair = _Attempt()
+        if not suspects or not self._is_alone(repair):
             return
         try:
-            time.sleep(_LOOK_AGAIN)
             if not self._has_free() and suspects & tracker.suspects(doubtful=doubtful):
                 self._next_collection = now + _COLLECTION_PERIOD
                 gc.collect()
                 self._survivors = tracker.suspects(doubtful=True)
         finally:
-            self._repairing.release()
+            del repair  # the traceback of an error may live on
+
+    def _is_alone(self, repair: _Attempt) -> bool:
+        """Wait for a moment, and tell whether no other thread repairs the pool.
+
+        A repair is over when its object is gone, or after some seconds. An exception that strikes
+        between two steps would leave a lock locked.
+        """
+        now = time.monotonic()
+        if self._repair() is not None and now < self._repair_began + _LONGEST_REPAIR:
+            return False
+        mine = weakref.ref(repair)
+        self._repair, self._repair_began = mine, now
+        time.sleep(_LOOK_AGAIN)
+        return self._repair is mine  # of several threads, the last one
 
     def _explanation(self) -> str:
         waited, size = self.timeout(), self.size()
@@ -216,15 +231,15 @@ class ConnectionPool(QueuePool):
 
     def _replace_lost(self) -> int:
         """Open a new connection for each that is lost; return how many."""
-        if not self._count_lost() or not self._repairing.acquire(blocking=False):
+        repair = _Attempt()
+        if not self._count_lost() or not self._is_alone(repair):
             return 0
         try:
-            time.sleep(_LOOK_AGAIN)
             lost = self._count_lost()
             for _ in range(lost):
                 sqlalchemy_private.return_to(self, self._create_connection())
         finally:
-            self._repairing.release()
+            del repair
         if lost:
             logger.warning(
                 "%d of the %s connections of a pool had been lost: they were checked out, and"
@@ -248,6 +263,6 @@ class _ClosingPool(ConnectionPool):
 
 
 class _Attempt:
-    """A connection is being opened: the object lives as long as that."""
+    """A connection is being opened, or the pool repaired: the object lives as long as that."""
 
     __slots__ = ("__weakref__",)
