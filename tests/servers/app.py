@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from flask import Response, request, stream_with_context
+from flask import Flask as FlaskApp
+from flask import Response, request, request_finished, stream_with_context
+from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from sqlalchemy import Connection, Engine, ForeignKey, String, event, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -51,6 +53,10 @@ def create_app() -> Flask:
     app.register_error_handler(IntegrityError, conflict)
     app.before_request(slow_down)
     app.after_request(sign)
+    app.after_request(log_access)
+    app.secret_key = "test"  # without one there is no session to save
+    app.session_interface = Sessions()
+    request_finished.connect(finish, app)
     return app
 
 
@@ -133,6 +139,30 @@ def slow_down() -> None:
 def sign(response: Response) -> Response:
     response.headers["X-Signed"] = "yes"
     return response
+
+
+def fail_at(step: str) -> None:
+    """Raise if the client has asked for it."""
+    if request.args.get("fails") == step:
+        raise RuntimeError(step)
+
+
+def log_access(response: Response) -> Response:
+    """Store a note for the response, if the client has asked for it."""
+    if "logged" in request.args:
+        write(f"access {request.args['logged']} {response.status_code}")
+    fail_at("after_request")
+    return response
+
+
+class Sessions(SecureCookieSessionInterface):
+    def save_session(self, app: FlaskApp, session: SessionMixin, response: Response) -> None:
+        fail_at("cookie")
+
+
+def finish(_: Flask, response: Response) -> None:
+    if response.status_code < 500:
+        fail_at("request_finished")
 
 
 @event.listens_for(Engine, "commit")

@@ -57,6 +57,31 @@ def test_commit_that_fails_is_answered_by_the_error_handler(
     assert eventually(lambda: server.state()["checked_out"] == 0)  # the context ends behind it
 
 
+@every_server
+def test_what_fails_before_the_first_byte_stores_nothing(server: Server, witness: Witness) -> None:
+    """P3, P5: the client gets a 500, whichever step after the view has raised."""
+    for step in ("after_request", "cookie", "request_finished"):
+        with server.posting(f"/stored/late-{step}?fails={step}") as connection:
+            assert read_line(connection) == "HTTP/1.1 500 INTERNAL SERVER ERROR"
+            assert notes(witness, "late") == []
+    assert eventually(lambda: server.state()["checked_out"] == 0)
+
+
+@every_server
+def test_access_log_is_stored_with_every_status(server: Server, witness: Witness) -> None:
+    """P4, P5: what the view wrote is undone first, and the log is part of the commit."""
+    for view in ("stored", "refused", "orphan", "broken"):
+        server.post(f"/{view}/logged-{view}?logged={view}")
+    assert notes(witness, "logged") == ["logged-stored"]
+    assert notes(witness, "access") == [
+        "access broken 500",
+        "access orphan 409",
+        "access refused 400",
+        "access stored 201",
+    ]
+    assert eventually(lambda: server.state()["checked_out"] == 0)
+
+
 @pytest.mark.fault(
     "W8",
     fault="The client goes away in mid-stream",
