@@ -202,12 +202,14 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
             response = original(*args, **kwargs)
         except _RuleFailed as failed:
             response, failure = failed.response, failed.error
-        if getattr(context, key, None) is not None:  # an after_request function may be the first
-            response = finish((*args, *kwargs.values()), context, response, failure)
+        unit: UnitOfWork | None = getattr(context, key, None)
+        if unit is not None:  # an after_request function may have been the first
+            response = finish(unit, (*args, *kwargs.values()), context, response, failure)
         context._flask_uow_dispatched_in = None  # from here on nothing is committed automatically
         return response
 
     def finish(
+        unit: UnitOfWork,
         before: Arguments,
         context: Context,
         response: Any,
@@ -220,9 +222,6 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
         :param failure: an error of the commit rule: it is handled in place of a commit.
         :param is_handled: an error handler has made the response.
         """
-        unit = units.unit_of(context)
-        if unit is None:
-            return response
         try:
             if failure is not None:
                 raise failure
@@ -239,10 +238,12 @@ def _commit_after(original: Method, units: UnitRegistry[Session], app: Flask) ->
             if is_handled:
                 raise
             response, failure = _handle(app, before, error)
-            unit = units.unit_of(context)  # the handler may have removed the session
+            next_unit = units.unit_of(context)
+            if next_unit is None:  # the handler has removed the session
+                return response
             # After a retry the response is the view's, and its commit may fail once more.
-            is_handled = unit is None or unit.failed
-            return finish(before, context, response, failure, is_handled=is_handled)
+            is_handled = next_unit.failed
+            return finish(next_unit, before, context, response, failure, is_handled=is_handled)
         return _respond(units, context, unit, response)
 
     return full_dispatch_request
@@ -389,8 +390,12 @@ def _close(units: UnitRegistry[Session], context: Context) -> None:
 
 def _end(units: UnitRegistry[Session], context: Context, args: Arguments) -> None:
     error = args[-1] if args and isinstance(args[-1], BaseException) else None
-    ended, is_popped = units.unit_of(context), not is_open(context)
-    let_open(context)  # for the functions that wait for a rollback
+    ended: UnitOfWork = getattr(context, units.key)
+    if not (ended.hooks or ended.session.in_transaction()):  # no code of the app runs
+        units.end(context, error)
+        return
+    is_popped = not is_open(context)
+    let_open(context)  # on_rollback hooks may still use it
     units.end(context, error)
     if not is_popped:
         return
