@@ -84,7 +84,7 @@ def track_checkouts(
 
 _CLOSED_AT_RETURN = "flask_uow.closed_at_return"
 _COLLECTION_PERIOD = 10.0  # seconds
-_LONGEST_REPAIR = 5.0  # seconds
+_LONGEST_REPAIR = 1.0  # seconds
 _LOOK_AGAIN = 0.01  # seconds; a thread in the middle of a checkout has its connection by then
 
 
