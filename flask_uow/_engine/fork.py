@@ -31,7 +31,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, StaticPool
 
 from .._sqlite.file_lock import close_inherited
-from .._sqlite.profile import has_temporary_file, is_memory
+from .._sqlite.profile import ends_with_its_connections
 from .._transaction import sqlalchemy_private
 from ..errors import ForkedUnit
 
@@ -53,8 +53,7 @@ _abandoned: list[object] = []
 
 def protect_from_fork(engine: Engine) -> None:
     """Let a child of this process begin with an empty pool for *engine*."""
-    in_memory = _is_sqlite(engine) and is_memory(engine.url) and not has_temporary_file(engine)
-    if isinstance(engine.pool, StaticPool) or in_memory:
+    if isinstance(engine.pool, StaticPool) or ends_with_its_connections(engine):
         return  # a database in memory: the child has a copy of its own, and nothing but this one
     _engines[engine] = None
     reference = weakref.ref(engine)

@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Connection, Engine, NullPool, StaticPool
 from sqlalchemy.engine import Dialect
 
-from .._sqlite.profile import has_temporary_file, is_memory
+from .._sqlite.profile import ends_with_its_connections
 from .._transaction.record import record_of
 from .._transaction.statements import SessionChange, session_changes_of
 from ..errors import escaped
@@ -112,10 +112,9 @@ def close_changed_connections(engine: Engine, name: str) -> None:
 
     :param name: the name of the engine, for the log.
     """
-    in_memory = engine.dialect.name == "sqlite" and is_memory(engine.url)
     if engine.dialect.name not in _INSTEAD or isinstance(engine.pool, (NullPool, StaticPool)):
         return
-    if not in_memory or has_temporary_file(engine):
+    if not ends_with_its_connections(engine):
         _watches[engine.dialect] = _Watch(name, _INSTEAD[engine.dialect.name])
 
 

@@ -45,6 +45,12 @@ def has_temporary_file(engine: Engine) -> bool:
     return is_memory(url) and not _is_shared_cache(url) and isinstance(engine.pool, QueuePool)
 
 
+def ends_with_its_connections(engine: Engine) -> bool:
+    """Tell whether *engine* has a SQLite database in memory that is no temporary file."""
+    is_sqlite = engine.dialect.name == "sqlite"
+    return is_sqlite and is_memory(engine.url) and not has_temporary_file(engine)
+
+
 def _is_shared_cache(url: URL) -> bool:
     """Tell whether SQLite gives all connections to *url* the same memory, or is asked by a mode."""
     return url.query.get("mode") == "memory" or url.query.get("cache") == "shared"
