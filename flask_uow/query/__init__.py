@@ -1,0 +1,1 @@
+"""Query helpers for views: lookups, pages and pages by key. Only ``Database`` imports them."""
