@@ -1,34 +1,41 @@
-"""Every Flask request is one SQLAlchemy unit of work."""
+"""Every Flask request is one SQLAlchemy unit of work.
 
-from . import errors as errors
-from ._request.flask_class import Flask as Flask
-from ._request.proxy import SessionProxy as SessionProxy
-from ._request.view_options import CommitRule as CommitRule
-from .database import Database as Database
-from .errors import BlockRefused as BlockRefused
-from .errors import CommitRefused as CommitRefused
-from .errors import ConcurrentUse as ConcurrentUse
-from .errors import ConfigError as ConfigError
-from .errors import ConfigNotice as ConfigNotice
-from .errors import DatabaseUnreachable as DatabaseUnreachable
-from .errors import DiscardedWork as DiscardedWork
-from .errors import ForkedUnit as ForkedUnit
-from .errors import HookRefused as HookRefused
-from .errors import MigrationError as MigrationError
-from .errors import MigrationFailed as MigrationFailed
-from .errors import MigrationLocked as MigrationLocked
-from .errors import MigrationsPending as MigrationsPending
-from .errors import OutsideContext as OutsideContext
-from .errors import PartialCommit as PartialCommit
-from .errors import PoolExhausted as PoolExhausted
-from .errors import ReadOnly as ReadOnly
-from .errors import Rollback as Rollback
-from .errors import RollbackOnly as RollbackOnly
-from .errors import SetupError as SetupError
-from .errors import TransactionLost as TransactionLost
-from .errors import UnitEnded as UnitEnded
-from .errors import UnknownEngine as UnknownEngine
-from .errors import UowError as UowError
-from .errors import UowWarning as UowWarning
+The names are in ``_public.py``, and are imported when the first of them is used. pytest imports
+``flask_uow.pytest_plugin`` in each run, whether the tests use it or not, and this module with it:
+such a run does not wait for Flask and SQLAlchemy.
+"""
+
+import typing as _typing
+from importlib import import_module as _import_module
+from importlib.util import find_spec as _find_spec
 
 __version__ = "0.1.0.dev0"
+
+if _typing.TYPE_CHECKING:
+    from ._public import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> object:
+        if name == "__all__":  # for ``from flask_uow import *``
+            return _load()
+        if name.startswith("_"):
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        submodule = f"{__name__}.{name}"
+        if _find_spec(submodule):  # 'from . import x' asks here first, while others are imported
+            return _import_module(submodule)
+        _load()
+        if name not in globals():
+            from .elsewhere import missing_name
+
+            raise missing_name(name)
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_load()})
+
+    def _load() -> list[str]:
+        """Import the public names; return them."""
+        names = vars(_import_module("._public", __name__))
+        public = {name: names[name] for name in names if not name.startswith("_")}
+        globals().update(public)
+        return sorted(public)

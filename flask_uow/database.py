@@ -3,33 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from flask import Flask
 from sqlalchemy import Engine, MetaData, Table
 from sqlalchemy.orm import DeclarativeBase, Mapper, Session, registry, sessionmaker
 
-from . import migrations
+from . import elsewhere, migrations
 from ._config import reading
-from ._config.options import UnitOptions, commit_rule, retries_option
+from ._config.options import IsolationLevel, UnitOptions, commit_rule, level_option, retries_option
+from ._engine import recording
 from ._engine.build import Engines
+from ._engine.recording import RecordedQuery
 from ._request import lifecycle, view_retry
 from ._request.app_state import EXTENSION, AppState
 from ._request.context import UnitRegistry
-from ._request.proxy import SessionProxy
+from ._request.proxy import SessionProxy, proxy_with_names_of
 from ._request.view_options import CommitRule, F, attach_options
 from ._transaction import routing
+from ._transaction.metadatas import Metadatas
+from ._transaction.sqlalchemy_private import mappers_of, registry_of
 from ._unit import commit_hooks
 from ._unit.blocks import Atomic, ExplicitCommit, Independent
-from ._unit.session_class import session_class
+from ._unit.session_class import check_options, session_class
 from ._unit.unit import UnitOfWork
 from .errors import ConfigError, SetupError, shown
+from .models import Model
+from .query.queries import Queries
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Database:
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as TypeVarWithDefault
+
+    S = TypeVarWithDefault("S", bound=Session, default=Session)
+else:
+    S = TypeVar("S", bound=Session)
+
+
+class Database(Queries, elsewhere.Names, Generic[S]):
     """Give every request one unit of work.
 
     ::
@@ -49,11 +64,14 @@ class Database:
         one, a new base is created.
     :param metadata: one or several, for tables without a class and for imperative mappings.
     :param session_options: for the ``Session``, such as ``{"autoflush": False}``; ``"class_"``
-        may name a subclass of it.
-    :raises SetupError: a part is not a base, a registry or an app.
+        may name a subclass of it. For type checkers, that class is a parameter:
+        ``Database[MySession](session_options={"class_": MySession})``.
+    :raises SetupError: a part is not a base, a registry or an app, or an option of the session does
+        not exist.
     :raises ConfigError: as :meth:`init_app`.
     """
 
+    @elsewhere.explain_arguments
     def __init__(
         self,
         *parts: Flask | type[object] | registry,
@@ -67,13 +85,17 @@ class Database:
             bases.append(_new_base(self._metadatas))
         self._registries = [_registry_of(base) for base in bases]
         for registry_ in self._registries:
-            routing.note_bind_keys(registry_.mappers)  # for classes that are mapped already
-        self.Model: Any = bases[0]
+            routing.note_bind_keys(mappers_of(registry_))  # for classes that are mapped already
+        self.Model = cast("type[_NewBase]", bases[0])
         options = dict(session_options or {})
-        options["class_"] = session_class(options.get("class_", Session))
+        own_class = options.pop("class_", Session)
+        unit_class = session_class(own_class)
+        check_options(own_class, options)
+        options["class_"] = unit_class
         self._session_options = options
-        self._units: UnitRegistry[Session] = UnitRegistry()
-        self.session: SessionProxy[Session] = SessionProxy(self._units)
+        self._units = self._registry_class()
+        proxy = proxy_with_names_of(own_class)
+        self.session: SessionProxy[S] = proxy(self._units, unit_class)
         """The session of the current unit of work.
 
         Opened at its first use, committed or rolled back before the response is sent, closed when
@@ -100,11 +122,24 @@ class Database:
                 " 'register_extension') once for each app, on one 'Database()'."
             )
         reading.read_commit_rule(app.config)
-        app.extensions[EXTENSION] = AppState(app, self._units, self._session_options)
+        config = self._config_of(app)
+        app.extensions[EXTENSION] = AppState(app, self._units, self._session_options, config, self)
         app.extensions.setdefault("sqlalchemy", self)  # other extensions look here
         lifecycle.install(app, self._units)
         app.shell_context_processor(self._shell_names)
-        migrations.register(app, self)
+        migrations.register(app, self._migrated())
+
+    # What a subclass changes.
+
+    _registry_class: type[UnitRegistry[Session]] = UnitRegistry
+
+    def _config_of(self, app: Flask) -> Mapping[str, object]:
+        """Return what the settings are read from; it may change until their first use."""
+        return app.config
+
+    def _migrated(self) -> migrations.MigratedDatabase:
+        """Return what migrations ask for models and engines."""
+        return self
 
     @property
     def engine(self) -> Engine:
@@ -136,23 +171,36 @@ class Database:
         return self.engines[name]
 
     @property
-    def sessionmaker(self) -> sessionmaker[Session]:
+    def sessionmaker(self) -> sessionmaker[S]:
         """Creates sessions outside of any unit: the caller commits and closes these sessions.
 
         :raises OutsideContext: no Flask context is active.
         :raises ConfigError: a setting of the app cannot be used.
         :raises SetupError: the app is not registered with this ``Database``.
         """
-        return cast("sessionmaker[Session]", self._units.state().sessionmaker)
+        return cast("sessionmaker[S]", self._units.state().sessionmaker)
 
     @property
     def mappers(self) -> list[Mapper[Any]]:
         """The mappers of all models."""
-        return [mapper for registry in self._registries for mapper in registry.mappers]
+        return [mapper for registry in self._registries for mapper in mappers_of(registry)]
 
     def current_unit(self) -> UnitOfWork | None:
         """Return the unit of work of the current context; None if it has not been opened."""
         return self._units.peek()
+
+    def recorded_queries(self) -> list[RecordedQuery]:
+        """Return the statements that the current context has sent, the oldest first.
+
+        Empty unless ``SQLALCHEMY_RECORD_QUERIES`` is true: keeping them takes time and memory. At
+        most the last 10,000 are kept. The commit of a request, with its flush, comes after the
+        ``after_request`` functions; a ``teardown_request`` function finds its statements here, too.
+
+        :raises OutsideContext: no Flask context is active.
+        :raises SetupError: the app is not registered with this ``Database``.
+        """
+        self._units.state()  # which says what is wrong outside of a context
+        return recording.recorded(self._units.current_context())
 
     @property
     def metadata(self) -> MetaData:
@@ -160,28 +208,36 @@ class Database:
         return self.metadatas[0]
 
     @property
-    def metadatas(self) -> list[MetaData]:
-        """The given ``MetaData`` objects, then those of the bases and of their tables."""
+    def metadatas(self) -> Metadatas:
+        """The given ``MetaData`` objects, then those of the bases and of their tables.
+
+        ``metadatas[None]`` has the tables of the default engine, and ``metadatas["audit"]`` those
+        of another one: the ``MetaData`` itself, or a copy if it has tables of several engines.
+        """
         found = list(self._metadatas)
         for registry_ in self._registries:
             own = registry_.metadata
             found.append(own)
-            found += [getattr(m.local_table, "metadata", own) for m in registry_.mappers]
-        return list(dict.fromkeys(found))
+            found += [getattr(m.local_table, "metadata", own) for m in mappers_of(registry_)]
+        return Metadatas(dict.fromkeys(found))
 
+    @elsewhere.explain_arguments
     def create_all(self) -> None:
         """Create the tables that do not exist yet, each on its own engine.
 
         :raises UnknownEngine: a table names an engine that is not configured; no table is created.
+        :raises SetupError: two tables of one engine have the same name.
         :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         for metadata, engine, tables in self._tables_by_engine():
             metadata.create_all(engine, tables=tables)
 
+    @elsewhere.explain_arguments
     def drop_all(self) -> None:
         """Drop all tables, each on its own engine.
 
         :raises UnknownEngine: a table names an engine that is not configured; no table is dropped.
+        :raises SetupError: two tables of one engine have the same name.
         :raises OutsideContext: as :attr:`engines`; so are ``ConfigError`` and ``SetupError``.
         """
         for metadata, engine, tables in reversed(self._tables_by_engine()):
@@ -193,12 +249,19 @@ class Database:
         return {**models, "db": self}
 
     def _tables_by_engine(self) -> list[tuple[MetaData, Engine, list[Table]]]:
-        engines = self.engines
-        return [
-            (metadata, engines[name], tables)
-            for metadata in self.metadatas
-            for name, tables in routing.group(metadata, engines).items()
-        ]
+        """
+        :raises SetupError: two tables of one engine have the same name.
+        """
+        engines, found = self.engines, []
+        seen: set[tuple[str, str]] = set()
+        for metadata in self.metadatas:
+            for name, tables in routing.group(metadata, engines).items():
+                found.append((metadata, engines[name], tables))
+                keys = {(name, table.fullname) for table in tables}
+                if twice := seen & keys:
+                    raise SetupError(_TWO_TABLES.format(*min(twice)))
+                seen |= keys
+        return found
 
     def unit(
         self,
@@ -206,7 +269,7 @@ class Database:
         /,
         *,
         commit: CommitRule | None = None,
-        isolation_level: str | None = None,
+        isolation_level: IsolationLevel | None = None,
         read_only: bool = False,
         retries: int = 0,
     ) -> Callable[[F], F]:
@@ -224,8 +287,10 @@ class Database:
         :param commit: the rule for this view, instead of ``UOW_COMMIT``: ``"on_success"``,
             ``"always"``, ``"explicit"`` or a function that receives the response and
             returns whether to commit.
-        :param isolation_level: such as ``"SERIALIZABLE"``. The database decides which levels exist;
-            at the first use, an unknown level is a ``ConfigError``.
+        :param isolation_level: such as ``"SERIALIZABLE"``, or by dialect:
+            ``{"postgresql": "SERIALIZABLE"}``, where other databases keep their default. The
+            database decides which levels exist; at the first use, an unknown level is a
+            ``ConfigError``.
         :param read_only: statements that write are refused (``ReadOnly``), also in a ``POST``.
         :param retries: how often the view is run again after a conflict with another transaction
             (serialization failure, deadlock, lock timeout). Each attempt begins after a short
@@ -241,7 +306,7 @@ class Database:
             )
         options = UnitOptions(
             None if commit is None else commit_rule(commit, "'commit' of '@db.unit(...)'"),
-            isolation_level,
+            level_option(isolation_level, "'isolation_level' of '@db.unit(...)'"),
             read_only,
             retries_option(retries, "'retries' of '@db.unit(...)'"),
         )
@@ -259,7 +324,7 @@ class Database:
         /,
         *,
         durable: bool = False,
-        isolation_level: str | None = None,
+        isolation_level: IsolationLevel | None = None,
         read_only: bool = False,
         retries: int = 0,
     ) -> Atomic: ...
@@ -270,7 +335,7 @@ class Database:
         /,
         *,
         durable: bool = False,
-        isolation_level: str | None = None,
+        isolation_level: IsolationLevel | None = None,
         read_only: bool = False,
         retries: int = 0,
     ) -> F | Atomic:
@@ -281,12 +346,15 @@ class Database:
         script) the outermost block is the whole transaction and commits at its end; loaded objects
         stay readable. ``raise Rollback`` undoes a block, and the code after it continues.
 
+        Everything in it runs in a transaction, plain reads included. On SQLite its first statement
+        takes the write lock, unless the block is read-only.
+
         An ``HTTPException`` below 400, such as a raised redirect, leaves the block like a return.
 
         ``commit()``, ``rollback()`` and ``close()`` are refused inside a block.
 
         :param durable: refuse to be a savepoint, so that the block ends with a COMMIT.
-        :param isolation_level: of the transaction, such as ``"SERIALIZABLE"``.
+        :param isolation_level: of the transaction, as in :meth:`unit`.
         :param read_only: statements that write are refused.
         :param retries: how often the decorated function is run again after a conflict with another
             transaction, each time in a new transaction and after a pause (``UOW_RETRY_PAUSE``).
@@ -363,10 +431,24 @@ class Database:
         hook = commit_hooks.checked(on_commit, function, args, kwargs)
         unit = self._units.unit_awaiting_outcome()
         if unit is not None:
-            unit.add_hook(hook)
+            unit.add_hook(hook, self._units.run_hook)
         elif on_commit:
-            function(*args, **kwargs)
+            self._units.run_hook(hook)
         return function
+
+    def test_isolation(self) -> AbstractContextManager[None]:
+        """Undo at the end whatever the block has done: ``with db.test_isolation():`` in a test.
+
+        The engines are those of the current app; see :func:`flask_uow.testing.isolated`, which can
+        be given an app.
+
+        :raises IsolationError: the engines are isolated already, a connection is in use, or the
+            database is not one that can be isolated.
+        :raises OutsideContext: no Flask context is active.
+        """
+        from .testing.isolation import isolated  # only tests need it
+
+        return isolated(self)
 
     def set_rollback_only(self) -> None:
         """Roll back the current unit at its end, whatever the status of the response.
@@ -385,13 +467,24 @@ class Database:
         return f"<{type(self).__name__} of {self.Model!r}>"
 
 
-def _new_base(metadatas: list[MetaData]) -> type[DeclarativeBase]:
+_TWO_TABLES = (
+    "The engine {0!r} has two tables of the name {1!r}, each in a 'MetaData' of its own: only one"
+    " of them could exist. No table was created or dropped. Rename one of them, or give it another"
+    " engine ('__bind_key__')."
+)
+
+
+class _NewBase(Model, DeclarativeBase):
+    """For type checkers: what ``db.Model`` is if no base was given."""
+
+
+def _new_base(metadatas: list[MetaData]) -> type[object]:
     attributes = {"metadata": metadatas[0]} if metadatas else {}
-    return cast("type[DeclarativeBase]", type("Model", (DeclarativeBase,), attributes))
+    return type("Model", (Model, DeclarativeBase), attributes)
 
 
 def _registry_of(base: object) -> registry:
-    found = base if isinstance(base, registry) else getattr(base, "registry", None)
+    found = base if isinstance(base, registry) else registry_of(base)
     if isinstance(found, registry):
         return found
     hint = (

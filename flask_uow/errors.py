@@ -15,11 +15,13 @@
          ├─ BlockRefused (RuntimeError)   a block cannot begin or end here
          ├─ CommitRefused (RuntimeError)  ``commit()`` or the like where it is not allowed
          ├─ HookRefused (ValueError)      ``on_commit()`` was given what cannot be called later
+         ├─ QueryError (ValueError)       a query helper was given a wrong argument
          ├─ ReadOnly (RuntimeError)       a statement or a flush would write where it may not
          ├─ Rollback (RuntimeError)       raise it to undo a block
          ├─ PartialCommit (RuntimeError)  some engines have committed, and a later one failed
          ├─ TransactionLost (RuntimeError) an earlier error has rolled back the whole transaction
          ├─ PoolExhausted (RuntimeError)  every connection of the pool is checked out
+         ├─ IsolationError (RuntimeError) a test cannot be isolated, or does what undoes isolation
          └─ MigrationError (RuntimeError) a command of ``flask db`` cannot do its work
              ├─ MigrationFailed           a revision raised an error while it ran
              ├─ MigrationLocked           another process is migrating the same database
@@ -34,12 +36,23 @@
 Each class also inherits the built-in that a caller would guess, so ``except RuntimeError``
 keeps working. Every message says what happened, why it is refused and what to write instead;
 none of them contains a password.
+
+Errors of the database stay SQLAlchemy's. :func:`is_transient` and :func:`constraint_of` tell an
+error handler what such an error means.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from ._drivers import outcomes
+
+# With the names by which the modules of the other floors import them.
+from ._text import escaped as escaped  # noqa: PLC0414
+from ._text import shown as shown  # noqa: PLC0414
 
 __all__ = [
     "BlockRefused",
@@ -51,6 +64,7 @@ __all__ = [
     "DiscardedWork",
     "ForkedUnit",
     "HookRefused",
+    "IsolationError",
     "MigrationError",
     "MigrationFailed",
     "MigrationLocked",
@@ -58,6 +72,7 @@ __all__ = [
     "OutsideContext",
     "PartialCommit",
     "PoolExhausted",
+    "QueryError",
     "ReadOnly",
     "Rollback",
     "RollbackOnly",
@@ -67,11 +82,21 @@ __all__ = [
     "UnknownEngine",
     "UowError",
     "UowWarning",
+    "constraint_of",
+    "is_transient",
 ]
+
+
+def _made_without_init(class_: type[UowError], *args: object) -> UowError:
+    """Return an error for a copy: the ``__init__`` of its class may take more than the message."""
+    return class_.__new__(class_, *args)
 
 
 class UowError(Exception):
     """The base of every error that flask_uow raises itself."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _made_without_init, (type(self), *self.args), vars(self)
 
 
 class SetupError(UowError, RuntimeError):
@@ -120,6 +145,14 @@ class CommitRefused(UowError, RuntimeError):
 
 class HookRefused(UowError, ValueError):
     """``db.on_commit()`` or ``db.on_rollback()`` was given what cannot be called later."""
+
+
+class QueryError(UowError, ValueError):
+    """A query helper, such as ``db.get_or_404()`` or ``db.paginate()``, was given a wrong argument.
+
+    It is a mistake in the code of the app. For a mistake of the client, the helpers abort with a
+    404 or 400.
+    """
 
 
 class ReadOnly(UowError, RuntimeError):
@@ -198,6 +231,10 @@ class PoolExhausted(UowError, PoolTimeout, RuntimeError):
     """
 
 
+class IsolationError(UowError, RuntimeError):
+    """A test cannot be isolated, or does in isolation what only works without it."""
+
+
 class MigrationError(UowError, RuntimeError):
     """A command of ``flask db``, or the function of that name, cannot do its work."""
 
@@ -239,28 +276,59 @@ class ConfigNotice(UowWarning):
     """A setting has no effect, or a driver is unsuitable; the text says what to write instead."""
 
 
-def escaped(text: object) -> str:
-    """Return *text* as one printable line; for text that does not come from the app's own code.
-
-    A line break in a message would forge a line of the log, and an escape sequence would reach the
-    terminal on which the log is read.
-    """
-    line = " ".join(str(text).split())
-    if line.isprintable():
-        return line
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in line
-    )
-
-
-def shown(value: object) -> str:
-    """Return *value* as a message shows it: only its type if it may contain a password."""
-    text = repr(value)
-    if "@" in text or "://" in text:
-        return f"a value of type {type(value).__name__!r}"
-    return escaped(text)
-
-
 def _names(names: list[str]) -> str:
     return " and ".join(repr(name) for name in names)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the same request may succeed if it is sent again a little later.
+
+    True for a conflict with another transaction (serialization failure, deadlock, lock timeout),
+    a pool without a free connection, a server that cannot be reached or is full, and a statement
+    that the server stopped. Return 503 with ``Retry-After``. The work is not always undone: if the
+    connection was lost at COMMIT, it may be stored.
+
+    False for all other errors, including :class:`PartialCommit`, after which a part of the work is
+    stored.
+
+    :param error: any exception. The errors that caused it are checked as well: ``raise ... from``,
+        and the ``original_exception`` of an ``InternalServerError``.
+    """
+    for cause in _with_causes(error):
+        if isinstance(cause, PartialCommit):
+            return False
+        if isinstance(cause, _PASSING) or outcomes.may_pass(cause):
+            return True
+    return False
+
+
+def constraint_of(error: BaseException) -> str | None:
+    """Return the name of the constraint that a statement or a commit violated.
+
+    For a primary key, a foreign key, UNIQUE, CHECK and EXCLUDE, it is the name in the metadata, the
+    same on every database. A NOT NULL constraint has no name, so its table and column are returned:
+    ``"users.email"``.
+
+    SQLite does not say which foreign key was violated. Its name is returned if the statement can
+    have violated only one. For a deferred foreign key, which the COMMIT checks, it is None.
+
+    :param error: any exception. The errors that caused it are checked as by :func:`is_transient`.
+    :returns: None if no constraint was violated, or if its name is unknown.
+    """
+    names = (outcomes.constraint_of(cause) for cause in _with_causes(error))
+    return next((name for name in names if name), None)
+
+
+# PoolExhausted is not listed, because it is found as SQLAlchemy's TimeoutError.
+_PASSING = (DatabaseUnreachable, MigrationLocked)
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()  # an exception can be its own cause
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        # Flask hands an unhandled error to a handler of 500 in an InternalServerError.
+        original = getattr(error, "original_exception", None)  # elsewhere it may be a text
+        is_error = isinstance(original, BaseException)
+        error = original if is_error else getattr(error, "__cause__", None)

@@ -30,7 +30,7 @@ class Check(NamedTuple):
         :raises ConfigError: *value* is not possible.
         """
         if not self.accepts(value):
-            raise ConfigError(f"{where} is {shown(value)}, and it must be {self.words}.")
+            raise ConfigError(f"{where} is {shown(value)}, but it must be {self.words}.")
         return value
 
 
@@ -81,7 +81,14 @@ CHECKS: Mapping[str, Check] = {
     "UOW_EXPLICIT_COMMIT": _one_of(
         "allow", "flush", "forbid", why=": what 'db.session.commit()' does during a request"
     ),
+    "UOW_BEGIN": _one_of(
+        "auto",
+        "first",
+        why=": the transaction of a unit begins with the first statement that needs one, or with"
+        " the first statement",
+    ),
     "UOW_RETRY_PAUSE": _seconds(_LONGEST_WAIT),
+    "SQLALCHEMY_RECORD_QUERIES": _SWITCH,
     "UOW_LIVENESS": _SWITCH,
     "UOW_PING_IDLE": _seconds(),
     "UOW_RECYCLE": _seconds(or_never=True),

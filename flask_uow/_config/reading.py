@@ -14,7 +14,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from .._transaction.routing import DEFAULT
-from ..errors import ConfigError, ConfigNotice
+from ..errors import ConfigError, ConfigNotice, shown
 from .checks import CHECKS, did_you_mean
 from .options import CommitRule, commit_rule
 from .settings import (
@@ -30,6 +30,7 @@ Config: TypeAlias = Mapping[str, object]
 """``app.config``, or a dict in it: every value may be of a wrong type."""
 
 _URI = "SQLALCHEMY_DATABASE_URI"
+_TRACK = "SQLALCHEMY_TRACK_MODIFICATIONS"
 _KNOWN = {
     *(key for key in CHECKS if key.isidentifier()),
     _URI,
@@ -38,19 +39,20 @@ _KNOWN = {
     "SQLALCHEMY_ENGINE_OPTIONS",
     "SQLALCHEMY_ECHO",
     "UOW_COMMIT",
-    # Keys of Flask-SQLAlchemy that are accepted, because flask_uow acts as their defaults say.
-    "SQLALCHEMY_TRACK_MODIFICATIONS",
-    "SQLALCHEMY_RECORD_QUERIES",
 }
 _POOL = "give it to the engine: SQLALCHEMY_ENGINE_OPTIONS = {{{0!r}: ...}}"
 _SUCCESSORS = {
     "SQLALCHEMY_COMMIT_ON_TEARDOWN": (
-        "drop it: a request that succeeds is committed before its response leaves (UOW_COMMIT)"
+        "drop it: a request that succeeds is committed before its response is sent (UOW_COMMIT)"
     ),
     "SQLALCHEMY_POOL_SIZE": _POOL.format("pool_size"),
     "SQLALCHEMY_POOL_TIMEOUT": _POOL.format("pool_timeout"),
     "SQLALCHEMY_POOL_RECYCLE": _POOL.format("pool_recycle"),
     "SQLALCHEMY_MAX_OVERFLOW": _POOL.format("max_overflow"),
+    _TRACK: (
+        "listen to SQLAlchemy's events, 'event.listen(db.session, \"before_commit\", function)',"
+        " or use 'flask_uow.compat', which has 'models_committed'"
+    ),
     "SQLALCHEMY_NATIVE_UNICODE": "drop it: Python 3 strings are Unicode",
     "SQLALCHEMY_ASYNC_ENGINES": "async engines are not supported yet",
 }
@@ -69,6 +71,8 @@ def read(config: Config) -> Settings:
         sqlite=SqliteProfile(**_given(config, "UOW_SQLITE_", SqliteProfile)),
         explicit_commit=_read_explicit_commit(config),
         retry_pause=_read(config, "UOW_RETRY_PAUSE", RETRY_PAUSE),
+        begin=_read(config, "UOW_BEGIN", "auto"),
+        record_queries=_read(config, "SQLALCHEMY_RECORD_QUERIES", False),
     )
 
 
@@ -140,8 +144,8 @@ def refuse_unknown_options(options: Config, known: Iterable[str]) -> None:
     for key in options:
         if key not in names:
             raise ConfigError(
-                f"UOW_MIGRATIONS has a key {key!r}, which is not an option of"
-                " Alembic's 'context.configure()'; the others are 'directory' and 'engines'."
+                f"UOW_MIGRATIONS has a key {key!r}, which is neither an option of"
+                " Alembic's 'context.configure()' nor 'directory' or 'engines'."
                 f"{did_you_mean(key, names)}"
             )
 
@@ -153,6 +157,12 @@ explicit_commit = CHECKS["UOW_EXPLICIT_COMMIT"]
 def _read_explicit_commit(config: Config) -> dict[str, str]:
     given = config.get("UOW_EXPLICIT_COMMIT", {})
     modes = given if isinstance(given, Mapping) else {"": given}
+    for name in modes:
+        if not isinstance(name, str):
+            raise ConfigError(
+                f"UOW_EXPLICIT_COMMIT has the key {shown(name)}, but a key must be the name of a"
+                " package or of a blueprint, such as 'flask_admin', or '' for all other code."
+            )
     return {
         name: explicit_commit(mode, "UOW_EXPLICIT_COMMIT" + (f"[{name!r}]" if name else ""))
         for name, mode in modes.items()
@@ -160,7 +170,7 @@ def _read_explicit_commit(config: Config) -> dict[str, str]:
 
 
 def _read_engines(config: Config) -> list[EngineSettings]:
-    common = dict(_mapping(config, "SQLALCHEMY_ENGINE_OPTIONS"))
+    common = dict(mapping_of(config, "SQLALCHEMY_ENGINE_OPTIONS"))
     if config.get("SQLALCHEMY_ECHO"):
         common.setdefault("echo", config["SQLALCHEMY_ECHO"])
     found: dict[str, EngineSettings] = {}
@@ -187,7 +197,7 @@ def _declared(config: Config) -> list[tuple[str, object, str]]:
     if config.get(_URI) is not None:
         declared.append((DEFAULT, config[_URI], _URI))
     for key in ("SQLALCHEMY_ENGINES", "SQLALCHEMY_BINDS"):
-        for name, value in _mapping(config, key).items():
+        for name, value in mapping_of(config, key).items():
             declared.append((name or DEFAULT, value, f"{key}[{name!r}]"))
     return declared
 
@@ -217,8 +227,8 @@ def _url(value: object, where: str) -> URL:
         raise ConfigError(
             f"{where} cannot be read as a database URL: {_masked(value)}. It has the form"
             " 'dialect+driver://user:password@host:port/database', with special characters of"
-            " the password percent-encoded ('urllib.parse.quote_plus'), or it is a"
-            f" 'sqlalchemy.URL'. ({type(error).__name__})"
+            " the password percent-encoded ('urllib.parse.quote(password, safe=\"\")'), or it is"
+            f" a 'sqlalchemy.URL'. ({type(error).__name__})"
         ) from None
 
 
@@ -232,7 +242,11 @@ def _masked(value: object) -> str:
     return "a text that does not start with 'dialect://'"
 
 
-def _mapping(config: Config, key: str) -> Mapping[Any, Any]:
+def mapping_of(config: Config, key: str) -> Mapping[Any, Any]:
+    """Return the dict in *config*, an empty one for None.
+
+    :raises ConfigError: the value is no dict.
+    """
     value = config.get(key) or {}
     if not isinstance(value, Mapping):
         example = (
@@ -241,13 +255,15 @@ def _mapping(config: Config, key: str) -> Mapping[Any, Any]:
             else "of engines: {'audit': 'sqlite:///audit.db'}"
         )
         found = type(value).__name__
-        raise ConfigError(f"{key} must be a dict {example}, and it is of type {found!r}.")
+        raise ConfigError(f"{key} must be a dict {example}, but it is of type {found!r}.")
     return value
 
 
 def _notice_unknown_keys(config: Config) -> None:
-    for key in config:
+    for key, value in config.items():
         if key in _KNOWN or not str(key).startswith(("SQLALCHEMY_", "UOW_")):
+            continue
+        if key == _TRACK and not value:  # as many apps set it
             continue
         if key in _SUCCESSORS:
             text = f"{key} has no effect; {_SUCCESSORS[key]}."

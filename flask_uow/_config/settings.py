@@ -77,12 +77,34 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class CommitModes:
+    """The effect of ``commit()``, where it depends on the code that calls it.
+
+    :ivar packages: the effects by the name of a package or module.
+    :ivar default: the effect in all other code.
+    """
+
+    packages: Mapping[str, str]
+    default: str
+
+    def of(self, module: str) -> str:
+        """Return the effect of a call in the code of *module*; the innermost package decides."""
+        while module and module not in self.packages:
+            module = module.rpartition(".")[0]
+        return self.packages.get(module, self.default) if module else self.default
+
+
+@dataclass(frozen=True)
 class Settings:
     """All settings of an app for its databases.
 
-    :ivar explicit_commit: the effect of ``commit()`` in a request, by the name of the blueprint;
-        ``""`` is for all other views. By default empty: ``commit()`` commits.
+    :ivar explicit_commit: the effect of ``commit()`` in a request, by the name of the package that
+        calls it or of the blueprint; ``""`` is for all other code. By default empty: ``commit()``
+        commits.
     :ivar retry_pause: the longest pause before the second attempt, in seconds.
+    :ivar begin: when the transaction of a unit begins: ``auto`` with the first statement that needs
+        one, ``first`` with the first statement.
+    :ivar record_queries: keep the statements of each context.
     """
 
     commit: CommitRule
@@ -91,14 +113,17 @@ class Settings:
     sqlite: SqliteProfile = field(default_factory=SqliteProfile)
     explicit_commit: Mapping[str, str] = field(default_factory=dict)
     retry_pause: float = RETRY_PAUSE
+    begin: str = "auto"
+    record_queries: bool = False
 
-    def explicit_commit_in(self, blueprints: Iterable[str]) -> str:
+    def explicit_commit_in(self, blueprints: Iterable[str]) -> str | CommitModes:
         """Return the effect of ``commit()`` in a request.
 
         :param blueprints: the names of the request's blueprints, the innermost first.
         """
-        names = (*blueprints, "")
-        return next((self.explicit_commit[n] for n in names if n in self.explicit_commit), "allow")
+        modes = self.explicit_commit
+        default = next((modes[name] for name in (*blueprints, "") if name in modes), "allow")
+        return CommitModes(modes, default) if modes.keys() - {""} else default
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,11 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
+    from sqlalchemy import Engine, UpdateBase
+    from sqlalchemy.engine import Dialect
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 # Outcomes -------------------------------------------------------------------------------------
@@ -54,6 +55,13 @@ class Moment(enum.Enum):
     """While connecting, in a statement, or in the flush of a ``commit()``."""
     AT_COMMIT = "at COMMIT"
     """After COMMIT was handed to the driver, in this attempt or an earlier one."""
+
+
+class Missing(enum.Enum):
+    """What a statement names and the database does not have."""
+
+    TABLE = "table"
+    COLUMN = "column"
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class Driver:
     :ivar package: the package to install; empty for a driver that comes with Python.
     :ivar serves: the dialects that use this driver if their URL names none.
     :ivar advice: what to write instead under gevent and eventlet, if the driver waits in C.
+    :cvar defers: plain reads may run without a transaction; see :meth:`may_read_plainly`.
+    :cvar is_lazy: a cursor fetches its rows from its connection, and needs it until the last row.
     """
 
     name: str = ""
@@ -112,6 +122,8 @@ class Driver:
     package: str = ""
     serves: tuple[str, ...] = ()
     advice: str | None = None
+    defers: ClassVar[bool] = False
+    is_lazy: ClassVar[bool] = False
 
     # Connecting
 
@@ -178,17 +190,64 @@ class Driver:
     def watch_transactions(self, engine: Engine) -> None:
         """Add the listeners to *engine* that the methods above depend on."""
 
+    # Plain reads
+
+    def may_read_plainly(self, connection: Any, info: dict[Any, Any]) -> bool:
+        """Tell whether plain reads on *connection* may run without a transaction.
+
+        :param info: a dict that lasts as long as *connection*.
+        """
+        return False
+
+    def read_plainly(self, execute: Callable[..., None], cursor: Any, *others: Any) -> bool:
+        """Run a plain read without a transaction.
+
+        :param execute: the method of the dialect.
+        :param others: its arguments after *cursor*.
+        :returns: False if the statement needs a transaction after all; nothing is stored then.
+        """
+        execute(cursor, *others)
+        return True
+
+    def finish_deferring(self, dialect: Dialect) -> None:
+        """Adapt *dialect* to what :meth:`may_read_plainly` sets on its connections."""
+
     def watch_notices(self, engine: Engine, name: str) -> None:
         """Log important notices of the server, if the driver delivers notices.
 
         :param name: the name of the engine, for the log.
         """
 
+    # Parameters
+
+    def can_compare(self, value: int | str, bits: int) -> bool:
+        """Tell whether *value* can be compared with a column without an error.
+
+        :param bits: the size of the column's integers; 0 for a text.
+        """
+        return True
+
     # Errors
 
     def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
         """Return the code of *error*, if the driver tells it, and its meaning."""
         return None, UNNAMED
+
+    def missing_in(self, error: BaseException) -> Missing | None:
+        """Return what is missing in the database, if *error* says that."""
+        return None
+
+    def constraint_of(self, error: BaseException, statement: UpdateBase | None) -> str | None:
+        """Return the name of the violated constraint, as in the metadata.
+
+        :param statement: the refused statement; None if it was a text.
+        """
+        return None
+
+
+def is_integer_of(value: int, bits: int) -> bool:
+    """Tell whether a signed integer of that many *bits* can be *value*."""
+    return -(1 << bits - 1) <= value < 1 << bits - 1
 
 
 def whole_seconds(seconds: float) -> int:

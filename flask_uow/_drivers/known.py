@@ -21,7 +21,30 @@ DRIVERS: Mapping[str, Driver] = {
 DIALECTS = ("sqlite", "postgresql", "mysql", "mariadb", "oracle", "mssql")
 """The dialects that are part of SQLAlchemy."""
 
-_BY_MODULE = {driver.module: driver for driver in DRIVERS.values()}
+PACKAGES: Mapping[str, str] = {
+    "access": "sqlalchemy-access",
+    "awsathena": "PyAthena",
+    "bigquery": "sqlalchemy-bigquery",
+    "clickhouse": "clickhouse-sqlalchemy",
+    "clickhousedb": "clickhouse-connect",
+    "cockroachdb": "sqlalchemy-cockroachdb",
+    "crate": "sqlalchemy-cratedb",
+    "databricks": "databricks-sqlalchemy",
+    "db2": "ibm_db_sa",
+    "duckdb": "duckdb-engine",
+    "firebird": "sqlalchemy-firebird",
+    "hana": "sqlalchemy-hana",
+    "ibm_db_sa": "ibm_db_sa",
+    "libsql": "sqlalchemy-libsql",
+    "redshift": "sqlalchemy-redshift",
+    "snowflake": "snowflake-sqlalchemy",
+    "spanner": "sqlalchemy-spanner",
+    "teradatasql": "teradatasqlalchemy",
+    "trino": "trino[sqlalchemy]",
+}
+"""Packages that add a dialect or a driver to SQLAlchemy, by its name in a URL."""
+
+_BY_MODULE = {driver.module.partition(".")[0]: driver for driver in DRIVERS.values()}
 _UNKNOWN: Mapping[str, Driver] = {"postgresql": postgresql.PostgreSQL()}
 _SYNCHRONOUS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 

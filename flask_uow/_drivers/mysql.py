@@ -1,8 +1,9 @@
-"""MySQL and MariaDB: PyMySQL and mysqlclient; parts of two other drivers."""
+"""MySQL and MariaDB: PyMySQL and mysqlclient; of two other drivers only the errors."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ from weakref import WeakMethod
 
 from sqlalchemy import Engine, event
 
+from . import constraints
 from .base import (
     CONFLICT,
     DISCONNECTED,
@@ -20,11 +22,13 @@ from .base import (
     UNNAMED,
     Driver,
     Meaning,
+    Missing,
     set_tcp_options,
     whole_seconds,
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table, UpdateBase
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import PoolProxiedConnection
 
@@ -75,8 +79,68 @@ _MYSQL = {
 }
 
 
+# By number: where the name is in the text of the server, which may be in another language. Before
+# the name of a key is a value that a client has sent, so the last word in quotes is taken.
+_KEY = re.compile(r".*'([^']+)'", re.DOTALL)
+_QUOTED = re.compile(r"[^']*'([^']+)'")
+_NAMES = {
+    **dict.fromkeys((1062, 1586, 1859), _KEY),
+    **dict.fromkeys((1451, 1452), re.compile(r".*?CONSTRAINT `((?:[^`]|``)+)`", re.DOTALL)),
+    4025: re.compile(r"[^`]*`((?:[^`]|``)+)`"),  # CHECK, on MariaDB
+    **dict.fromkeys((1048, 1364), _QUOTED),  # NOT NULL; the second if no value was given
+    3819: _QUOTED,  # documentation: CHECK, on MySQL
+}
+_NOT_NULL = {1048, 1364}
+_MISSING = {1146: Missing.TABLE, 1054: Missing.COLUMN}
+
+
 @dataclass(frozen=True)
-class _MySQL(Driver):
+class _Errors(Driver):
+    """The errors of the server. Drivers keep the number and the text in different places."""
+
+    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
+        number = _number_of(error)
+        if number is None:
+            return None, UNNAMED
+        return str(number) if number else None, _MYSQL.get(number, UNNAMED)
+
+    def missing_in(self, error: BaseException) -> Missing | None:
+        return _MISSING.get(_number_of(error) or 0)
+
+    def constraint_of(self, error: BaseException, statement: UpdateBase | None) -> str | None:
+        number, table = _number_of(error), constraints.table_of(statement)
+        text = next((part for part in error.args if isinstance(part, str)), "")
+        pattern = _NAMES.get(number or 0)
+        match = None if pattern is None else pattern.match(text)
+        if match is None:
+            return None
+        name = match[1].replace("``", "`")
+        if number in _NOT_NULL:
+            return name if table is None else f"{table.name}.{name}"
+        if pattern is _KEY:
+            return _key_name(name, table)
+        return name
+
+
+def _number_of(error: BaseException) -> int | None:
+    for number in (
+        *error.args[:1],
+        getattr(error, "errno", None),
+    ):  # MariaDB's own driver has only 'errno'
+        if isinstance(number, int):
+            return number
+    return None
+
+
+def _key_name(name: str, table: Table | None) -> str:
+    name = name.rpartition(".")[2]  # MySQL names the table, too
+    if name == "PRIMARY" and table is not None:
+        return constraints.name_of_primary_key(table) or name
+    return name
+
+
+@dataclass(frozen=True)
+class _MySQL(_Errors):
     """A driver that does not notice when the server rolls back the transaction."""
 
     def _timeouts(self, own: Mapping[str, object], seconds: int) -> dict[str, object]:
@@ -88,20 +152,17 @@ class _MySQL(Driver):
         if descriptor := self.descriptor_of(connection):
             set_tcp_options(descriptor(), whole_seconds(seconds))
 
-    def judge(self, error: BaseException) -> tuple[str | None, Meaning]:
-        number = error.args[0] if error.args else None
-        if not isinstance(number, int):
-            return None, UNNAMED
-        return str(number) if number else None, _MYSQL.get(number, UNNAMED)
 
-
-_UNSEEN = "_flask_uow_unseen"  # on a connection of PyMySQL: an error that ended its transaction
+# On a connection of PyMySQL:
+_UNSEEN = "_flask_uow_unseen"  # an error that ended its transaction
+_ENDED = "_flask_uow_ended"  # whether its last statement was a successful COMMIT or ROLLBACK
 
 
 class _Connection(Protocol):
     """A connection of PyMySQL, as far as it is used here."""
 
     query: Callable[..., object]
+    open: bool
 
     def get_autocommit(self) -> bool: ...
 
@@ -148,37 +209,68 @@ class PyMySQL(_MySQL):
         """Notice a deadlock on any cursor, also on one that the app got from the driver itself.
 
         After a deadlock the server silently begins a new transaction with the next statement.
+
+        Also skip the rollback of the pool directly after a COMMIT or ROLLBACK that has succeeded:
+        it would cost each unit a round trip.
         """
-        do_rollback = engine.dialect.do_rollback
+        do_commit, do_rollback = engine.dialect.do_commit, engine.dialect.do_rollback
 
         def on_connect(connection: _Connection, _entry: object) -> None:
             # Weak: only the garbage collector frees a connection that refers to itself.
             connection.query = partial(noting_query, WeakMethod(connection.query))
 
+        def commit(proxy: PoolProxiedConnection) -> None:
+            do_commit(proxy)
+            _note_end(_state_of(proxy))
+
         def rollback(proxy: PoolProxiedConnection) -> None:
-            getattr(proxy.dbapi_connection, "__dict__", {}).pop(_UNSEEN, None)
-            do_rollback(proxy)
+            state = _state_of(proxy)
+            state.pop(_UNSEEN, None)
+            connection = cast("_Connection", proxy.dbapi_connection)
+            # A chained COMMIT has begun another transaction, and so has 'connection.begin()',
+            # which does not come by noting_query(). Both have updated the state of the server.
+            if not state.get(_ENDED) or self.is_open(connection) or not connection.open:
+                do_rollback(proxy)
+                _note_end(state)
 
         event.listen(engine, "connect", on_connect)
+        setattr(engine.dialect, "do_commit", commit)  # noqa: B010
         setattr(engine.dialect, "do_rollback", rollback)  # noqa: B010
+
+
+def _state_of(proxy: PoolProxiedConnection) -> dict[str, object]:
+    return getattr(proxy.dbapi_connection, "__dict__", {})
+
+
+def _note_end(state: dict[str, object]) -> None:
+    # If there is no entry, noting_query() does not see the statements of this connection, or the
+    # last one was interrupted: what was read as the reply to COMMIT may be the rest of its reply.
+    if _ENDED in state:
+        state[_ENDED] = True
 
 
 def noting_query(method: WeakMethod[Callable[..., object]], sql: str, **options: bool) -> object:
     """Replace ``connection.query()``, by which each cursor sends its statements.
 
-    It notes an error that has ended the transaction.
+    It notes that there was a statement, and an error that has ended the transaction.
     """
     query = cast("MethodType", method())  # alive while it is called
+    connection = cast("_Connection", query.__self__)
+    state = vars(connection)
+    state.pop(_ENDED, None)
     try:
-        return query(sql, **options)
+        result: object = query(sql, **options)
     except Exception as error:
-        meaning = _PYMYSQL.judge(error)[1]
+        code, meaning = _PYMYSQL.judge(error)
+        if code is not None and not meaning.disconnected:
+            state[_ENDED] = False  # the server has replied
         # After a lock wait timeout a savepoint may help, and none is visible here.
         is_gone = meaning.disconnected or (meaning.aborts and not meaning.may_abort)
-        connection = cast("_Connection", query.__self__)
         if is_gone and not connection.get_autocommit():
-            setattr(connection, _UNSEEN, error)
+            state[_UNSEEN] = error
         raise
+    state[_ENDED] = False
+    return result
 
 
 _BOTH = ("mysql", "mariadb")
@@ -187,6 +279,6 @@ _PYMYSQL = PyMySQL("pymysql", "pymysql", "PyMySQL", _BOTH)
 DRIVERS = (
     _MySQL("mysqldb", "MySQLdb", "mysqlclient", _BOTH, _INSTEAD),
     _PYMYSQL,
-    Driver("mariadbconnector", "mariadb", "mariadb", (), _INSTEAD),
-    Driver("mysqlconnector", "mysql.connector", "mysql-connector-python"),
+    _Errors("mariadbconnector", "mariadb", "mariadb", (), _INSTEAD),
+    _Errors("mysqlconnector", "mysql.connector", "mysql-connector-python"),
 )

@@ -18,6 +18,7 @@ from dataclasses import replace
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from . import constraints
 from .base import DISCONNECTED, STOPPED, UNNAMED, Meaning, Moment, Outcome
 from .known import driver_of_error
 
@@ -72,6 +73,17 @@ def aborts_transaction(error: BaseException) -> bool:
 def may_abort_transaction(error: BaseException) -> bool:
     """Tell whether the transaction may still be open, although :func:`aborts_transaction`."""
     return _judge(error)[1].may_abort
+
+
+def may_pass(error: BaseException) -> bool:
+    """Tell whether the same work may succeed later, by the table of the driver."""
+    return _judge(error)[1].before is not Outcome.FAILED
+
+
+def constraint_of(error: BaseException) -> str | None:
+    """Return the name of the violated constraint; None if there is none, or it is unknown."""
+    orig = (error.orig if isinstance(error, DBAPIError) else None) or error
+    return driver_of_error(orig).constraint_of(orig, constraints.statement_of(orig))
 
 
 def _judge(error: BaseException) -> tuple[str | None, Meaning]:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .base import CONFLICT, DISCONNECTED, STOPPED, UNNAMED, WRONG, Driver, Meaning
+from . import constraints
+from .base import (
+    CONFLICT,
+    DISCONNECTED,
+    STOPPED,
+    UNNAMED,
+    WRONG,
+    Driver,
+    Meaning,
+    Missing,
+    is_integer_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sqlalchemy import UpdateBase
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
 # By the name of the primary code: SQLITE_BUSY_SNAPSHOT is a SQLITE_BUSY. An error without a row is
@@ -35,6 +47,11 @@ _SQLITE_TEXTS = {
     "database disk image is malformed": "SQLITE_CORRUPT",
     "file is not a database": "SQLITE_NOTADB",
 }
+_MISSING = {
+    "no such table: ": Missing.TABLE,
+    "no such column: ": Missing.COLUMN,
+    " has no column named ": Missing.COLUMN,  # in an INSERT
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,16 @@ class SQLite(Driver):
         undo: Callable[[], None] = getattr(connection, "undo", connection.rollback)
         undo()
 
+    defers: ClassVar[bool] = True
+    # An open cursor keeps its snapshot, and would keep the unit from writing later.
+    is_lazy: ClassVar[bool] = True
+
+    def may_read_plainly(self, connection: Any, info: dict[Any, Any]) -> bool:
+        return not connection.in_transaction and connection.isolation_level is not None
+
+    def can_compare(self, value: int | str, bits: int) -> bool:
+        return isinstance(value, str) or is_integer_of(value, 64)
+
     def code_of(self, error: BaseException) -> str | None:
         name: str | None = getattr(error, "sqlite_errorname", None)
         if name is not None:
@@ -68,6 +95,31 @@ class SQLite(Driver):
             return None, DISCONNECTED if "closed database" in str(error) else UNNAMED
         primary = "_".join(name.split("_")[:2])
         return name, _SQLITE.get(primary, WRONG)
+
+    def missing_in(self, error: BaseException) -> Missing | None:
+        text = str(error)
+        return next((what for words, what in _MISSING.items() if words in text), None)
+
+    def constraint_of(self, error: BaseException, statement: UpdateBase | None) -> str | None:
+        kind, found, detail = str(error).partition(" constraint failed")
+        if not found:
+            return None
+        detail = detail.removeprefix(": ")
+        if kind == "FOREIGN KEY":
+            return constraints.name_of_foreign_key(statement)
+        if kind == "UNIQUE":
+            return _unique_name(detail, statement)
+        return detail if kind in {"CHECK", "NOT NULL"} and detail else None
+
+
+def _unique_name(detail: str, statement: UpdateBase | None) -> str:
+    """Return the name of the constraint whose columns SQLite names, as ``a.b, a.c``."""
+    if detail.startswith("index '"):  # on an expression
+        return detail.removeprefix("index '").removesuffix("'")
+    table, _, _ = detail.partition(".")
+    columns = [column.removeprefix(f"{table}.") for column in detail.split(", ")]
+    found = constraints.table_of(statement, table)
+    return constraints.name_of_unique(found, columns) or detail
 
 
 DRIVERS = (SQLite("pysqlite", "sqlite3"),)

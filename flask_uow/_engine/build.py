@@ -15,13 +15,25 @@ from sqlalchemy import URL, Engine
 from sqlalchemy.exc import NoSuchModuleError
 
 from .._config.checks import ENGINE_OPTIONS, check_port
+from .._config.options import UnitOptions
 from .._config.settings import EngineSettings, PoolSettings, Settings
-from .._drivers.known import DIALECTS, DRIVERS, driver_of, drivers_for, synchronous
+from .._drivers.known import DIALECTS, DRIVERS, PACKAGES, driver_of, drivers_for, synchronous
 from .._sqlite import engine as sqlite
 from .._sqlite import profile
+from .._transaction import sqlalchemy_private
 from .._transaction.routing import DEFAULT, unknown
-from ..errors import ConfigError, UnknownEngine
-from . import fork, greenlets, liveness, lost_transactions, pool, session_state
+from ..errors import ConfigError, UnknownEngine, escaped
+from . import (
+    fork,
+    greenlets,
+    liveness,
+    lost_transactions,
+    missing,
+    plain_reads,
+    pool,
+    recording,
+    session_state,
+)
 from .checkouts import CheckoutContext, CheckoutTracker
 
 logger = logging.getLogger(__name__)
@@ -59,18 +71,25 @@ class Engines(Mapping["str | None", Engine]):
 
 
 def build(
-    settings: Settings, folder: str, context: CheckoutContext | None = None
+    settings: Settings,
+    folder: str,
+    context: CheckoutContext | None = None,
+    migrated: missing.Migrated = lambda _: ("db", False),
 ) -> dict[str, Engine]:
     """Create the engines; nothing connects yet.
 
     :param folder: where relative SQLite files lie.
     :param context: what connections are checked out for.
+    :param migrated: asked after an error whether the app has migrations of the engine.
     :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
     """
     engines = {}
     for own in settings.engines:
         engines[own.name] = _create(own, settings.pool, folder)
         _protect(engines[own.name], own, settings, context)
+        missing.explain_missing(engines[own.name], own.name, migrated)
+        if settings.record_queries and context is not None:
+            recording.record_queries(engines[own.name], own.name, context)
     return engines
 
 
@@ -88,6 +107,9 @@ def _protect(
         liveness.replace_dead_connections(engine, own.options, settings.pool)
     # After that: a connection that was refused is not checked out.
     tracker = pool.track_checkouts(engine, settings.pool, context)
+    # It decides whether a statement needs a transaction.
+    if settings.begin == "auto" and _can_defer(engine, settings):
+        plain_reads.defer_transactions(engine)
     # It begins the transaction before a statement ...
     if engine.dialect.name == "sqlite":
         on_growth = partial(_warn_of_log, own.name, tracker)
@@ -103,11 +125,20 @@ def _protect(
     greenlets.warn_of_blocking(engine)
 
 
+def _can_defer(engine: Engine, settings: Settings) -> bool:
+    """Tell whether the settings of *engine* let units read without a transaction."""
+    if engine.dialect.name != "sqlite":
+        return True
+    option = engine.get_execution_options().get("isolation_level")
+    level = option or sqlalchemy_private.isolation_level_of(engine.dialect)
+    return level is None and settings.sqlite.begin == "auto"
+
+
 def _warn_of_log(name: str, tracker: CheckoutTracker | None, size: int) -> None:
     logger.warning(
-        "The write-ahead log of the SQLite engine %r has grown to %d MB, because a reader keeps"
-        " reading what was there before: it cannot be emptied until that reader ends. The"
-        " connections in use, the oldest first:\n%s",
+        "The write-ahead log of the SQLite engine %r has grown to %d MB, because a reader has an"
+        " old snapshot: the log cannot be emptied until that reader ends. The connections in use,"
+        " the oldest first:\n%s",
         name,
         size // 2**20,
         tracker.report() if tracker is not None else "  one for all threads",
@@ -117,33 +148,33 @@ def _warn_of_log(name: str, tracker: CheckoutTracker | None, size: int) -> None:
 # Variants -------------------------------------------------------------------------------------
 
 
-def with_options(
-    engines: Mapping[str, Engine], isolation_level: str | None, *, read_only: bool
-) -> dict[str, Engine]:
-    """Return the same engines, with the same pools, for transactions of another kind.
+def with_options(engines: Mapping[str, Engine], options: UnitOptions) -> dict[str, Engine]:
+    """Return the same engines, with the same pools, for transactions with *options*.
 
-    :param read_only: PostgreSQL refuses what writes then; other servers cannot be told without
-        a round trip.
+    If they are read-only, PostgreSQL refuses what writes; other servers cannot be told without a
+    round trip.
+
     :raises ConfigError: a database does not know the isolation level.
     """
     variants = {}
     for name, engine in engines.items():
-        options: dict[str, Any] = {}
-        if isolation_level is not None:
-            options["isolation_level"] = _known_level(name, engine, isolation_level)
-        if read_only and engine.dialect.name == "postgresql":
-            options["postgresql_readonly"] = True
-        variants[name] = engine.execution_options(**options) if options else engine
+        changes: dict[str, Any] = {}
+        level = options.level_on(engine.dialect.name)
+        if level is not None:
+            changes["isolation_level"] = _known_level(name, engine, level)
+        if options.read_only and engine.dialect.name == "postgresql":
+            changes["postgresql_readonly"] = True
+        variants[name] = engine.execution_options(**changes) if changes else engine
     return variants
 
 
 def _known_level(name: str, engine: Engine, isolation_level: str) -> str:
-    wanted = str(isolation_level).replace("_", " ").upper()
+    wanted = isolation_level.replace("_", " ").upper()
     # No dialect of SQLAlchemy's own looks at the connection.
     known = engine.dialect.get_isolation_level_values(cast(Any, None))
     if wanted == "AUTOCOMMIT":
         raise ConfigError(
-            "The isolation level 'AUTOCOMMIT' was asked for, and without a transaction nothing can"
+            "The isolation level 'AUTOCOMMIT' was requested, but without a transaction nothing can"
             " be rolled back. Use a connection of your own: 'with db.engine.connect()"
             '.execution_options(isolation_level="AUTOCOMMIT") as connection:\'.'
         )
@@ -225,20 +256,38 @@ def _with_driver(url: URL, where: str) -> URL:
 
 
 def _missing_driver(url: URL, where: str, error: ImportError) -> str:
+    """Name the module that is missing: another one than the driver, perhaps."""
     driver = url.drivername.partition("+")[2] or error.name or url.drivername
-    return (
-        f"{where} needs the driver {driver!r}, which is not installed ({error})."
-        f" Install it: {_pip_command(driver)}."
-    )
+    known = DRIVERS.get(driver)
+    needs = f"{where} needs the driver {driver!r}, "
+    if not isinstance(error, ModuleNotFoundError):
+        package = (known and known.package) or driver
+        return (
+            f"{needs}which is installed but cannot be loaded: {escaped(error)}. This error names"
+            " what is missing, often a library of the operating system, which 'pip' does not"
+            f" install. See how to install {package!r} in its documentation."
+        )
+    module = (error.name or driver).partition(".")[0]
+    if known is None or module == known.module.partition(".")[0]:
+        missing, command = "is not installed", _pip_command(driver, module)
+    else:
+        missing, command = f"needs the module {module!r}, ", _pip_command(module, module)
+        missing += "which is not installed"
+    return f"{needs}which {missing} ({escaped(error)}). Install it: {command}."
 
 
-def _pip_command(driver: str) -> str:
+def _pip_command(driver: str, module: str = "") -> str:
     package = DRIVERS[driver].package if driver in DRIVERS else ""
-    return f"pip install '{package or driver}'"
+    return f"pip install '{package or module or driver}'"
 
 
 def _unknown_dialect(url: URL, where: str) -> str:
     dialect, _, driver = url.drivername.partition("+")
+    if package := PACKAGES.get(driver) or PACKAGES.get(dialect):
+        return (
+            f"{where} names {url.drivername!r}, which SQLAlchemy does not know. It comes with a"
+            f" package: pip install '{package}'."
+        )
     if dialect in DIALECTS:
         known = [name for name in DRIVERS if DRIVERS[name].package and name != driver]
         near = difflib.get_close_matches(driver, known, n=1)

@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable
 from time import monotonic
 from types import CodeType, FrameType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 _KEY = "flask_uow.checkout"
 _NEVER = (float("inf"), None, None, None, None)
 # The first caller outside of these has asked for the connection.
-_LIBRARIES = frozenset({"flask_uow", "sqlalchemy", "flask", "werkzeug", "contextlib", "functools"})
+_LIBRARIES = frozenset("flask_uow sqlalchemy flask werkzeug jinja2 contextlib functools".split())
 
 
 class CheckoutContext(Protocol):
@@ -84,6 +84,15 @@ class Checkout(NamedTuple):
         return source_location(self.code, self.line)
 
 
+_trackers: weakref.WeakKeyDictionary[CheckoutTracker, None] = weakref.WeakKeyDictionary()
+
+
+def trackers() -> list[CheckoutTracker]:
+    """Return the trackers of all engines that are in use."""
+    found = (reference() for reference in _trackers.keyrefs())
+    return [tracker for tracker in found if tracker is not None]
+
+
 class CheckoutTracker:
     """The present checkouts of one engine.
 
@@ -118,21 +127,34 @@ class CheckoutTracker:
 
     def track(self, engine: Engine) -> None:
         """Watch *engine*, with any pool whose connections have one user at a time."""
+        _trackers[self] = None
         event.listen(engine, "connect", self._note_connection)
         event.listen(engine, "checkout", self._note_checkout)
         event.listen(engine, "checkin", self._note_return)
 
+    def add(self, entry: ConnectionPoolEntry) -> None:
+        """Watch *entry*, for a pool whose connections were opened elsewhere."""
+        self._entries[entry] = None
+
     def now(self) -> list[Checkout]:
         """Return the present checkouts, the oldest first."""
-        checkouts = []
-        for reference in self._entries.keyrefs():
-            entry = reference()
+        return sorted(self.by_entry().values(), key=lambda checkout: checkout.since)
+
+    def by_entry(self) -> dict[ConnectionPoolEntry, Checkout]:
+        """Return the present checkouts, each with the pool's entry of its connection."""
+        checkouts = {}
+        for entry in self.entries():
             # What a forked process has inherited has no connection any more.
-            if entry is not None and entry.dbapi_connection is not None:
+            if entry.dbapi_connection is not None:
                 values = entry.info.get(_KEY)  # None if it came back meanwhile
                 if values is not None:
-                    checkouts.append(Checkout(*values))
-        return sorted(checkouts, key=lambda checkout: checkout.since)
+                    checkouts[entry] = Checkout(*values)
+        return checkouts
+
+    def entries(self) -> list[ConnectionPoolEntry]:
+        """Return the entries of all connections, those of other threads included."""
+        entries = (reference() for reference in self._entries.keyrefs())
+        return [entry for entry in entries if entry is not None]
 
     def suspects(self, *, doubtful: bool) -> set[tuple[object, ...]]:
         """Return the checkouts that only garbage may hold, if no connection is idle.
@@ -169,7 +191,7 @@ class CheckoutTracker:
         lines = [f"  {one.age:.1f} s: {self.describe(one)}" for one in checkouts[:limit]]
         if len(checkouts) > limit:
             lines.append(f"  and {len(checkouts) - limit} more, for a shorter time")
-        return "\n".join(lines) or "  none that is known here"
+        return "\n".join(lines) or "  no checkout that flask_uow knows of"
 
     def describe(self, checkout: Checkout) -> str:
         """Say what *checkout* is for, and where the connection was asked for."""
@@ -198,8 +220,8 @@ class CheckoutTracker:
         for checkout in old:
             if checkout.since not in known:
                 logger.warning(
-                    "The pool of connections has run dry, and one of them has been held for %.1f"
-                    " seconds already (UOW_HOLD_WARNING is %g) by %s",
+                    "A connection pool has run dry, and one of its connections has been checked"
+                    " out for %.1f seconds (UOW_HOLD_WARNING is %g) by %s",
                     checkout.age,
                     self._warn_after,
                     self.describe(checkout),
@@ -233,8 +255,8 @@ class CheckoutTracker:
         if monotonic() - values[0] >= self._warn_after:
             checkout = Checkout(*values)
             logger.warning(
-                "A connection was held for %.1f seconds (UOW_HOLD_WARNING is %g) by %s."
-                " Meanwhile no other request could use it, and its locks and its snapshot lasted."
+                "A connection was checked out for %.1f seconds (UOW_HOLD_WARNING is %g) by %s."
+                " All that time no other request could use it, and its transaction kept its locks."
                 " Commit before work that takes long and needs no database.",
                 checkout.age,
                 self._warn_after,
@@ -242,12 +264,25 @@ class CheckoutTracker:
             )
 
 
+def forget_checkout(info: dict[Any, Any]) -> None:
+    """Forget since when a connection was checked out: its session kept it free for others.
+
+    :param info: the ``info`` of the connection.
+    """
+    info.pop(_KEY, None)
+
+
 def caller(depth: int) -> FrameType | None:
     """Return the first frame outside of the libraries, *depth* frames away or more."""
     frame: FrameType | None = sys._getframe(depth + 1)
-    while frame is not None and _is_library[frame.f_globals.get("__name__")]:
+    while frame is not None and _known_modules[frame.f_globals.get("__name__")]:
         frame = frame.f_back
     return frame
+
+
+def is_library(module: object) -> bool:
+    """Tell whether the module with this name is not part of the app."""
+    return _known_modules[module]
 
 
 def caller_location(depth: int) -> str:
@@ -256,6 +291,12 @@ def caller_location(depth: int) -> str:
     if frame is None:
         return source_location(None, None)
     return source_location(frame.f_code, frame.f_lineno)
+
+
+def calling_module(depth: int) -> str:
+    """Return the name of the module of the first frame outside of the libraries."""
+    frame = caller(depth + 1)
+    return "" if frame is None else str(frame.f_globals.get("__name__", ""))
 
 
 def source_location(code: CodeType | None, line: int | None) -> str:
@@ -280,4 +321,4 @@ class _Libraries(dict[object, bool]):
         return self[name]
 
 
-_is_library = _Libraries()
+_known_modules = _Libraries()

@@ -88,9 +88,9 @@ def _note_opening(engine: weakref.ref[Engine], *_: object) -> None:
     if engine() in _forbidden:
         raise ForkedUnit(
             "This process forked while a connection to a SQLite file was in use, and SQLite cannot"
-            " be used in such a child: what it knows of the locks on the file is its parent's, and"
-            " commits could be lost. Fork while no unit of work is open in any thread, or start"
-            " the child as a new program (multiprocessing's 'spawn')."
+            " be used in such a child: the locks on the file belong to its parent, so commits could"
+            " be lost. Fork while no unit of work is open in any thread, or start the child as a"
+            " new program (multiprocessing's 'spawn')."
         )
     _opening[threading.get_ident()] = engine
 

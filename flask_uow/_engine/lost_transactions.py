@@ -28,16 +28,13 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, StaticPo
 
 from .._drivers import outcomes
 from .._drivers.base import Driver
+from .._drivers.constraints import note_statement
 from .._drivers.known import driver_of
 from .._transaction.record import TransactionRecord, attach, before_statements, record_of
-from .._transaction.statements import (
-    StatementEffect,
-    effect_of,
-    is_rollback,
-    stored_effect_of,
-)
+from .._transaction.statements import Reader, StatementEffect, is_rollback, reader_of
 from ..errors import ReadOnly, TransactionLost, UowError, escaped
 from . import session_state
+from .plain_reads import Decision, decision_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -60,40 +57,54 @@ def watch_transactions(engine: Engine) -> None:
     setattr(dialect, WATCHED, True)
     if not isinstance(engine.pool, StaticPool):  # there it may belong to another thread
         event.listen(engine, "checkin", partial(_end_open, driver_of(dialect)))
-    before_statements(engine, _on_statement)
+    before_statements(engine, _watching_statements(reader_of(dialect.name), decision_of(dialect)))
     event.listen(engine, "handle_error", _on_error)
     driver_of(dialect).watch_transactions(engine)
     # An error on a cursor of the driver passes by the events; the commit comes here all the same.
     setattr(dialect, "do_commit", _checking(dialect, dialect.do_commit))  # noqa: B010
 
 
-def _on_statement(_cursor: object, statement: str, *others: Any) -> None:
-    connection: Connection = others[-1].root_connection
-    record = record_of(connection)
-    if record is not None:
-        if record.error is not None:
-            _refuse_if_lost(connection, record, statement)
-        effect = effect_of(statement)
-        if effect > record.effect:  # max() is slower, and this runs for every statement
-            if effect is _WRITE:
-                if record.read_only:
-                    raise ReadOnly(_READ_ONLY.format(escaped(statement[:200])[:60]))
-            elif effect is _SESSION:
-                _on_session_change(connection, record, statement, others)
+def _watching_statements(reader: Reader, decide: Decision | None) -> Callable[..., None]:
+    # Once: the listener runs for every statement.
+    effect_of, stored_effect_of = reader.effect_of, reader.stored_effect_of
+
+    def on_statement(cursor: object, statement: str, *others: Any) -> None:
+        context = others[-1]
+        connection: Connection = context.root_connection
+        record = record_of(connection)
+        if record is not None:
+            if (
+                record.deferred
+                and decide is not None
+                and decide(record, cursor, statement, context)
+            ):
                 return
-            record.effect = effect
-    elif effect_of(statement) is _SESSION:
-        session_state.note_statement(connection, statement, others[:-1])
+            if record.error is not None:
+                _refuse_if_lost(connection, record, statement)
+            effect = effect_of(statement)
+            if effect > record.effect:  # max() is slower
+                if effect is _WRITE:
+                    if record.read_only:
+                        raise _refusal_of(statement)
+                elif effect is _SESSION:
+                    _on_session_change(stored_effect_of(statement), record, statement)
+                    session_state.note_statement(connection, statement, others[:-1])
+                    return
+                record.effect = effect
+        elif effect_of(statement) is _SESSION:
+            session_state.note_statement(connection, statement, others[:-1])
+
+    return on_statement
 
 
-def _on_session_change(
-    connection: Connection, record: TransactionRecord, statement: str, others: tuple[Any, ...]
-) -> None:
-    effect = stored_effect_of(statement)
+def _on_session_change(effect: StatementEffect, record: TransactionRecord, statement: str) -> None:
     if effect is _WRITE and record.read_only:
-        raise ReadOnly(_READ_ONLY.format(escaped(statement[:200])[:60]))
+        raise _refusal_of(statement)
     record.effect = max(record.effect, effect)
-    session_state.note_statement(connection, statement, others[:-1])
+
+
+def _refusal_of(statement: str) -> ReadOnly:
+    return ReadOnly(_READ_ONLY.format(escaped(statement[:200])[:60]))
 
 
 # Global names: this module's listeners run for every statement.
@@ -131,6 +142,7 @@ def _on_error(context: ExceptionContext) -> None:
     error, connection = context.original_exception, context.connection
     if isinstance(error, UowError):
         return
+    note_statement(error, context.execution_context)
     if outcomes.is_disconnect(error):
         context.is_disconnect = True
     elif _is_interruption(context) and context.dialect.name != "sqlite":
@@ -180,6 +192,7 @@ def _note_error(connection: Connection, error: BaseException, statement: str | N
     else:
         lost = outcomes.aborts_transaction(error) or is_rollback(statement or "")
         # In the driver's autocommit mode there was no transaction to lose.
+        lost = lost and not record.deferred
         lost = lost and not getattr(proxy.dbapi_connection, "get_autocommit", lambda: False)()
     record.note_error(error, transaction, lost=lost)
     setattr(proxy, _FAILED, record)
@@ -193,12 +206,19 @@ def _checking(dialect: Dialect, do_commit: Callable[[_Proxy], None]) -> Callable
 
     def commit(proxy: _Proxy) -> None:
         if is_aborted(proxy.dbapi_connection, None) or _FAILED in proxy.__dict__:
-            _refuse_commit_if_lost(dialect, proxy)
+            refuse_commit_if_lost(dialect, proxy)
         do_commit(proxy)
         if _COMMITS in proxy.__dict__:
             proxy.__dict__[_COMMITS].append(True)
 
     return commit
+
+
+def is_open(connection: Connection) -> bool:
+    """Tell whether a transaction is open on *connection*, perhaps by a cursor of the driver."""
+    if connection.invalidated:
+        return False
+    return driver_of(connection.dialect).is_open(_driver_side(connection))
 
 
 def count_commits_on(connection: Connection, committed: list[bool]) -> None:
@@ -212,10 +232,14 @@ def check(connection: Connection) -> None:
     :raises TransactionLost: it cannot; it has been rolled back.
     """
     if not connection.invalidated:
-        _refuse_commit_if_lost(connection.dialect, connection.connection)
+        refuse_commit_if_lost(connection.dialect, connection.connection)
 
 
-def _refuse_commit_if_lost(dialect: Dialect, proxy: _Proxy) -> None:
+def refuse_commit_if_lost(dialect: Dialect, proxy: _Proxy) -> None:
+    """As :func:`check`, for the connection of *proxy*.
+
+    :raises TransactionLost: it cannot be committed; it has been rolled back.
+    """
     driver = driver_of(dialect)
     record: TransactionRecord | None = vars(proxy).get(_FAILED)
     error = None if record is None else record.present_error

@@ -13,7 +13,7 @@ import gc
 import logging
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import URL, Engine, event, exc
@@ -24,6 +24,7 @@ from .._drivers.known import driver_of
 from .._transaction import sqlalchemy_private
 from ..errors import PoolExhausted
 from .checkouts import CheckoutContext, CheckoutTracker
+from .idle import Checkout, Keeper, keeper_of
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -102,8 +103,11 @@ class ConnectionPool(QueuePool):
         super().__init__(creator, pool_size=pool_size, max_overflow=max_overflow, **options)
         limited = pool_size > 0 and max_overflow >= 0
         self._limit = pool_size + max_overflow if limited else float("inf")
-        # Weak references: an interrupted function leaves nothing in it.
-        self._known: weakref.WeakSet[ConnectionPoolEntry | _Attempt] = weakref.WeakSet()
+        # Weak references: an interrupted function leaves nothing in it. Not a WeakSet, which has
+        # no keyrefs(): they can be counted while other threads connect.
+        self._known: weakref.WeakKeyDictionary[ConnectionPoolEntry | _Attempt, None] = (
+            weakref.WeakKeyDictionary()
+        )
         self._repair: Callable[[], _Attempt | None] = lambda: None
         self._repair_began = 0.0
         self._next_collection = 0.0
@@ -120,17 +124,50 @@ class ConnectionPool(QueuePool):
 
         :raises PoolExhausted: all were in use for too long; the message names their checkouts.
         """
-        if self.size() + self.overflow() >= self._limit and not self.checkedin():
-            self._collect_garbage()
-            self._replace_lost()
-            if self.tracker is not None:
-                self.tracker.warn_of_old()
+        checkout = Checkout()  # first: a session that ends a statement now returns its connection
+        try:
+            if not self.checkedin() and not self._take_back() and not self._has_free():
+                self._make_room()
+            return self._connect()
+        finally:
+            del checkout  # the traceback of an error may live on
+
+    def checkedout(self) -> int:
+        """Return how many connections are in use.
+
+        A connection that a session keeps, and returns as soon as another thread needs one, is not.
+        """
+        return super().checkedout() - sum(keeper.is_idle for keeper in self._keepers())
+
+    def _keepers(self) -> Iterator[Keeper]:
+        for entry in self.tracker.entries() if self.tracker is not None else ():
+            keeper = keeper_of(entry)
+            if keeper is not None:
+                yield keeper
+
+    def take_all_back(self) -> None:
+        """Let each session return the connection that it does not need."""
+        for keeper in list(self._keepers()):
+            keeper.give_way()
+
+    def _take_back(self) -> bool:
+        """Let a session return a connection that it does not need; tell whether one did."""
+        return any(keeper.give_way() for keeper in self._keepers())
+
+    def _make_room(self) -> None:
+        self._collect_garbage()
+        self._replace_lost()
+        if self.tracker is not None:
+            self.tracker.warn_of_old()
+
+    def _connect(self) -> PoolProxiedConnection:
         try:
             return super().connect()
         except exc.TimeoutError as error:
             timeout = error
         self._collect_garbage()
-        if self._has_free() or self._replace_lost():
+        # What this thread has taken back before, another one may have got.
+        if self._take_back() or self._has_free() or self._replace_lost():
             try:  # once more, and no more: another thread may have been quicker
                 return super().connect()
             except exc.TimeoutError as error:
@@ -193,17 +230,16 @@ class ConnectionPool(QueuePool):
     def _explanation(self) -> str:
         waited, size = self.timeout(), self.size()
         text = (
-            f"All {self._limit} connections of the pool (pool_size={size},"
-            f" max_overflow={self._limit - size}) were in use, and none became free for {waited:g}"
-            " seconds (pool_timeout)."
+            f"All connections of the pool (pool_size={size}, max_overflow={self._limit - size})"
+            f" were in use, and none became free for {waited:g} seconds (pool_timeout)."
         )
         if self.tracker is not None:
-            text += f" They are held by, the oldest first:\n{self.tracker.report()}\n"
+            text += f" They are checked out by, the oldest first:\n{self.tracker.report()}\n"
         return (
             f"{text} If one is much older than a request should be, look there: a connection"
-            " belongs to a unit from its first statement to its end, so commit before slow work,"
-            " and close what 'db.engine.connect()' opened. If all are young, there are more"
-            " threads than connections: raise 'pool_size' in SQLALCHEMY_ENGINE_OPTIONS."
+            " belongs to a unit from the beginning of its transaction to its end, so commit before"
+            " slow work, and close what 'db.engine.connect()' opened. If all are young, there are"
+            " more threads than connections: raise 'pool_size' in SQLALCHEMY_ENGINE_OPTIONS."
         )
 
     # Lost connections -------------------------------------------------------------------------
@@ -215,17 +251,18 @@ class ConnectionPool(QueuePool):
 
     def _create_connection(self) -> ConnectionPoolEntry:
         attempt = _Attempt()
-        self._known.add(attempt)
+        self._known[attempt] = None
         try:
             entry = super()._create_connection()
-            self._known.add(entry)
+            self._known[entry] = None
         finally:
-            self._known.discard(attempt)  # the traceback of an error may live on
+            self._known.pop(attempt, None)  # the traceback of an error may live on
         return entry
 
     def _count_lost(self) -> int:
         before = self.size() + self.overflow()
-        known = len(self._known)
+        # An interruption may strike while Python removes the reference to a dead object.
+        known = sum(reference() is not None for reference in self._known.keyrefs())
         # Other threads continue meanwhile: only what is missing at both times is lost.
         return max(0, min(before, self.size() + self.overflow()) - known)
 

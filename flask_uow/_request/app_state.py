@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,8 @@ from flask import Flask
 from sqlalchemy import Engine
 from sqlalchemy.orm import sessionmaker
 
-from .._config import reading
-from .._config.options import UnitOptions
+from .._config import migrations_folder, reading
+from .._config.options import LevelOption, UnitOptions
 from .._config.settings import Settings
 from .._engine import build, fork
 from .._engine.checkouts import CheckoutContext
@@ -26,7 +27,9 @@ Variant = tuple["dict[str, Engine]", "dict[Any, Engine]"]
 class AppState:
     """``app.extensions["uow"]``.
 
+    :param config: what the settings are read from, at their first use: ``app.config``.
     :ivar owner: the ``UnitRegistry`` of the ``Database`` that initialized the app.
+    :ivar database: that ``Database``, for code that has only the app, such as a fixture.
     :ivar on_open: called whenever a unit of this app is opened.
     """
 
@@ -35,16 +38,20 @@ class AppState:
         app: Flask,
         owner: CheckoutContext,
         session_options: dict[str, Any],
+        config: reading.Config,
+        database: object = None,
     ) -> None:
         self.owner = owner
+        self.database = database
         self.on_open: Callable[[], None] = lambda: None
         self._app = app
         self._session_options = session_options
+        self._config = config
         self._lock = threading.Lock()
         self._settings: Settings | None = None
         self._engines: dict[str, Engine] | None = None
         self._sessionmaker: sessionmaker[UnitSession] | None = None
-        self._variants: dict[tuple[str | None, bool], Variant] = {}
+        self._variants: dict[tuple[LevelOption, bool], Variant] = {}
 
     def call_on_open(self, function: Callable[[], None]) -> None:
         """Call *function* now, and whenever a unit of this app is opened."""
@@ -57,7 +64,7 @@ class AppState:
         :raises ConfigError: a value of ``app.config`` cannot be used.
         """
         if self._settings is None:
-            self._settings = reading.read(self._app.config)
+            self._settings = reading.read(self._config)
         return self._settings
 
     @property
@@ -70,8 +77,20 @@ class AppState:
         if self._engines is None:
             with self._lock:
                 if self._engines is None:  # pragma: no branch  # false for the second of two
-                    self._engines = build.build(self.settings, self._app.instance_path, self.owner)
+                    self._engines = build.build(
+                        self.settings, self._app.instance_path, self.owner, self._migrated
+                    )
         return self._engines
+
+    def _migrated(self, engine: str) -> tuple[str, bool | None]:
+        """See :data:`.missing.Migrated`."""
+        settings = reading.read_migrations(self._config)
+        if settings.engines is not None and engine not in settings.engines:
+            return settings.group, None
+        with contextlib.suppress(OSError):  # the current folder was deleted
+            folder = migrations_folder.find(settings.directory, self._app.root_path)
+            return settings.group, (folder / "env.py").is_file()
+        return settings.group, False
 
     @property
     def sessionmaker(self) -> sessionmaker[UnitSession]:
@@ -112,6 +131,5 @@ class AppState:
         """
         key = options.isolation_level, options.read_only
         if key not in self._variants:
-            engines = build.with_options(self.engines, key[0], read_only=key[1])
-            self._variants[key] = engines, {}
+            self._variants[key] = build.with_options(self.engines, options), {}
         return self._variants[key]

@@ -21,10 +21,12 @@ from werkzeug.exceptions import HTTPException
 
 from .._config.options import NO_OPTIONS, UnitOptions
 from .._engine.checkouts import caller, caller_location, source_location
+from .._unit.commit_hooks import Hook, RunHook
 from .._unit.session import S, UnitSession
 from .._unit.state import STREAMING, Phase
 from .._unit.unit import UnitOfWork, is_exit
 from ..errors import OutsideContext, SetupError, escaped
+from ..signals import SIGNALS
 from .app_state import EXTENSION, AppState, Variant
 from .flask_private import (
     DISPATCHED_IN,
@@ -37,6 +39,7 @@ from .flask_private import (
     is_open,
     request_of,
 )
+from .observed import ObservedUnit
 from .view_options import options_of
 
 logger = logging.getLogger(__name__)
@@ -63,10 +66,25 @@ def request_name(request: Request) -> str:
 
 
 _REMOVED_TOO_EARLY = (
-    "'db.session.remove()' at %s came after the view and before the commit, so what the request"
-    " has written is rolled back, whatever its response says. Leave the call out: the session is"
-    " closed when the request ends. Or put it into a 'teardown_request' function."
+    "'db.session.remove()' at %s came after the view and before the commit, so the work of the"
+    " request is rolled back, whatever the status of its response. Leave the call out, because the"
+    " session is closed when the request ends, or put it into a 'teardown_request' function."
 )
+
+
+_unit_class = UnitOfWork
+
+
+def _choose_unit_class(*_: object, **__: object) -> None:
+    """Let units report their outcomes as long as a signal has receivers; else it costs nothing."""
+    global _unit_class  # noqa: PLW0603  # an attribute would be one more step for each unit
+    is_heard = any(signal.receivers for signal in SIGNALS)
+    _unit_class = ObservedUnit if is_heard else UnitOfWork
+
+
+for _signal in SIGNALS:
+    _signal.receiver_connected.connect(_choose_unit_class)
+    _signal.receiver_disconnected.connect(_choose_unit_class)
 
 
 class UnitRegistry(ScopedRegistry[S]):
@@ -78,6 +96,7 @@ class UnitRegistry(ScopedRegistry[S]):
     def __init__(self) -> None:
         self.key = next(self._names)
         self._failed = f"{self.key}_failed"
+        self._run_hook: RunHook = Hook.run
 
     def __call__(self) -> S:
         """The session of the current unit.
@@ -86,7 +105,7 @@ class UnitRegistry(ScopedRegistry[S]):
         :raises SetupError: the app was not initialized with this ``Database``.
         :raises ConcurrentUse: another thread is inside the database with this unit.
         """
-        context = current_context()
+        context = self.current_context()
         unit: Any = getattr(context, self.key, None) or self._open(context)
         session = unit.session
         session.refuse_other_thread()
@@ -94,7 +113,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def peek(self) -> UnitOfWork | None:
         """The current unit, if it was opened."""
-        return self.unit_of(current_context())
+        return self.unit_of(self.current_context())
 
     def unit_of(self, context: Context) -> UnitOfWork | None:
         """The unit that is kept on *context*, if it was opened."""
@@ -103,6 +122,9 @@ class UnitRegistry(ScopedRegistry[S]):
     # What a pool asks: the protocol ``CheckoutContext``.
 
     current_context = staticmethod(current_context)
+
+    # Whether the end of its request finishes the unit of a context.
+    finishes = staticmethod(is_dispatching)
 
     def is_running(self, context: Context) -> bool:
         """Tell whether *context* is active, or has a unit for a body that is being streamed."""
@@ -123,7 +145,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def unit(self) -> UnitOfWork:
         """The current unit, opened if need be. Raises as :meth:`__call__`."""
-        context = current_context()
+        context = self.current_context()
         unit = self.unit_of(context) or self._open(context)
         unit.session.refuse_other_thread()
         return unit
@@ -132,7 +154,7 @@ class UnitRegistry(ScopedRegistry[S]):
 
     def is_dispatching(self) -> bool:
         """Is a request being dispatched in the current context?"""
-        return is_dispatching(current_context())
+        return self.finishes(self.current_context())
 
     @staticmethod
     def is_redirect(error: BaseException) -> bool:
@@ -142,9 +164,9 @@ class UnitRegistry(ScopedRegistry[S]):
         code = error.code if error.response is None else error.response.status_code
         return code is not None and code < 400
 
-    def new_session(self) -> UnitSession:
-        """A session of the current app that belongs to no unit. Raises as :meth:`state`."""
-        return self.state().new_session()
+    def new_unit(self) -> UnitOfWork:
+        """A unit of the current app that belongs to no context. Raises as :meth:`state`."""
+        return _unit_class(self.state().new_session(), "explicit", will_write=True)
 
     def engines_for(self, options: UnitOptions) -> Variant:
         """Engines of this app for transactions as *options* say. Raises as :meth:`state`.
@@ -158,13 +180,22 @@ class UnitRegistry(ScopedRegistry[S]):
         """``UOW_RETRY_PAUSE`` of the current app, in seconds."""
         return self.state().settings.retry_pause
 
+    def run_hook(self, hook: Hook) -> None:
+        """Run *hook*, whose time has come."""
+        self._run_hook(hook)
+
+    def run_hooks_by(self, run: RunHook) -> RunHook:
+        """Let *run* run all hooks from now on; return what has run them so far."""
+        before, self._run_hook = self._run_hook, run
+        return before
+
     def state(self, context: Context = None) -> AppState:
         """The state of the app of *context*, by default the current one.
 
         :raises OutsideContext: no Flask context is active.
         :raises SetupError: the app was not initialized with this ``Database``.
         """
-        context = context or current_context()
+        context = context or self.current_context()
         if context is None:
             raise OutsideContext(
                 "The database was used outside of a Flask context, so it is not known which app"
@@ -197,13 +228,17 @@ class UnitRegistry(ScopedRegistry[S]):
         if unit is not None:
             unit.retry(rollback_only=rollback_only, will_write=will_write)
 
-    def end(self, context: Context, error: BaseException | None) -> None:
-        """End the unit of *context*, or only release it if its body is still to be streamed."""
+    def end(self, context: Context, error: BaseException | None, *, warn: bool = True) -> None:
+        """End the unit of *context*, or only release it if its body is still to be streamed.
+
+        :param warn: name uncommitted work that is undone, unless *error* explains it.
+        """
         context.__dict__.pop(self._failed, None)  # it may be pushed again
         unit = self.unit_of(context)
         if unit is None:  # a thread opened it too late, and has ended it itself
             return
-        warn = error is None or (is_exit(error) and request_of(context) is None)
+        if warn:
+            warn = error is None or (is_exit(error) and request_of(context) is None)
         if unit.phase is STREAMING:
             unit.release(error, warn=warn)
         else:
@@ -223,25 +258,24 @@ class UnitRegistry(ScopedRegistry[S]):
     def set(self, obj: S) -> None:
         """Open a unit whose session is *obj*, for the registry of ``db.session``.
 
-        :raises SetupError: *obj* was not made by ``db.sessionmaker``.
+        :raises SetupError: *obj* was not made by the session factory of the app.
         """
         if not isinstance(obj, UnitSession):
             raise SetupError(
                 f"{type(obj).__name__!r} cannot become the session of this unit of work. Make it"
-                " with 'db.sessionmaker(...)', or pass the options: 'db.session(autoflush=False)'."
+                " with 'db.session.session_factory(...)', or pass the options:"
+                " 'db.session(autoflush=False)'."
             )
-        self._open(current_context(), obj)
+        self._open(self.current_context(), obj)
 
     def unit_awaiting_outcome(self) -> UnitOfWork | None:
         """The unit whose outcome is to come, or None; a request opens one."""
-        context = current_context()
+        context = self.current_context()
         unit = self.unit_of(context)
         if unit is None:
-            return self.unit() if is_dispatching(context) else None
+            return self.unit() if self.finishes(context) else None
         waits = (
-            unit.has_work
-            or unit.blocks
-            or (is_dispatching(context) and unit.phase is Phase.RUNNING)
+            unit.has_work or unit.blocks or (self.finishes(context) and unit.phase is Phase.RUNNING)
         )
         return unit if waits else None
 
@@ -253,10 +287,10 @@ class UnitRegistry(ScopedRegistry[S]):
         unit = self.peek()
         if unit is not None:
             unit.session.refuse_in_block("close")
-            context = current_context()
+            context = self.current_context()
             # Its response is there, and the commit is still to come.
             status = getattr(context, "_flask_uow_status", None)
-            has_response = is_dispatching(context) and status is not None
+            has_response = self.finishes(context) and status is not None
             if has_response and unit.rule != "explicit" and unit.has_work:
                 logger.warning(_REMOVED_TOO_EARLY, caller_location(2))
             self.forget(context)
@@ -266,7 +300,7 @@ class UnitRegistry(ScopedRegistry[S]):
         state = self.state(context)
         around = contexts_around(context)
         request, home = request_of(context), current_app_context(None)
-        is_dispatched = is_dispatching(context)
+        is_dispatched = self.finishes(context)
         session, settings = session or state.new_session(), state.settings
         options = NO_OPTIONS if request is None else options_of(context.app, request)
         rule = options.commit or settings.commit
@@ -278,7 +312,7 @@ class UnitRegistry(ScopedRegistry[S]):
             if settings.explicit_commit and rule != "explicit" and is_dispatched:
                 explicit_commit = settings.explicit_commit_in(request.blueprints)
         frame = caller(2)
-        unit = UnitOfWork(
+        unit = _unit_class(
             session,
             rule,
             home,

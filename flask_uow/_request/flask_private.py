@@ -55,6 +55,10 @@ if not SEPARATE_REQUEST_CONTEXT:  # only from Flask 3.2 on
         """Return the contexts in which *context* is active."""
         return _contexts_around(context)
 
+    def app_context_of(context: Context) -> Context:
+        """Return the app context that *context* pushed for itself; without one, *context*."""
+        return context
+
 else:
 
     def current_context() -> Context:
@@ -81,6 +85,13 @@ else:
         tokens = context._cv_tokens
         return tokens[-1] if tokens else None
 
+    def app_context_of(context: Context) -> Context:
+        """Return the app context that *context* pushed for itself; without one, *context*."""
+        push = push_of(context)
+        if type(push) is tuple and request_of(context) is not None:
+            return push[1] or context
+        return context
+
     def contexts_around(context: Context) -> Sequence[Context]:
         """Return the contexts in which *context* is active."""
         push = push_of(context)
@@ -91,6 +102,11 @@ else:
             if own and token.old_value is own._cv_tokens[0].old_value is Token.MISSING:
                 return ()
         return _contexts_around(context)
+
+
+def pushed_contexts() -> list[Context]:
+    """Return all contexts that are active in this thread."""
+    return _contexts_around(None)
 
 
 def _contexts_around(context: Context) -> list[Context]:

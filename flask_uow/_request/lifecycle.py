@@ -62,6 +62,9 @@ from .flask_private import (
 
 logger = logging.getLogger(__name__)
 
+PLACE_OF_THE_COMMIT = "the commit at the end of the request"
+"""What a recorded query has in place of a line of the app; found by its name."""
+
 Method = Callable[..., Any]
 Arguments = tuple[Any, ...]
 
@@ -130,7 +133,7 @@ def _roll_back_first(original: Method, units: UnitRegistry[Session], app: Flask)
         _fail(units, error)
         if retry is not None:
             try:
-                return retry.again(app, tuple(before))
+                return retry.again(app, error, tuple(before))
             except Exception as raised:
                 handle: Method = app.handle_user_exception
                 return handle(*before, raised)
@@ -343,7 +346,7 @@ def _respond(
 ) -> Response:
     """Note that *response* is sent; return what to send, whose end closes a streamed unit."""
     # A file that is passed through is not closed by way of the response.
-    streaming = response.is_streamed and not response.direct_passthrough
+    streaming = response.is_streamed and not response.direct_passthrough and units.finishes(context)
     unit.respond(streaming=streaming)
     if streaming:
         if unit.has_work or unit.hooks:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.orm import SessionTransaction, scoped_session, sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session, sessionmaker
 
 from .._unit.session import S, UnitSession
 from .context import UnitRegistry
-from .flask_private import current_app_context, current_request_context
+from .flask_private import current_app_context, current_context, current_request_context
 
 
 class SessionProxy(scoped_session[S]):
@@ -18,9 +18,10 @@ class SessionProxy(scoped_session[S]):
     passed around before any app exists; only calls and attributes need a context.
     """
 
-    def __init__(self, units: UnitRegistry[S]) -> None:
+    def __init__(self, units: UnitRegistry[S], class_: type[UnitSession]) -> None:
         self.registry = self._units = units
         self._key = units.key
+        self._class = class_
 
     if not TYPE_CHECKING:  # pragma: no branch  # true whenever it runs
 
@@ -51,7 +52,13 @@ class SessionProxy(scoped_session[S]):
 
         @property
         def session_factory(self) -> sessionmaker[UnitSession]:
-            """The session factory of the current app."""
+            """The session factory of the current app.
+
+            Without a context, its ``class_`` is that of all apps: listeners for session events
+            may be added when a module is imported.
+            """
+            if current_context() is None:
+                return FactoryOfAnyApp(self._units, self._class)
             return self._units.state().sessionmaker
 
     # scoped_session lacks these members of Session.
@@ -92,3 +99,48 @@ class SessionProxy(scoped_session[S]):
         unit = self._units.peek()
         what = "without a unit" if unit is None else f"of {unit.session!r}"
         return f"<{type(self).__name__} {what}>"
+
+
+def proxy_with_names_of(class_: type[Session]) -> type[SessionProxy[Any]]:
+    """Return a proxy class that also has the public names of the app's own session class.
+
+    Not by ``__getattr__``, which would slow down each use of the proxy.
+    """
+    names = {*dir(class_)} - {*dir(Session), *dir(SessionProxy)}
+    own = {name: _forwarded(name) for name in names if not name.startswith("_")}
+    return type(SessionProxy.__name__, (SessionProxy,), own) if own else SessionProxy
+
+
+def _forwarded(name: str) -> property:
+    def get(proxy: Any) -> object:
+        return getattr(proxy._proxied, name)
+
+    def set_(proxy: Any, value: object) -> None:
+        apps_session = proxy._proxied
+        setattr(apps_session, name, value)
+
+    def delete(proxy: Any) -> None:
+        apps_session = proxy._proxied
+        delattr(apps_session, name)
+
+    return property(get, set_, delete, f"``{name}`` of the current session.")
+
+
+class FactoryOfAnyApp(sessionmaker[UnitSession]):
+    """Stands for the session factory of the app that is current when it is called."""
+
+    def __init__(self, units: UnitRegistry[S], class_: type[UnitSession]) -> None:
+        self.class_ = class_  # what SQLAlchemy adds listeners to
+        self.kw = {}
+        self._units = units
+
+    def __call__(self, **options: Any) -> UnitSession:
+        """Create a session of the current app.
+
+        :raises OutsideContext: as ``db.sessionmaker``; so are ``ConfigError`` and ``SetupError``.
+        """
+        return self._units.state().sessionmaker(**options)
+
+    def configure(self, **options: Any) -> None:
+        """Change the options of the current app's sessions. Raises as a call."""
+        self._units.state().sessionmaker.configure(**options)

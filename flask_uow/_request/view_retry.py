@@ -76,9 +76,10 @@ class ViewRetry:
             return not any(file.stream.closed for file in _files(cached))
         return flask_private.has_cached_body(request)
 
-    def again(self, app: Flask, arguments: tuple[Any, ...]) -> Any:
+    def again(self, app: Flask, error: BaseException, arguments: tuple[Any, ...]) -> Any:
         """Run the view again, and return its value.
 
+        :param error: the conflict.
         :param arguments: those of ``app.dispatch_request``: none, from Flask 3.2 on the context.
         """
         state = self._units.state(self._context)
@@ -86,6 +87,7 @@ class ViewRetry:
         pause = _retry.pause_before(self.attempt, state.settings.retry_pause)
         name = request_name(self._context.request)
         logger.info("A conflict: %s is run again, in %.3f s.", name, pause)
+        self._unit.note_retry(error, self.attempt)
         time.sleep(pause)
         self._units.retry(
             self._context, rollback_only=self._rollback_only, will_write=self._will_write

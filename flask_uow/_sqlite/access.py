@@ -47,7 +47,7 @@ class Access(NamedTuple):
 def access_of(connection: sqlite3.Connection, statement: str, authorizer: Any) -> Access:
     """Let SQLite compile *statement*, triggers included, without running it.
 
-    :param authorizer: the authorizer to set on *connection* afterwards.
+    :param authorizer: the authorizer to set on *connection* at the end.
     """
     read, changed, removed = found = Access(set(), set(), set())
     replaces = "replace" in words_of(statement)  # SQLite reports it as an INSERT

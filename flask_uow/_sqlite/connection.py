@@ -139,19 +139,25 @@ class SqliteConnection(sqlite3.Connection):
         if is_locking_begin(statement):
             self._wait_in_queue(self.timeout)
 
-    def prepare(self, kind: SqliteKind) -> None:
+    def prepare(self, kind: SqliteKind, *, keeps_snapshot: bool) -> None:
         """Prepare for a statement of *kind* in a transaction without work: wait for the turn.
 
+        :param keeps_snapshot: what it has read has to be as it was when it writes.
         :raises sqlite3.OperationalError: that took longer than the timeout, or cannot succeed.
         """
         if not self.writing:
             if kind is SqliteKind.READ:
                 self.has_read = True
             elif kind is SqliteKind.WRITE:
-                self._begin_to_write()
+                self._begin_to_write(keeps_snapshot=keeps_snapshot)
         self.has_work = self.writing and kind in SQLITE_WORK
 
-    def _begin_to_write(self) -> None:
+    def _begin_to_write(self, *, keeps_snapshot: bool) -> None:
+        if self.has_read and not keeps_snapshot:  # it has streamed rows
+            super().execute("COMMIT")
+            self.has_read = False
+            self.begin(immediate=True)
+            return
         # With a rollback journal the writer, in its COMMIT, waits for us to stop reading.
         waits = self.database.is_wal or not self.has_read
         try:
@@ -388,10 +394,10 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         found = options.get(name, default)
         if found != default:
             raise ConfigError(
-                f"The connection to SQLite has {name!r} set to {found!r}, and transactions are"
-                " begun by flask_uow, not by the driver. Drop it from 'connect_args' or from the"
-                " URL; UOW_SQLITE_BEGIN says how they begin, and the engine option"
-                " 'isolation_level': 'AUTOCOMMIT' that there are none."
+                f"The connection to SQLite has {name!r} set to {found!r}, but flask_uow begins"
+                " the transactions, not the driver. Drop it from 'connect_args' or from the URL."
+                " UOW_SQLITE_BEGIN says how transactions begin. To have no transactions, use the"
+                " engine option 'isolation_level': 'AUTOCOMMIT'."
             )
 
 
@@ -402,7 +408,7 @@ def connection_class(given: Any) -> type[SqliteConnection]:
     """
     if not (isinstance(given, type) and issubclass(given, sqlite3.Connection)):
         raise ConfigError(
-            f"The 'factory' in 'connect_args' is {given!r}, and it must be a subclass of"
+            f"The 'factory' in 'connect_args' is {given!r}, but it must be a subclass of"
             " 'sqlite3.Connection'."
         )
     if issubclass(given, SqliteConnection):
@@ -418,7 +424,7 @@ def refuse_isolation_level(dialect: Dialect) -> None:
     known = dialect.get_isolation_level_values(cast(Any, None))
     if level is not None and str(level).replace("_", " ").upper() not in known:
         raise ConfigError(
-            f"The engine option 'isolation_level' is {level!r}, and SQLite knows"
+            f"The engine option 'isolation_level' is {level!r}, but SQLite knows only"
             f" {', '.join(map(repr, known))}. UOW_SQLITE_BEGIN = 'immediate' takes the write lock"
             " at the beginning of every transaction."
         )

@@ -1,8 +1,7 @@
 """SQLite done right: real transactions, one writer after the other, and a file that is there (P12).
 
-What Python's driver does by default loses updates: it begins a transaction with the first write,
-and what was read before may be out of date by then. Here a transaction begins with its first
-statement, a SAVEPOINT and DDL included:
+Python's driver by default begins a transaction with the first write, which loses updates, and none
+for a SAVEPOINT or DDL. Here a transaction begins with its first statement, these included:
 
 - ``BEGIN IMMEDIATE`` if it is going to write: it has the write lock before it reads. Writers wait
   for each other in a queue (:mod:`~flask_uow._sqlite.write_queue`), which they leave right after
@@ -10,6 +9,10 @@ statement, a SAVEPOINT and DDL included:
 - ``BEGIN`` if it reads. In WAL mode readers and the writer do not wait for each other. It may still
   write, and waits in the queue then; if another transaction has written since, it is refused,
   because what it has read is out of date.
+
+The second is for Core, for transactions with options, and for rows that are streamed. A unit of
+work that is not expected to write reads without a transaction
+(:mod:`~flask_uow._engine.plain_reads`), and its first write begins one with ``BEGIN IMMEDIATE``.
 
 PRAGMA, VACUUM, ATTACH and DETACH begin no transaction. Nothing does in the isolation level
 AUTOCOMMIT, which does not use the queue either.
@@ -34,7 +37,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from .._config.checks import CHECKS
 from .._config.settings import SqliteProfile
-from .._transaction.record import before_statements, record_of
+from .._transaction.record import before_statements, deferred_record_of, record_of
 from .._transaction.statements import SqliteKind, sqlite_kind_of
 from ..errors import ConfigNotice, TransactionLost
 from . import explain, temporary
@@ -132,7 +135,8 @@ class _Listeners:
     def _set_up(self, connection: sqlite3.Connection) -> None:
         refuse_contradictions({"autocommit": getattr(connection, "autocommit", LEGACY)})
         path = _path_of(connection)
-        connection.execute(f"PRAGMA foreign_keys = {int(self._profile.foreign_keys)}")
+        if self._profile.foreign_keys:  # else it is off, unless a listener of the app wants it
+            connection.execute("PRAGMA foreign_keys = ON")
         if path:
             connection.execute(f"PRAGMA synchronous = {self._profile.synchronous}")
         self._database.note_path(path)
@@ -176,7 +180,7 @@ class _Listeners:
                     raise explain.locked(
                         f"the journal mode of {name!r} is {found!r}, and it can become {wanted!r}"
                         " (UOW_SQLITE_JOURNAL_MODE) only while no other program has the file open."
-                        " Stop the programs that have"
+                        " Stop these programs"
                     ) from error
                 time.sleep(0.01)
         if found != wanted:
@@ -200,7 +204,9 @@ class _Listeners:
         elif connection.lost and not _is_lost(context):
             raise TransactionLost(None)  # the driver has begun another one
         elif not connection.has_work:
-            connection.prepare(sqlite_kind_of(statement))
+            record = record_of(context.root_connection)
+            keeps_snapshot = record is None or record.keeps_snapshot
+            connection.prepare(sqlite_kind_of(statement), keeps_snapshot=keeps_snapshot)
 
     def _begin(
         self, connection: SqliteConnection, statement: str, context: ExecutionContext
@@ -210,7 +216,7 @@ class _Listeners:
         is_stored_at_once = is_autocommit and kind is SqliteKind.WRITE
         if is_stored_at_once or time.monotonic() > connection.next_check:
             connection.refuse_replaced()
-        if is_autocommit:
+        if is_autocommit or deferred_record_of(context) is not None:
             return
         connection.has_read = connection.has_work = False
         if kind is SqliteKind.OUTSIDE:
@@ -221,7 +227,7 @@ class _Listeners:
             # A connection that has lent its turn has it still.
             immediate = connection.resting or self._locks_at_once(kind, context)
             connection.begin(immediate=immediate)
-            connection.prepare(kind)
+            connection.prepare(kind, keeps_snapshot=True)
         elif not _is_lost(context):
             raise TransactionLost(None)
 
@@ -229,6 +235,8 @@ class _Listeners:
         self, connection: sqlite3.Connection, kind: SqliteKind, context: ExecutionContext
     ) -> None:
         if connection.in_transaction or connection.isolation_level is None or _is_lost(context):
+            return
+        if deferred_record_of(context) is not None:
             return
         if kind not in {SqliteKind.OUTSIDE, SqliteKind.END}:
             immediate = self._locks_at_once(kind, context)
@@ -241,7 +249,10 @@ class _Listeners:
         if self._profile.begin == "immediate" or kind is SqliteKind.WRITE:
             return True
         record = record_of(context.root_connection)
-        return record is not None and record.will_write
+        if record is None:
+            return False
+        # A unit that sets a savepoint is about to write something that it may undo.
+        return record.will_write or (kind is SqliteKind.SAVEPOINT and not record.read_only)
 
     def on_error(self, context: ExceptionContext) -> None:
         error = context.original_exception

@@ -27,10 +27,10 @@ FULL = "database or disk is full"
 
 OUT_OF_DATE = (
     "this transaction began by reading, and what it has read is out of date: another transaction"
-    " has written since, or is writing now. Nothing of it is stored. Call 'rollback()' and do the"
-    " whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or DELETE"
-    " has it, and so has 'with db.atomic():' in a command; elsewhere write before you read, or set"
-    " UOW_SQLITE_BEGIN = 'immediate' (readers wait for writers then)"
+    " has written since, or is writing now. Nothing of it is stored. Call 'rollback()' and run"
+    " the whole unit again, with the write lock from the start: a view for POST, PUT, PATCH or"
+    " DELETE has it, and so does 'with db.atomic():'. Elsewhere write before you read, or set"
+    " UOW_SQLITE_BEGIN = 'immediate' (readers then wait for writers)"
 )
 
 
@@ -84,8 +84,8 @@ def not_its_turn(
         )
     return locked(
         f"the write lock of {database.name!r} was held {error}, and did not become free within"
-        f" {timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it from its"
-        " first statement to its commit: do slow work (mail, HTTP) before or after"
+        f" {timeout:g} s (UOW_SQLITE_BUSY_TIMEOUT). A unit that writes keeps it until"
+        " its commit: do slow work (mail, HTTP) before its first statement or after the commit"
     )
 
 
@@ -117,11 +117,11 @@ def _explain_lock(context: ExceptionContext, database: SqliteDatabase) -> str:
         return (
             f"another transaction holds the lock of {name!r} and did not end {limit}. There is no"
             " queue (UOW_SQLITE_QUEUE), so it may be another request of this app. A unit that"
-            " writes keeps the lock from its first statement to its commit"
+            " writes keeps the lock until its commit"
         )
     return (
         f"another program holds the lock of {name!r}, one that does not wait in the queue of this"
-        f" app, and it did not let go {limit}. A command line ('sqlite3'), a database browser or a"
+        f" app, and did not release it {limit}. A command line ('sqlite3'), a database browser or a"
         " backup may have a transaction open"
     )
 
@@ -214,9 +214,9 @@ def refuse_missing(path: str, *, name: str, was_in_use: bool) -> None:
         why = f"the folder {str(folder)!r} of the database does not exist. Create it"
     elif log.exists() and log.stat().st_size:
         why = (
-            f"the database {path!r} is missing, but its log {str(log)!r} is there. SQLite"
-            " would delete it, with the commits that are in it alone. Put the database back"
-            " where it was, or move the log away to start with an empty one"
+            f"the database {path!r} is missing, but its log {str(log)!r} still exists."
+            " SQLite would delete it, with the commits that only it contains. Put the database back"
+            " where it was. To start with an empty one, delete the log, too"
         )
     else:
         return

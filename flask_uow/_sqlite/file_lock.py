@@ -6,6 +6,9 @@ and only that one tries. What the file says is a hint: if it is lost or wrong, a
 on a copied machine, the order suffers, never the lock. It is read and written by system calls: a
 file that is mapped into memory, and truncated by another program, would end the process.
 
+The lock is given back after each transaction, although no process may be waiting: a process that
+kept it while it does nothing could not be asked for it.
+
 Nothing here knows SQLAlchemy or SQLite.
 """
 
@@ -16,11 +19,11 @@ import logging
 import math
 import os
 import stat
+import struct
 import sys
 import time
 import weakref
-from array import array
-from typing import Any
+from typing import Any, Protocol
 
 try:
     import fcntl as _fcntl
@@ -44,6 +47,7 @@ _OPENING_PERIOD = 10.0  # seconds between two attempts to open the file
 _HEAD = b"flask_uow queue\n"
 _PID, _SINCE, _FIRST, _SEEN = range(4)
 _SIZE = len(_HEAD) + 4 * 8
+_ONE, _TWO = struct.Struct("=q"), struct.Struct("=qq")
 
 
 class FileLock:
@@ -68,25 +72,25 @@ class FileLock:
         self.process = os.getpid()
         self._descriptor: int | None = None
         self._next_opening = 0.0 if path and fcntl is not None else math.inf
-        self._notes: _Notes | array[int] = array("q", [0] * 4)  # until the file is open
+        self._notes: _Notes = _OwnNotes()  # until the file is open
         _locks[self] = None
 
-    def acquire(self, started: float, timeout: float) -> bool:
-        """Wait for the lock; tell whether it was acquired in time.
+    def acquire(self, started: float, timeout: float) -> int:
+        """Wait for the lock; return when it was acquired, in nanoseconds, or 0 if it was not.
 
         :param started: when the wait began: other threads of this process came first, perhaps.
         """
         if self._descriptor is None:
             self._open()
-        if self._descriptor is None:
-            return True
         now = time.monotonic_ns()
+        if self._descriptor is None:
+            return now
         # If another process waits, a try at once would jump the queue: the other is between two.
         if not self._is_silent(now) or not self._try():
             now = self._wait(int(started * 1e9), started + timeout)
         if now:
-            self._notes[_PID], self._notes[_SINCE] = self.process, now
-        return bool(now)
+            self._notes.note_holder(self.process, now)
+        return now
 
     def release(self) -> None:
         if self._descriptor is not None:
@@ -148,7 +152,8 @@ class FileLock:
             if not self._next_opening:
                 logger.warning(
                     "The file of the write queue cannot be opened (%s), so the processes of this"
-                    " app are not served in order. It is tried again from time to time.",
+                    " app do not write in the order in which they asked. Opening the file is tried"
+                    " again from time to time.",
                     error,
                 )
             self._next_opening = time.monotonic() + _OPENING_PERIOD
@@ -156,7 +161,7 @@ class FileLock:
         self._next_opening = math.inf  # not again, even if its file system has no locks
         with contextlib.suppress(OSError):  # it may only be read, or the disk is full
             if _is_marked(self._descriptor):
-                self._notes = _Notes(self._descriptor)
+                self._notes = _FileNotes(self._descriptor)
 
     def _create_or_open(self) -> int:
         flags = os.O_CLOEXEC | os.O_NOFOLLOW
@@ -178,7 +183,7 @@ class FileLock:
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
-        self._notes = array("q", [0] * 4)  # any file may get the number of the descriptor now
+        self._notes = _OwnNotes()  # any file may get the number of the descriptor now
         if descriptor is not None:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -187,7 +192,28 @@ class FileLock:
         self.close()
 
 
-class _Notes:
+class _Notes(Protocol):
+    """Four numbers, which the processes share if they share the file."""
+
+    def __getitem__(self, index: int, /) -> int: ...
+
+    def __setitem__(self, index: int, number: int, /) -> None: ...
+
+    def note_holder(self, process: int, since: int) -> None:
+        """Write the first two numbers."""
+
+
+class _OwnNotes(dict[int, int]):
+    """The notes of one process."""
+
+    def __missing__(self, index: int) -> int:
+        return 0
+
+    def note_holder(self, process: int, since: int) -> None:
+        self[_PID], self[_SINCE] = process, since
+
+
+class _FileNotes:
     """What the file says: four numbers, 0 where it says nothing.
 
     A file that another program has truncated says nothing, and grows again.
@@ -201,9 +227,16 @@ class _Notes:
         return int.from_bytes(number, sys.byteorder, signed=True)
 
     def __setitem__(self, index: int, number: int) -> None:
-        place = len(_HEAD) + 8 * index
-        with contextlib.suppress(OSError):  # a full disk, if it was truncated
-            os.pwrite(self._descriptor, number.to_bytes(8, sys.byteorder, signed=True), place)
+        self._write(index, _ONE.pack(number))
+
+    def note_holder(self, process: int, since: int) -> None:
+        self._write(_PID, _TWO.pack(process, since))
+
+    def _write(self, index: int, numbers: bytes) -> None:
+        try:  # noqa: SIM105  # suppress() takes longer than the call
+            os.pwrite(self._descriptor, numbers, len(_HEAD) + 8 * index)
+        except OSError:  # a full disk, if it was truncated
+            pass
 
 
 def _is_marked(descriptor: int) -> bool:

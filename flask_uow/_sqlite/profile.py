@@ -120,9 +120,9 @@ def refuse_network(path: str, profile: SqliteProfile) -> None:
         return
     raise ConfigError(
         f"The SQLite file {path!r} is on a network file system ({kind}), where neither WAL mode"
-        " nor the queue of the writers can be trusted: each machine has a memory and locks of its"
-        " own. Put the file on a local disk, use a database server, or, if one machine alone uses"
-        " it, set UOW_SQLITE_JOURNAL_MODE = 'delete' and UOW_SQLITE_QUEUE = False."
+        " nor the write queue can be trusted: each machine has memory and locks of its own. Put the"
+        " file on a local disk, use a database server, or, if one machine alone uses it, set"
+        " UOW_SQLITE_JOURNAL_MODE = 'delete' and UOW_SQLITE_QUEUE = False."
     )
 
 

@@ -144,7 +144,7 @@ _wait: ContextVar[_Wait | None] = ContextVar("flask_uow_wait", default=None)
 def waiting(thread: threading.Thread) -> Iterator[None]:
     """Note that *thread* does nothing until the ``with`` block, in the current thread, is over.
 
-    It goes on then with what was done in the block, its turns included.
+    After that, it includes what was done in the block and its turns.
     """
     wait = _Wait(thread)
     token = _wait.set(wait)
@@ -201,10 +201,10 @@ class _ThreadQueue:
                     self.turns = (turn,)
             if not is_free and (own := self._wait_for_threads(turn, started + timeout)) is not turn:
                 return own
-            if not self._file.acquire(started, timeout):
+            since = self._file.acquire(started, timeout)
+            if not since:
                 raise QueueTimeout(self._file.describe_holder())
-            self._since = time.monotonic()
-            self._thread = threading.current_thread()
+            self._since, self._thread = since / 1e9, turn.thread
         except BaseException:
             # Also an interruption from outside, between any two steps.
             self._end(turn)

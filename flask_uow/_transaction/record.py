@@ -9,10 +9,11 @@ Nothing here knows Flask or sessions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine, RootTransaction, event
+from sqlalchemy.engine import ExecutionContext
 
 from .statements import StatementEffect
 
@@ -28,6 +29,9 @@ class TransactionRecord:
         connection; see :attr:`present_error`.
     :ivar will_write: the unit is expected to write, so its first statement may take locks.
     :ivar read_only: statements that write are refused.
+    :ivar deferred: it has not begun, because no statement has needed it yet (P14).
+    :ivar keeps_snapshot: what it reads first is meant to stay as it is until its end.
+    :ivar plain: the connections of the driver on which plain reads may run while it is deferred.
     :ivar flushed: for each object that the ORM has written, its class name and new, changed or
         deleted.
     :ivar savepoints: by savepoint, the effect and the length of *flushed* before it.
@@ -40,11 +44,30 @@ class TransactionRecord:
     _failed_in: RootTransaction | None = None
     _is_lost = False
     savepoints: WeakKeyDictionary[object, tuple[StatementEffect, int]] | None = None
+    plain: Collection[object] = ()
 
-    def __init__(self, *, will_write: bool = False, read_only: bool = False) -> None:
+    def __init__(
+        self, *, will_write: bool = False, read_only: bool = False, deferred: bool = False
+    ) -> None:
         self.will_write = will_write
         self.read_only = read_only
+        self.deferred = deferred
+        self.keeps_snapshot = not deferred
         self.flushed: list[tuple[str, str]] = []
+
+    def begin(self, *, to_write: bool = False, keeps_snapshot: bool = False) -> None:
+        """Let the transaction begin with the next statement, whatever it is."""
+        self.deferred = False
+        self.will_write = self.will_write or to_write
+        self.keeps_snapshot = self.keeps_snapshot or keeps_snapshot
+
+    def note_plain(self, connection: object) -> None:
+        """Note that statements on *connection*, one of the driver, run without a transaction."""
+        self.plain = (*self.plain, connection)
+
+    def forget_plain(self) -> None:
+        """Note that the connections of the plain reads return to their pools."""
+        self.plain = ()
 
     def note_error(self, error: BaseException, transaction: RootTransaction, *, lost: bool) -> None:
         """Note that *error* was raised in *transaction*.
@@ -100,6 +123,14 @@ def attach(connection: Connection, record: TransactionRecord) -> None:
 def record_of(connection: Connection) -> TransactionRecord | None:
     """Return the record of *connection*; None if it belongs to no unit."""
     return getattr(connection, _RECORD, None)
+
+
+def deferred_record_of(context: ExecutionContext) -> TransactionRecord | None:
+    """Return the record of the statement's transaction, if it belongs to a unit and is deferred."""
+    # The methods of a dialect can be called without a context: the last argument is another one.
+    connection = getattr(context, "root_connection", None)
+    record = None if connection is None else record_of(connection)
+    return record if record is not None and record.deferred else None
 
 
 def before_statements(engine: Engine, listener: Callable[..., None]) -> None:

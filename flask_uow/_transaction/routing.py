@@ -7,6 +7,7 @@ without any, the engine is ``"default"``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterable, Mapping
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event
@@ -14,9 +15,17 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import ClauseElement, FromClause
 
-from ..errors import UnknownEngine
+from ..errors import SetupError, UnknownEngine
 
 DEFAULT = "default"
+
+_not_a_string = (
+    "The '__bind_key__' of the model {0!r} is of type {1!r}, but it must be a plain string, the"
+    " name of an engine. The engine of a model is looked up once, so a key that changes, such as"
+    " the tenant of a request, would keep its first value. Write '__bind_key__ = \"audit\"'."
+    " To choose an engine each time, give a session class with its own 'get_bind()' to"
+    " 'Database(session_options={{\"class_\": ...}})'."
+)
 
 
 def of_mapper(mapper: Mapper[object]) -> str | None:
@@ -84,6 +93,8 @@ def note_bind_keys(mappers: Iterable[Mapper[object]]) -> None:
     """Write the ``__bind_key__`` of mapped classes on their tables.
 
     Core statements and ``create_all()`` see only the table.
+
+    :raises SetupError: a ``__bind_key__`` is not a plain string.
     """
     for mapper in mappers:
         _note_bind_key(mapper, mapper.class_)
@@ -91,7 +102,9 @@ def note_bind_keys(mappers: Iterable[Mapper[object]]) -> None:
 
 @event.listens_for(Mapper, "instrument_class")
 def _note_bind_key(mapper: Mapper[object], class_: type[object]) -> None:
-    key = getattr(class_, "__bind_key__", None)
+    key = inspect.getattr_static(class_, "__bind_key__", None)
+    if key is not None and type(key) is not str:
+        raise SetupError(_not_a_string.format(class_.__name__, type(key).__name__))
     if key and isinstance(mapper.local_table, Table):
         mapper.local_table.info.setdefault("bind_key", key)
 

@@ -20,17 +20,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
+from .pure_functions import HARMLESS, OF_OTHER_DATABASES
+
 _Result = TypeVar("_Result")
 
 # Tokens ---------------------------------------------------------------------------------------
 
-_Token: TypeAlias = tuple[Literal["word", "call", "sign", "next", "other", "doubt", "dashes"], str]
+_Kind: TypeAlias = Literal["word", "call", "sign", "hash", "next", "other", "doubt", "dashes"]
+_Token: TypeAlias = tuple[_Kind, str]
 """The kind of a token and its text in lower case.
 
 A *word* after a dot starts with that dot, so that it equals no keyword. A *call* is a name before
-an opening parenthesis. A *sign* is that of a user variable of MySQL, ``@`` or ``:=``. *next*
-separates two statements. *dashes* mark a comment without a space after ``--``, which MySQL reads as
-two minus signs.
+an opening parenthesis; it ends with a space if something stands between the two, and is only the
+quote of a quoted name. A *sign* is that of a user variable of MySQL, ``@`` or ``:=``. A *hash*
+begins a comment on MySQL, and is an operator elsewhere. *next* separates two statements. *dashes*
+mark a comment without a space after ``--``, which MySQL reads as two minus signs.
 """
 
 # Linear time: each alternative consumes all characters that it examines, and the last ones match
@@ -51,12 +55,32 @@ _TOKEN = re.compile(
 )
 _GAP, _WORD, _OPEN, _HIDING, _TAG, _NEXT, _OTHER = range(1, 8)
 _COMMENT = re.compile(r"---*(?:[^\S\r\n][^\r\n]*)?\r?")  # a comment on every database
-_RUN_BY_MYSQL = re.compile(r"/\*M?!")
+_RUN_BY_MYSQL = re.compile(r"/\*[Mm]?!")
+# Other digits and letters in one: a name that starts with a digit, or '1FOR UPDATE'.
+_NUMBER = re.compile(r"[\d._]+(?:[eE]\d*)?|0[xX][\da-fA-F_]+|0[oObB][\d_]+")
+
+# After these, a name before a parenthesis is that of an alias, a CTE or a type.
+_NAMING = frozenset(["as", "with", "recursive"])
+# Words that can be names of functions, and are none after a word, or a closing parenthesis.
+_SYNTAX = frozenset(
+    [
+        ("group", "by"),
+        ("order", "by"),
+        ("partition", "by"),
+        ("character", "varying"),
+        (")", "over"),
+        (")", "filter"),
+        (")", "against"),
+    ]
+)
 
 
 # One loop: a call for each token would double its time.
 def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
     called = ""  # the name that an opening parenthesis here would call
+    before = ""  # the word or the sign directly before that name
+    end = 0  # of that name
+    closing = ")"
     around = _Surroundings()
     for match in _TOKEN.finditer(statement):
         group = match.lastindex or _GAP
@@ -64,13 +88,14 @@ def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
             return
         gap, text = match[_GAP], match[group]
         if gap and not gap.isspace():
-            called = ""
+            called = closing if gap.rstrip()[-1] == ")" else ""
             if "@" in gap or ":=" in gap:
                 yield "sign", gap.strip()
         if around.in_hash:
             around.in_hash = "\n" not in gap
         if group == _WORD:
-            called = text.lower() if called != "." else f".{text}".lower()
+            before, called = called, (text if called != "." else f".{text}").lower()
+            end = match.end()
             yield "word", called
             continue
         if group == _HIDING:
@@ -80,11 +105,21 @@ def _tokens(statement: str) -> Iterator[_Token]:  # noqa: C901
                 continue
         elif group == _OTHER:
             around.note(text)
-        elif called not in {"", "."} and group == _OPEN:
-            yield "call", called
+            if text[0].isdecimal() and not _NUMBER.fullmatch(text):
+                yield "doubt", ""
+        elif group == _OPEN:
+            if (before, called) == ("distinct", "on"):
+                closing = ""  # a call may follow its closing parenthesis
+            if called not in {"", ".", ")"} and not _is_syntax(before, called):
+                yield "call", called if match.start() == end and not gap else f"{called} "
         if group != _OPEN:
-            yield "next" if group == _NEXT else "other", ""
-        called = text[0] if text[0] in '."`]' else ""
+            yield "next" if group == _NEXT else "hash" if text[0] == "#" else "other", ""
+        before, called = called, text[0] if text[0] in '."`]' else ""
+
+
+def _is_syntax(before: str, called: str) -> bool:
+    """Tell whether a name before a parenthesis is no call because of what stands before it."""
+    return (before, called) in _SYNTAX or (before in _NAMING and called[0] != ".")
 
 
 class _Surroundings:
@@ -154,21 +189,6 @@ class StatementEffect(enum.IntEnum):
     """It changes the session of its connection; see :func:`session_changes_of`."""
 
 
-# Words before a parenthesis that are not calls, and functions that change nothing.
-_HARMLESS = frozenset(
-    """
-    all and any array as between by case cast distinct else end except exists filter from group
-    having in intersect interval is join lateral like limit not null offset on or order over
-    partition rows select set some then union using values when where with within
-    bigint char character decimal float integer numeric smallint text time timestamp varchar
-    abs avg ceil ceiling char_length coalesce concat concat_ws count cume_dist current_date
-    current_time current_timestamp date date_part date_trunc datetime dense_rank extract
-    first_value floor greatest group_concat if ifnull iif instr json_extract json_group_array
-    julianday lag last_value lead least length lower ltrim max min mod now nth_value ntile
-    nullif percent_rank position power printf rank replace round row_number rtrim sign strftime
-    string_agg substr substring sum to_char total trim typeof unixepoch upper
-    """.split()
-)
 _READS = frozenset(["select", "with", "values", "show", "savepoint", "release"])
 _WRITES = frozenset(
     """
@@ -176,6 +196,21 @@ _WRITES = frozenset(
     """.split()
 )
 _CHANGES = frozenset(["insert", "update", "delete", "merge"])
+# FOR [NO KEY] UPDATE, FOR [KEY] SHARE, LOCK IN SHARE MODE, NEXT VALUE FOR: two words of each.
+_LOCKING_OR_COUNTING = frozenset(
+    [
+        ("for", "update"),
+        ("key", "update"),
+        ("for", "share"),
+        ("key", "share"),
+        ("in", "share"),
+        ("next", "value"),
+    ]
+)
+_STORING = frozenset(["into", ".nextval"])
+
+EXPLAIN = "EXPLAIN (FORMAT JSON) "
+"""Before a statement: PostgreSQL returns its plan, and does not run it."""
 
 _LONGEST = 262_144  # characters; a longer statement is judged by its first word, to save time
 _CACHE_SIZE = 2048  # statements
@@ -206,55 +241,117 @@ def _remember(judge: Callable[[str], _Result]) -> Callable[[str], _Result]:
     return _Results(judge).__getitem__
 
 
-@_remember
-def effect_of(statement: str) -> StatementEffect:
-    """Return the effect of a SQL statement on stored data or on its connection's session."""
-    if _session_changes_of(statement):
-        return StatementEffect.SESSION
-    return _stored_effect_of(statement)
+class Reader:
+    """What the statements mean to a database of one dialect.
 
+    They are asked about each statement that is sent, so they are methods of dictionaries: a
+    statement that was seen before costs one look-up.
 
-@_remember
-def stored_effect_of(statement: str) -> StatementEffect:
-    """Return the effect of a SQL statement on stored data, even if it changes its session.
-
-    For other statements, :func:`effect_of` returns the same.
+    By its words, a statement can be a read and write all the same. On PostgreSQL: a query of a
+    view, an operator, a cast or a row (``SELECT users.total FROM users``) that calls a function
+    of the app that writes, or such a function with the name of one of the database's own.
     """
-    return _stored_effect_of(statement)
 
+    def __init__(self, dialect: str) -> None:
+        """
+        :param dialect: a key of :data:`~.pure_functions.HARMLESS`, or another one.
+        """
+        self._harmless = HARMLESS.get(dialect, OF_OTHER_DATABASES)
+        self._is_mysql = dialect == "mysql"
+        self._plain_words = _PLAIN.get(dialect, frozenset())
 
-def _stored_effect_of(statement: str) -> StatementEffect:
-    """Judge a statement by its tokens.
+        self.effect_of: Callable[[str], StatementEffect] = _remember(self._effect_of)
+        """Return the effect of a SQL statement on stored data or on its connection's session."""
 
-    A doubtful statement is ``UNKNOWN``, and an unknown effect is rolled back like a write. If it
-    has only read, that costs one more ROLLBACK after a failure. Treating ``SELECT create_order(1)``
-    as a read would leave a row that must not be stored. A query of more than 256 KB is ``UNKNOWN``,
-    too.
-    """
-    tokens = _tokens(statement)
-    skipped = {"dashes", "sign"}
-    kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
-    if kind != "word" or first not in _READS:
-        return StatementEffect.WRITE if first in _WRITES else StatementEffect.UNKNOWN
-    if len(statement) > _LONGEST:
-        return StatementEffect.UNKNOWN
-    effect, previous, is_second = StatementEffect.READ, first, False
-    for kind, text in tokens:
-        if kind in {"doubt", "dashes"}:
+        self.stored_effect_of: Callable[[str], StatementEffect] = _remember(self._stored_effect_of)
+        """Return the effect of a SQL statement on stored data, even if it changes its session.
+
+        For other statements, ``effect_of`` returns the same.
+        """
+
+        self.is_plain_read: Callable[[str], bool] = _remember(
+            _is_plain_read_of_sqlite if dialect == "sqlite" else self._is_plain_read
+        )
+        """Tell whether a statement is one query that needs no transaction: False in any doubt.
+
+        It reads, locks nothing and leaves nothing in its session. For a database whose clauses
+        and functions are not known here, no statement is one.
+        """
+
+    def _effect_of(self, statement: str) -> StatementEffect:
+        if _session_changes_of(statement):
+            return StatementEffect.SESSION
+        return self._stored_effect_of(statement)
+
+    def _stored_effect_of(self, statement: str) -> StatementEffect:
+        """Judge a statement by its tokens.
+
+        A doubtful statement is ``UNKNOWN``, and an unknown effect is rolled back like a write. If
+        it has only read, that costs one more ROLLBACK after a failure. Treating ``SELECT
+        create_order(1)`` as a read would leave a row that must not be stored. A query of more than
+        256 KB is ``UNKNOWN``, too.
+        """
+        tokens = _tokens(statement.removeprefix(EXPLAIN))
+        skipped = {"dashes", "sign"}
+        kind, first = next((token for token in tokens if token[0] not in skipped), ("other", ""))
+        if kind != "word" or first not in _READS:
+            return StatementEffect.WRITE if first in _WRITES else StatementEffect.UNKNOWN
+        if len(statement) > _LONGEST:
             return StatementEffect.UNKNOWN
-        locks = text == "update" and previous in {"for", "key"}  # FOR NO KEY UPDATE
-        if kind == "word" and first == "with" and text in _CHANGES and not locks:
-            return StatementEffect.WRITE
-        # Some drivers send several statements at once.
-        is_unknown = is_second or locks or (kind == "call" and text not in _HARMLESS)
-        if kind == "next":
-            is_second = True
-        elif is_unknown or (kind == "word" and text == "into"):
-            if first != "with":
+        doubts = {"doubt", "dashes", "hash"} if self._is_mysql else {"doubt", "dashes"}
+        effect, previous, is_second = StatementEffect.READ, first, False
+        for kind, text in tokens:
+            if kind in doubts:
                 return StatementEffect.UNKNOWN
-            effect = StatementEffect.UNKNOWN  # a later word may show that it is a write
-        previous = text
-    return effect
+            locks = (previous, text) in _LOCKING_OR_COUNTING
+            if kind == "word" and first == "with" and text in _CHANGES and not locks:
+                return StatementEffect.WRITE
+            # Some drivers send several statements at once.
+            is_unknown = is_second or locks or (kind == "call" and text not in self._harmless)
+            if kind == "next":
+                is_second = True
+            elif is_unknown or (kind == "word" and text in _STORING):
+                if first != "with":
+                    return StatementEffect.UNKNOWN
+                effect = StatementEffect.UNKNOWN  # a later word may show that it is a write
+            previous = text
+        return effect
+
+    def _is_plain_read(self, statement: str) -> bool:
+        return (
+            self.effect_of(statement) is StatementEffect.READ
+            and next(_first_words(statement.removeprefix(EXPLAIN)), "") in self._plain_words
+            and not (self._is_mysql and _has_variables(statement))
+        )
+
+
+_QUERIES = frozenset(["select", "with", "values"])
+_PLAIN = {"postgresql": _QUERIES | {"show"}, "mysql": _QUERIES}
+"""The first words of the queries that may need no transaction, by dialect."""
+
+
+def _has_variables(statement: str) -> bool:
+    """Tell whether a statement of MySQL names a variable, of the session or the server."""
+    return any(kind == "sign" and "@" in text for kind, text in _tokens(statement))
+
+
+def _is_plain_read_of_sqlite(statement: str) -> bool:
+    """SQLite's functions cannot write, also those that the app has added."""
+    return (
+        len(statement) <= _LONGEST
+        and next(_first_words(statement), "") in _QUERIES
+        and sqlite_kind_of(statement) is SqliteKind.READ
+        and sum(map(bool, _split(statement))) == 1
+    )
+
+
+_READERS = {name: Reader(name) for name in (*HARMLESS, "")}
+_READERS["mariadb"] = _READERS["mysql"]
+
+
+def reader_of(dialect: str) -> Reader:
+    """Return the reader for the dialect of this name; engines of one dialect share it."""
+    return _READERS.get(dialect) or _READERS[""]
 
 
 # Sessions -------------------------------------------------------------------------------------
@@ -351,7 +448,7 @@ def _changes_in(tokens: list[_Token]) -> Iterator[SessionChange]:
         yield from _changes_by_first_word(words)
         if words[0] == "pragma" and _sets_pragma(tokens[1:]):
             yield SessionChange.PRAGMA
-    calls = {text.lstrip(".") for kind, text in tokens if kind == "call"}
+    calls = {text.strip(". ") for kind, text in tokens if kind == "call"}
     yield from (_LOCKS[name] for name in calls & _LOCKS.keys())
     if "set_config" in calls and not ("true" in words and "false" not in words):
         yield SessionChange.CONFIG if "false" in words else SessionChange.CONFIG_BOUND
@@ -408,6 +505,25 @@ def transaction_end(statement: str) -> TransactionEnd | None:
     if first in {"commit", "end"}:
         return TransactionEnd.COMMIT
     return TransactionEnd.ROLLBACK if first == "rollback" and "to" not in words else None
+
+
+_ENDS_OR_MARKS = frozenset(["commit", "end", "rollback", "savepoint", "release", "save"])
+_AFTER_BEGIN = frozenset(
+    "transaction work immediate deferred exclusive isolation level read committed uncommitted"
+    " repeatable serializable only write with consistent snapshot".split()
+)
+
+
+def is_transaction_control(statement: str) -> bool:
+    """Tell whether *statement* only begins or ends a transaction or a savepoint.
+
+    A block of PL/SQL begins with ``BEGIN`` as well, and is none.
+    """
+    words = _first_words(statement)
+    first = next(words, "")
+    return first in _ENDS_OR_MARKS or (
+        first in {"begin", "start"} and _AFTER_BEGIN.issuperset(words)
+    )
 
 
 def is_rollback(statement: str) -> bool:

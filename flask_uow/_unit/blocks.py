@@ -21,12 +21,12 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from .._config import reading
-from .._config.options import UnitOptions, retries_option
+from .._config.options import IsolationLevel, UnitOptions, level_option, retries_option
+from .._config.settings import CommitModes
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, ConfigError, Rollback, RollbackOnly, shown
 from . import retries as _retry
 from .pending import pending
-from .session import UnitSession
 from .state import Block
 from .unit import Terms, UnitOfWork, has_begun_by_hand
 
@@ -48,8 +48,8 @@ class UnitSource(Protocol):
         """Whether *error* is a response and not a failure, so that the block keeps its work."""
         ...
 
-    def new_session(self) -> UnitSession:
-        """A session that belongs to no unit."""
+    def new_unit(self) -> UnitOfWork:
+        """A unit that belongs to no context: its block commits it."""
         ...
 
     def engines_for(self, options: UnitOptions) -> tuple[Mapping[str, Engine], dict[Any, Engine]]:
@@ -124,7 +124,7 @@ class Atomic(AtomicBlock):
         units: UnitSource,
         *,
         durable: bool = False,
-        isolation_level: str | None = None,
+        isolation_level: IsolationLevel | None = None,
         read_only: bool = False,
         retries: int = 0,
     ) -> None:
@@ -135,7 +135,8 @@ class Atomic(AtomicBlock):
             "read_only": read_only,
             "retries": bool(retries),
         }
-        options = UnitOptions(isolation_level=isolation_level, read_only=read_only)
+        level = level_option(isolation_level, "'isolation_level' of 'db.atomic(...)'")
+        options = UnitOptions(isolation_level=level, read_only=read_only)
         super().__init__(units, options, [name for name, is_wanted in wanted.items() if is_wanted])
 
     def __enter__(self) -> Session:
@@ -199,6 +200,7 @@ class Atomic(AtomicBlock):
         if attempt > self._retries:
             _retry.note(error, attempt)
             return False
+        self._units.unit().note_retry(error, attempt + 1)
         return True
 
     def _commits(self) -> int:
@@ -318,9 +320,8 @@ class Independent:
                 "This 'db.independent()' block is open already. Write 'with db.independent() as"
                 " session:' again instead of keeping the object."
             )
-        session = self._units.new_session()
-        self._unit = UnitOfWork(session, "explicit", will_write=True)
-        return session
+        self._unit = self._units.new_unit()
+        return self._unit.session
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
@@ -340,7 +341,7 @@ class ExplicitCommit:
     def __init__(self, units: UnitSource, mode: str) -> None:
         self._units = units
         self._mode = reading.explicit_commit(mode, "The mode of 'db.explicit_commit(...)'")
-        self._before: list[tuple[UnitOfWork, str]] = []
+        self._before: list[tuple[UnitOfWork, str | CommitModes]] = []
 
     def __enter__(self) -> None:
         unit = self._units.unit()

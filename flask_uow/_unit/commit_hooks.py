@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import event
 from sqlalchemy.orm import InstanceState, Session, SessionTransaction
@@ -28,9 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 class Hook(NamedTuple):
-    """A function that waits.
+    """A function that waits for the outcome of a transaction.
 
     :ivar on_commit: for the commit; else for the rollback.
+    :ivar function: what ``db.on_commit()`` or ``db.on_rollback()`` was given.
+    :ivar args: its positional arguments.
+    :ivar kwargs: its keyword arguments.
     """
 
     on_commit: bool
@@ -38,23 +41,65 @@ class Hook(NamedTuple):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def run(self) -> None:
+        """Call the function with its arguments."""
+        self.function(*self.args, **self.kwargs)
 
-class CommitHooks:
+
+RunHook: TypeAlias = Callable[[Hook], None]
+"""Runs a hook: :meth:`Hook.run`, or what stands in for it for a while."""
+
+
+class OutcomeListener:
+    """Learns how each transaction of a session ends, and each savepoint."""
+
+    def __init__(self, session: Session) -> None:
+        self._committing: SessionTransaction | None = None
+        event.listen(session, "after_commit", self._note_commit)
+        event.listen(session, "after_transaction_end", self._note_end)
+
+    def note_outcome(
+        self, session: Session, transaction: SessionTransaction, *, committed: bool
+    ) -> None:
+        """Act on the end of *transaction*, which may be a savepoint. The session can be used."""
+        raise NotImplementedError
+
+    def _note_commit(self, session: Session) -> None:
+        # SQLAlchemy sends the same event for a RELEASE as for a COMMIT.
+        self._committing = session.get_nested_transaction() or session.get_transaction()
+
+    def _note_end(self, session: Session, transaction: SessionTransaction) -> None:
+        # In the other events the session cannot be used, and a hook may want to.
+        committed = self._committing is transaction
+        if committed:
+            self._committing = None
+        self.note_outcome(session, transaction, committed=committed)
+
+
+class CommitHooks(OutcomeListener):
     """The hooks of one unit.
 
+    :param run: called with each hook whose time has come.
     :param before_settling: called when a transaction of *session* has ended, before its hooks run.
+    :param on_error: called with each hook that has raised an exception.
     """
 
-    def __init__(self, session: Session, before_settling: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        run: RunHook,
+        before_settling: Callable[[], None],
+        on_error: Callable[[Hook, Exception], None],
+    ) -> None:
+        super().__init__(session)
+        self._run_hook = run
         self._before_settling = before_settling
+        self._on_error = on_error
         self._kept_count = 0  # the number of hooks that survive a rollback
         self._waiting: list[Hook] = []
         # The number of hooks at each savepoint; one without an entry was set before the first.
         self._counts: dict[SessionTransaction, int] = {}
-        self._committing: SessionTransaction | None = None
         event.listen(session, "after_transaction_create", self._note_savepoint)
-        event.listen(session, "after_commit", self._note_commit)
-        event.listen(session, "after_transaction_end", self._note_end)
 
     def __len__(self) -> int:
         """The number of waiting hooks."""
@@ -65,7 +110,7 @@ class CommitHooks:
 
     def settle(self, *, committed: bool) -> None:
         """Run the hooks for this outcome and drop the other ones."""
-        run(self._take(0 if committed else self._kept_count, committed=committed))
+        self._run(self._take(0 if committed else self._kept_count, committed=committed))
 
     @contextmanager
     def keeping(self, number: int) -> Iterator[None]:
@@ -86,38 +131,36 @@ class CommitHooks:
         if transaction.nested:
             self._counts[transaction] = len(self._waiting)
 
-    def _note_commit(self, session: Session) -> None:
-        # SQLAlchemy sends the same event for a RELEASE as for a COMMIT.
-        self._committing = session.get_nested_transaction() or session.get_transaction()
-
-    def _note_end(self, _session: Session, transaction: SessionTransaction) -> None:
-        # In the other events the session cannot be used, and a hook may want to.
-        kept = self._committing is transaction
-        if kept:
-            self._committing = None
+    def note_outcome(
+        self, session: Session, transaction: SessionTransaction, *, committed: bool
+    ) -> None:
         if transaction.parent is None:
             self._before_settling()
-            self.settle(committed=kept)
+            self.settle(committed=committed)
         elif transaction.nested:
             count = self._counts.pop(transaction, self._kept_count)
-            if not kept:
-                run(self._take(count, committed=False))
+            if not committed:
+                self._run(self._take(count, committed=False))
+
+    def _run(self, hooks: list[Hook]) -> None:
+        """Run *hooks* in their order. One that fails is reported, and the rest run."""
+        for number, hook in enumerate(hooks, 1):
+            try:
+                self._run_hook(hook)
+            except Exception as error:  # noqa: PERF203  # each by itself
+                self._on_error(hook, error)
+            except BaseException:  # the process may be about to end; what is stored stays stored
+                self._run(hooks[number:])
+                raise
 
 
-def run(hooks: list[Hook]) -> None:
-    """Run *hooks* in their order. One that fails is logged, and the rest run."""
-    for number, hook in enumerate(hooks, 1):
-        try:
-            hook.function(*hook.args, **hook.kwargs)
-        except Exception:  # noqa: PERF203  # each by itself
-            logger.exception(
-                "%s failed. It was added by db.%s; the transaction is over, and stays as it is.",
-                _name(hook.function),
-                _adder(hook.on_commit),
-            )
-        except BaseException:  # the process may be about to end; what is stored stays stored
-            run(hooks[number:])
-            raise
+def log_failure(hook: Hook) -> None:
+    """Log that *hook* has raised the exception that is being handled."""
+    logger.exception(
+        "%s failed. It was added by db.%s; the transaction is over, and stays as it is.",
+        _name(hook.function),
+        _adder(hook.on_commit),
+    )
 
 
 def checked(

@@ -6,11 +6,14 @@ Nothing here knows Flask.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, Protocol, TypeVar, cast
 
+from sqlalchemy import Connection, Engine
+
 from .._engine import fork
+from .._engine.idle import waiters
 from ..errors import ConcurrentUse, ForkedUnit
 
 
@@ -20,12 +23,24 @@ class Exclusive(Protocol):
     :ivar lock: locked while a thread is inside.
     :ivar owner_thread: the thread that is inside.
     :ivar generation: the fork generation of its process; see ``_engine.fork``.
+    :ivar connections: those of its transaction.
     """
 
+    connections: Mapping[Engine, Connection]
     lock: threading.Lock
     owner_thread: int | None
     generation: int
 
+    def give_way(self) -> bool:
+        """Return connections that it keeps without need: a thread waits for one."""
+        ...
+
+    def return_overdue(self) -> None:
+        """Return such connections if they may be lost."""
+        ...
+
+
+_MOMENT = 1.0  # seconds
 
 M = TypeVar("M", bound=Callable[..., Any])
 
@@ -46,14 +61,21 @@ def exclusive(method: M, *, patience: float = 0) -> M:
             raise ForkedUnit(_FORKED)
         if self.owner_thread == me:  # inside already: a flush inside a commit
             return method(self, *args, **kwargs)
-        if not self.lock.acquire(False) and not (patience and self.lock.acquire(timeout=patience)):
-            raise concurrent_use()
+        if not self.lock.acquire(False):
+            # The lock has no owner while another thread is in give_way(), which takes a moment.
+            seconds = patience or (0 if self.owner_thread else _MOMENT)
+            if not (seconds and self.lock.acquire(timeout=seconds)):
+                raise concurrent_use()
         self.owner_thread = me
         try:
+            if self.connections:
+                self.return_overdue()
             return method(self, *args, **kwargs)
         finally:
             self.owner_thread = None
             self.lock.release()
+            if waiters:
+                self.give_way()
 
     return cast(M, inside)
 
@@ -73,3 +95,7 @@ def concurrent_use() -> ConcurrentUse:
         " context of its own ('with app.app_context():' in it, or 'copy_current_request_context'),"
         " or wait for the first to finish."
     )
+
+
+# SQLAlchemy's warnings skip the frames of modules with such a name, and show the line of the app.
+__name__ = "sqlalchemy.flask_uow"

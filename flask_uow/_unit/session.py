@@ -9,19 +9,24 @@ Nothing here knows Flask.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, RootTransaction, event, inspect
-from sqlalchemy.orm import Mapper, Session, SessionTransaction
+from sqlalchemy.orm import Mapper, Session, SessionTransaction, SessionTransactionOrigin
 from sqlalchemy.orm.exc import FlushError
 from sqlalchemy.orm.unitofwork import UOWTransaction
 
+from .._config.settings import CommitModes
 from .._engine import fork, lost_transactions
-from .._engine.checkouts import caller_location
+from .._engine.checkouts import caller_location, calling_module, forget_checkout
+from .._engine.idle import note_keeper
+from .._engine.plain_reads import is_deferring
 from .._transaction import routing, sqlalchemy_private
 from .._transaction.record import TransactionRecord, attach
 from ..errors import (
@@ -37,7 +42,10 @@ from .exclusive import concurrent_use, exclusive
 from .pending import refuse_flush
 from .state import ENDED, EndedUnit, UnitState
 
+logger = logging.getLogger(__name__)
+
 S = TypeVar("S", bound=Session)
+_LONG = 1.0  # seconds
 _IN_BLOCK = (
     "{0}() is refused inside 'db.atomic()', which is all or nothing and ends by itself. {1} What is"
     " to be stored whatever happens belongs in 'with db.independent() as session:'."
@@ -46,8 +54,8 @@ _LET_IT_END = "Let the block end."
 _OF_OTHERS = " Put third-party code that commits into 'with db.explicit_commit(\"flush\"):'."
 _FORBIDDEN = (
     "{}() is refused at {}: explicit commits are forbidden here, by UOW_EXPLICIT_COMMIT or"
-    " 'db.explicit_commit(...)'. Leave the call out, or set 'flush' or 'allow', for one blueprint"
-    " if need be."
+    " 'db.explicit_commit(...)'. Leave the call out, or set 'flush' or 'allow', if"
+    " necessary only for one package or blueprint."
 )
 _NOT_OF_THE_APP = (
     "{} {} that is not one of 'db.engines', but this unit of work has an isolation level or"
@@ -61,6 +69,11 @@ _NOT_OF_THE_APP = (
 _patiently = partial(exclusive, patience=5.0)
 
 _ENDED_UNIT = EndedUnit()
+
+
+def _of_caller(mode: str | CommitModes) -> str:
+    """Return what an explicit commit does, which may depend on the code that calls it."""
+    return mode.of(calling_module(2)) if isinstance(mode, CommitModes) else mode
 
 
 class UnitSession(Session):
@@ -80,6 +93,8 @@ class UnitSession(Session):
     :ivar generation: the fork generation of its process; see ``_engine.fork``.
     :ivar may_commit_directly: connections may be committed directly; see
         :meth:`_can_commit_directly`.
+    :ivar last_use: when the connections were last used, as ``time.monotonic()``.
+    :ivar may_defer: its connections are its own, so that it may return them before its end.
     :ivar is_always_closed: ``close()`` is the app's own, and is called even if nothing is left.
     """
 
@@ -91,6 +106,8 @@ class UnitSession(Session):
     record = TransactionRecord()
     owner_thread: int | None = None
     may_commit_directly = True
+    may_defer = True
+    last_use = 0.0
     is_always_closed = False
 
     def __init__(
@@ -118,6 +135,80 @@ class UnitSession(Session):
         """Refuse pending changes, or no longer."""
         (event.listen if refuse else event.remove)(self, "before_flush", refuse_flush)
 
+    # Connections without a transaction ----------------------------------------------------------
+
+    # What a pool asks: the protocol ``Keeper``.
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it keeps connections, and its transaction has not begun yet (P14)."""
+        is_used = self.owner_thread is not None
+        return self.record.deferred and bool(self.connections) and not is_used
+
+    def give_way(self) -> bool:
+        """Return connections that are not needed, and tell whether there were any.
+
+        Any thread may call this. The rows of earlier results are in memory.
+        """
+        if not (self.is_idle and self.lock.acquire(False)):
+            return False
+        try:
+            return self._return_connections()
+        finally:
+            self.lock.release()
+
+    @exclusive  # which returns a connection that was idle for long, and may be dead, first
+    def begin_deferred(self, *, to_write: bool) -> bool:
+        """Let the transaction begin with the next statement; tell whether one had before.
+
+        :param to_write: it is expected to write.
+        """
+        if not self.in_transaction():
+            return False  # the next transaction is one of a block: nothing defers it
+        had_begun = bool(self.connections) and not self.record.deferred
+        self.record.begin(to_write=to_write)
+        return had_begun
+
+    def return_overdue(self) -> None:
+        """Return connections that may be lost: the pool checks those that it lends.
+
+        They were idle for long, or a statement has failed on them.
+        """
+        record = self.record
+        if record.deferred:
+            now = monotonic()
+            if record.error or now > self.last_use + _LONG:
+                self._return_connections()
+            self.last_use = now
+
+    def _has_begun(self) -> bool:
+        """Tell whether the transaction has begun, perhaps by a cursor of the driver in a listener.
+
+        No event tells of that.
+        """
+        record = self.record
+        if record.deferred and any(map(lost_transactions.is_open, self.connections.values())):
+            record.mark_unknown()
+            record.begin()
+        return not record.deferred
+
+    def _return_connections(self) -> bool:
+        if not (self.record.deferred and self.connections and self.in_transaction()):
+            return False
+        if self.is_inherited or self._has_begun():
+            return False
+        connections, self.connections, self.begun = self.connections, {}, ()
+        self.record.forget_plain()
+        sqlalchemy_private.forget_connections(self)
+        for connection in connections.values():
+            try:
+                if not connection.invalidated:  # else it has no info
+                    forget_checkout(connection.info)
+                connection.close()
+            except Exception:  # noqa: PERF203  # each by itself
+                logger.exception("A connection could not be returned to its pool.")
+        return True
+
     @property
     def is_inherited(self) -> bool:
         """Whether the session was created by a parent process."""
@@ -131,7 +222,7 @@ class UnitSession(Session):
             raise concurrent_use()
 
     def get_bind(
-        self, mapper: Any = None, *, clause: Any = None, bind: Any = None, **kwargs: Any
+        self, mapper: Any = None, clause: Any = None, bind: Any = None, **kwargs: Any
     ) -> Engine | Connection:
         """Find the engine by the bind key of the model or table.
 
@@ -166,7 +257,7 @@ class UnitSession(Session):
 
     def _given(self, bind: Engine | Connection) -> Engine | Connection:
         if isinstance(bind, Connection):  # maybe in a transaction that is not ours to commit
-            self.may_commit_directly = False
+            self.may_commit_directly = self.may_defer = False
             return bind
         return self.with_options(bind, "'bind' names")
 
@@ -197,8 +288,11 @@ class UnitSession(Session):
         given = dict(bind_arguments or {})
         if given.get("bind") is not None:
             given["bind"] = self._given(given["bind"])
+        if execution_options:  # such as an isolation level: of the transaction that begins here
+            self._return_connections()
         connection = super().connection(given, execution_options)
         self.record.mark_unknown()
+        self.record.begin()
         return connection
 
     def commit(self) -> None:
@@ -208,12 +302,12 @@ class UnitSession(Session):
         :raises CommitRefused: a block is open, or ``UOW_EXPLICIT_COMMIT`` forbids it.
         :raises PartialCommit: one engine failed to commit after another one had committed.
         """
-        unit = self.unit
-        if unit.explicit_commit == "flush":
+        mode = self.unit.explicit_commit
+        if mode != "allow" and (mode := _of_caller(mode)) == "flush":
             self.flush()
             return
         self.refuse_in_block("commit", _LET_IT_END + _OF_OTHERS)
-        if unit.explicit_commit == "forbid":
+        if mode == "forbid":
             raise CommitRefused(_FORBIDDEN.format("commit", caller_location(2)))
         self.settle_idle(committed=True)
         self.commit_unchecked()
@@ -223,11 +317,11 @@ class UnitSession(Session):
 
         :raises CommitRefused: as :meth:`commit`.
         """
-        unit = self.unit
-        if nested or unit.explicit_commit == "flush":
+        mode = self.unit.explicit_commit
+        if nested or (mode != "allow" and (mode := _of_caller(mode)) == "flush"):
             return super().begin(nested=True)
         self.refuse_in_block("begin", "It has begun already." + _OF_OTHERS)
-        if unit.explicit_commit == "forbid":
+        if mode == "forbid":
             raise CommitRefused(_FORBIDDEN.format("begin", caller_location(2)))
         return super().begin()
 
@@ -294,6 +388,7 @@ class UnitSession(Session):
     def end(self) -> None:
         """Close for good: the unit of work is over, and any further use is refused."""
         try:
+            self._return_connections()
             # A session that has nothing left is not closed: that costs as much as a small query.
             if self.in_transaction() or self.identity_map or self.is_always_closed:
                 super().close()
@@ -350,8 +445,9 @@ class UnitSession(Session):
         """
         if self._can_commit_directly() and not sqlalchemy_private.is_commit_heard(self):
             self._flush_all()
-            # Again: the flush may be what asks for the engine, or for a savepoint.
-            if self._can_commit_directly() and not self.in_nested_transaction():
+            # Again: the flush may be what asks for the engine or a savepoint, or adds a hook.
+            is_special = self.in_nested_transaction() or sqlalchemy_private.is_commit_heard(self)
+            if self._can_commit_directly() and not is_special:
                 self._commit_connections()
                 self._close_transaction()
                 return
@@ -407,6 +503,8 @@ class UnitSession(Session):
             )
 
     def _commit_connections(self) -> None:
+        if not self._has_begun():
+            return
         for transaction in self.begun:
             # It would silently commit nothing, or only what came after a rollback.
             if not (transaction and transaction.is_active):
@@ -454,6 +552,7 @@ class UnitSession(Session):
         return declared + strangers
 
     def _close_transaction(self) -> None:
+        self._return_connections()
         self.get_transaction().close()  # type: ignore[union-attr]  # there is one
 
     # Events -----------------------------------------------------------------------------------
@@ -472,7 +571,13 @@ class UnitSession(Session):
                 " its request or its block? Use 'db.session' again each time, inside a context of"
                 " its own."
             )
-        self.record = TransactionRecord(will_write=unit.will_write, read_only=unit.read_only)
+        is_asked_for = transaction.origin is SessionTransactionOrigin.BEGIN or bool(unit.blocks)
+        is_special = unit.read_only or self.has_options or self.twophase
+        self.record = TransactionRecord(
+            will_write=unit.will_write or (is_asked_for and not unit.read_only),
+            read_only=unit.read_only,
+            deferred=unit.defers and not (is_asked_for or is_special),
+        )
         self.connections = {}
         self.begun = ()
 
@@ -481,11 +586,20 @@ class UnitSession(Session):
             self.connections = {**self.connections, connection.engine: connection}
             self.begun = [*self.begun, connection.get_transaction()]
             attach(connection, self.record)
+            if self.record.deferred:
+                self._defer(connection)
             if self.unit.commits is not None:
                 lost_transactions.count_commits_on(connection, self.unit.commits)
             # An engine that the app has made itself.
             if lost_transactions.WATCHED not in vars(connection.dialect):
                 lost_transactions.watch_transactions(connection.engine)
+
+    def _defer(self, connection: Connection) -> None:
+        if self.may_defer and is_deferring(connection.dialect):
+            note_keeper(connection, self)
+            self.last_use = monotonic()
+        else:
+            self.record.begin(keeps_snapshot=True)
 
     def _note_flush(self, context: UOWTransaction) -> None:
         # Cheaper than 'session.new', 'dirty' and 'deleted', which build a set each.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy.orm import SessionTransaction
 
+    from .._config.settings import CommitModes
     from .commit_hooks import CommitHooks
 
 
@@ -64,9 +65,10 @@ class UnitState:
     :ivar rollback_only: ``commit()`` is refused.
     :ivar blocks: the open blocks (``db.atomic()``), the outermost first; their ends decide.
     :ivar explicit_commit: what ``commit()`` of the session does: it commits (``"allow"``), only
-        flushes (``"flush"``), or is refused (``"forbid"``).
+        flushes (``"flush"``), or is refused (``"forbid"``); it may depend on the calling code.
     :ivar will_write: its transactions are expected to write.
     :ivar read_only: writes are refused.
+    :ivar defers: its transactions begin when a statement needs one (P14).
     :ivar hooks: the hooks that wait for the outcome; None until the first is added.
     :ivar commits: grows with each COMMIT; None until :meth:`UnitOfWork.count_commits` is called.
     """
@@ -75,9 +77,10 @@ class UnitState:
     failed = False
     rollback_only = False
     blocks: Sequence[Block] = ()
-    explicit_commit = "allow"
+    explicit_commit: str | CommitModes = "allow"
     will_write = False
     read_only = False
+    defers = False
     hooks: CommitHooks | None = None
     commits: list[bool] | None = None
 

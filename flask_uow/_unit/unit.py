@@ -42,12 +42,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
 from .._config.options import CommitRule
+from .._config.settings import CommitModes
 from .._engine import lost_transactions
 from .._engine.checkouts import source_location
 from .._transaction import sqlalchemy_private
 from .._transaction.statements import StatementEffect
 from ..errors import BlockRefused, DiscardedWork, Rollback, escaped
-from .commit_hooks import CommitHooks, Hook
+from .commit_hooks import CommitHooks, Hook, RunHook, log_failure
 from .pending import pending
 from .session import UnitSession
 from .state import ENDED, RESPONDED, STREAMING, Block, UnitState
@@ -73,14 +74,15 @@ class Terms(NamedTuple):
 class UnitOfWork(UnitState):
     """One session and the state of its work.
 
-    :ivar session: the session; it opens a transaction, and asks the pool for a connection, with
-        its first statement.
+    :ivar session: the session; it asks the pool for a connection with its first statement, and
+        begins a transaction with the first one that needs it.
     :ivar rule: when a request commits automatically; set when the unit opens.
     :ivar home: the context in which the unit was opened; opaque here.
     :ivar place: the code and the line of the app that opened it.
     :ivar thread: the thread that opened it.
     """
 
+    defers = True
     _terms_before: Terms | None = None
 
     def __init__(
@@ -165,13 +167,14 @@ class UnitOfWork(UnitState):
         session = self.session
         if session.owner_thread is not None or session.is_inherited:  # inside a flush of its own
             return
-        if end_reads and session.in_transaction() and not self._is_engaged:
+        has_begun = session.in_transaction() and not session.record.deferred
+        if end_reads and has_begun and not self._is_engaged:
             self.rollback()
             return
         try:
             session.expire_unchanged()
         except Exception:  # of a listener of the app; the COMMIT that is the cause has succeeded
-            logger.exception("Objects of a unit of work around another one did not expire.")
+            logger.exception("Objects of an enclosing unit of work could not be expired.")
 
     @property
     def _is_engaged(self) -> bool:
@@ -203,7 +206,7 @@ class UnitOfWork(UnitState):
         else:
             self.rollback_only = True
 
-    def set_explicit_commit(self, mode: str) -> str:
+    def set_explicit_commit(self, mode: str | CommitModes) -> str | CommitModes:
         """Let ``commit()`` of the session do *mode*; return what it did before."""
         before, self.explicit_commit = self.explicit_commit, mode
         return before
@@ -213,6 +216,7 @@ class UnitOfWork(UnitState):
         if self.commits is None:
             self.commits = []
             session = self.session
+            session.give_way()  # those that it gets later are counted
             # Connections of a transaction that has ended are closed.
             for connection in session.connections.values() if session.in_transaction() else ():
                 lost_transactions.count_commits_on(connection, self.commits)
@@ -264,7 +268,7 @@ class UnitOfWork(UnitState):
             if self.hooks:  # without a transaction, no event notified the hooks
                 self.hooks.settle(committed=False)
         if unsaved:
-            _warn(unsaved, *self.place)
+            self.note_discarded(unsaved)
 
     def end(self, error: BaseException | None = None, *, warn: bool = True) -> None:
         """End the unit: close the session. The parameters are those of :meth:`release`."""
@@ -275,7 +279,8 @@ class UnitOfWork(UnitState):
         if self.session.is_inherited:
             return
         try:
-            self.release(error, warn=warn)
+            if warn or self.rule != "explicit" or not self._is_only_closed(error):
+                self.release(error, warn=warn)
         finally:
             try:
                 self.session.end()
@@ -283,13 +288,23 @@ class UnitOfWork(UnitState):
                 logger.exception("A session failed to close; its connection is dropped.")
                 self.invalidate()
 
+    def _is_only_closed(self, error: BaseException | None) -> bool:
+        """Tell whether the end needs no rollback before the session is closed.
+
+        An app that commits by itself expects what ``close()`` does: what it has loaded can be read
+        after the end, and a rollback would expire it.
+        """
+        return not self.hooks and isinstance(error, (Exception, type(None)))
+
     def invalidate(self) -> None:
         """Drop the connections of this unit instead of giving them back to the pool."""
         connections = self.session.connections.values()
         try:
             self.session.invalidate_unchecked()
         except Exception:
-            logger.exception("A session failed to drop its connections; now one by one.")
+            logger.exception(
+                "A session failed to drop its connections; they are dropped one by one."
+            )
         for connection in connections:
             try:
                 if not connection.closed:
@@ -307,8 +322,9 @@ class UnitOfWork(UnitState):
         """
         session = self.session
         # Before the first statement there is nothing to go back to: the whole transaction will do.
-        # After a read it will not: the transaction's snapshot and locks protect what was read.
-        begun = session.connections if session.in_transaction() else ()
+        # Nor is there after plain reads, which have no transaction. After another read it will not:
+        # the snapshot and the locks of the transaction protect what was read.
+        begun = session.begin_deferred(to_write=not self.read_only)
         needed = not commits and (begun or self.has_work or has_begun_by_hand(session))
         savepoint = session.begin_nested() if needed else None
         waiting = 0 if self.hooks is None else len(self.hooks)
@@ -366,12 +382,34 @@ class UnitOfWork(UnitState):
             else:
                 self.rollback()
 
-    def add_hook(self, hook: Hook) -> None:
-        """Let *hook* wait for the outcome."""
+    def add_hook(self, hook: Hook, run: RunHook = Hook.run) -> None:
+        """Let *hook* wait for the outcome.
+
+        :param run: runs the hooks of this unit; that of its first hook counts.
+        """
         if self.hooks is None:
             # The work of a hook no longer belongs to a block.
-            self.hooks = CommitHooks(self.session, before_settling=self._restore_terms)
+            self.hooks = CommitHooks(
+                self.session,
+                run,
+                before_settling=self._restore_terms,
+                on_error=self.note_failed_hook,
+            )
         self.hooks.add(hook)
+
+    def note_failed_hook(self, hook: Hook, error: Exception) -> None:
+        """Note that *hook* has raised *error*, which is being handled."""
+        log_failure(hook)
+
+    def note_retry(self, error: BaseException, attempt: int) -> None:
+        """Note that its work is about to run again, because of *error*.
+
+        :param attempt: the number of the run that follows.
+        """
+
+    def note_discarded(self, work: Counter[tuple[str, str]]) -> None:
+        """Note that *work* was rolled back because nothing has committed it."""
+        _warn(work, *self.place)
 
     def _unsaved(self) -> Counter[tuple[str, str]]:
         """What is lost if the transaction is rolled back now."""
@@ -389,8 +427,9 @@ class UnitOfWork(UnitState):
 _OVERLAP = (
     "Two 'db.atomic()' blocks overlap, or one was never left: coroutines of one context that were"
     " in blocks at the same time ('asyncio.gather'), threads, or a generator that did not run to"
-    " its end. What they have done cannot be told apart, so it is undone. A unit of work does one"
-    " thing at a time: do one after the other, or give each a context of its own."
+    " its end. The work of the blocks cannot be separated, so all of it is undone. A unit of"
+    " work does one thing at a time: run the blocks one after the other, or give each a context of"
+    " its own."
 )
 
 
@@ -441,7 +480,7 @@ def _warn(unsaved: Counter[tuple[str, str]], code: CodeType | None, line: int | 
         f"A Flask context ended with uncommitted work, and it was rolled back: {escaped(what)}."
         " Only a request that Flask dispatches commits by itself. Elsewhere (command line, shell,"
         " worker, socket event, streamed body) do the work in 'with db.atomic():', which commits at"
-        " its end, or say 'db.session.commit()'.",
+        " its end, or call 'db.session.commit()'.",
         DiscardedWork,
         filename=__file__ if code is None else code.co_filename,
         lineno=line or 0,

@@ -10,7 +10,8 @@ when a command runs.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ._env.metadata import NAMING_CONVENTION as NAMING_CONVENTION
+from ..models import NAMING_CONVENTION as NAMING_CONVENTION
+from ._env.metadata import MigratedDatabase as MigratedDatabase
 from ._env.metadata import docstring as docstring
 from ._env.metadata import part_names as part_names
 from .group import register as register

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import current_app, has_app_context
 from sqlalchemy import Engine
 
-from .._config import reading
+from .._config import migrations_folder, reading
 from ..errors import MigrationError, OutsideContext
 from . import connectivity, preconditions
 from ._compare.announce import Comparison
@@ -71,7 +71,7 @@ class Migrations:
         self._settings = settings
         self._x_arg = x_arg
         self.group = settings.group
-        self.folder = _directory.find(self._app, self._directory)
+        self.folder = migrations_folder.find(self._directory, self._app.root_path)
 
     @contextlib.contextmanager
     def _command(self) -> Iterator[Runner]:

@@ -208,13 +208,14 @@ def _migrate(migrations: Migrations, *, message: str | None, sql: bool, **option
     for drop in generated.drops:
         click.secho(f"Attention: {drop}", fg="yellow")
     if generated.script is None:
-        same = "" if generated.drops else "No changes: the databases are what the models say. "
+        same = "" if generated.drops else "No changes: the databases match the models. "
         click.echo(f"{same}No file was written.")
         if not migrations.heads():
             click.echo(
-                "There is no revision at all, so 'db.create_all()' has made the tables. For a first"
-                " revision compare with an empty database (SQLALCHEMY_DATABASE_URI), and here write"
-                f" 'flask {migrations.group} stamp' afterwards."
+                "The folder has no revision, so 'db.create_all()' has created the tables. Remove"
+                " the call from the app, set SQLALCHEMY_DATABASE_URI to an empty database, and"
+                " repeat this command."
+                f" Then run 'flask {migrations.group} stamp' for this database."
             )
     else:
         _say_written(generated.script)
@@ -348,12 +349,12 @@ def downgrade(migrations: Migrations, **options: Any) -> None:
 
 @_command("stamp")
 @_changes_databases
-@click.option("--purge", is_flag=True, help="Forget first what is noted, whatever it is.")
+@click.option("--purge", is_flag=True, help="Erase every recorded revision first.")
 @click.argument("revision", default="head")
 def stamp(migrations: Migrations, **options: Any) -> None:
     """Note a revision as the current one, and run nothing."""
     if _has_nothing_to_do(migrations, "stamp", **options):
-        click.echo(f"Nothing to do: {options['revision']!r} is what every database has noted.")
+        click.echo(f"Nothing to do: {options['revision']!r} is recorded in every database already.")
 
 
 def _has_nothing_to_do(
@@ -460,7 +461,7 @@ def check(migrations: Migrations) -> None:
         for line in checked.differences:
             click.echo(f"  {line}")
         sys.exit(DIFFERENT)
-    click.echo("The databases are up to date, and are what the models say.")
+    click.echo("The databases are up to date and match the models.")
 
 
 @_command("status")

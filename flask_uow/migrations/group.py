@@ -143,7 +143,7 @@ def _pending() -> str | None:
         command = migrations.upgrade_command if behind else ""
     except (Exception, SystemExit) as error:  # of an 'env.py', too; it must not end a request
         what = escaped(error) or type(error).__name__
-        logger.warning("The migrations could not be looked at: %s", what)
+        logger.warning("The migrations could not be checked: %s", what)
         return None
     if not behind:
         return None

@@ -144,12 +144,12 @@ def revision_failed(
     if dialect in _KEEP_DDL:
         after = (
             f"{dialect} cannot roll back DDL: what the revision did before that stays, and the"
-            f" database is noted {stands}. Undo that part by hand, fix the file"
+            f" database is recorded {stands}. Undo that part by hand, fix the file"
         )
     elif commits:
         after = (
             "What it had committed by itself (an 'autocommit_block()' does that, too) stays; the"
-            f" rest was rolled back, and the database is noted {stands}. Undo that part by hand,"
+            f" rest was rolled back, and the database is recorded {stands}. Undo that part by hand,"
             " fix the file"
         )
     else:
@@ -157,7 +157,7 @@ def revision_failed(
     why = _why(error)
     if "already exists" in why and is_first and dialect not in _KEEP_DDL:
         why += (
-            f". If 'db.create_all()' has made it, note the revision instead: 'flask {group} stamp"
+            f". If 'db.create_all()' has made it, record the revision instead: 'flask {group} stamp"
             f" {step.revision}'"
         )
     if _waited_for_a_lock(error):

@@ -64,7 +64,7 @@ def require_seconds(**given: Any) -> None:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not (is_number and math.isfinite(value) and 0 <= value <= LONGEST):
             raise MigrationError(
-                f"{name!r} is {value!r}, and it must be a number of seconds, at most {LONGEST}."
+                f"{name!r} is {value!r}, but it must be a number of seconds, at most {LONGEST}."
             )
 
 
@@ -177,7 +177,7 @@ def require_own_databases(engines: Mapping[str, Engine]) -> None:
         owner = name if key is None else owners.setdefault(key, name)
         if owner != name:
             raise MigrationError(
-                f"The engines {owner!r} and {name!r} are one database, which can note one"
+                f"The engines {owner!r} and {name!r} are one database, which can record one"
                 " revision only. Migrate one of them: UOW_MIGRATIONS ="
                 f" {{'engines': [{owner!r}]}}."
             )

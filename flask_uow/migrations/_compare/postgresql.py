@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ARRAY, Connection, Enum, MetaData, Table, TypeDecorator, inspect, text
 
+from ..._transaction import metadatas
 from ..._transaction.sqlalchemy_private import variants_of
-from .._env import metadata
 from .operations import changes_of, full
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def load() -> bool:
 
 def copied(models: Any) -> list[MetaData]:
     """Return copies of *models*, one ``MetaData`` or several, whose columns show their enums."""
-    copies = [metadata.copied(one, one.tables.values()) for one in _several(models)]
+    copies = [metadatas.copied(one, one.tables.values()) for one in _several(models)]
     for column in [column for table in _tables(copies) for column in table.columns]:
         # alembic-postgresql-enum sees an enum only here, and fails at one in a TypeDecorator.
         if (enum := _enum_in(column.type)) is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import MetaData
 
-from .._env.metadata import NAMING_CONVENTION
+from ...models import NAMING_CONVENTION
 from .operations import changes_of
 
 if TYPE_CHECKING:

@@ -28,21 +28,6 @@ _TEMPLATE = "flask"
 _SAME = {"flask-multidb": _TEMPLATE}
 
 
-def find(app: Flask, directory: str) -> Path:
-    """Find *directory* in the current folder, beside the app, or beside its package.
-
-    :returns: the path in the current folder, if there is none.
-    """
-    here = Path(directory)
-    if here.is_absolute():
-        return here
-    root = Path(app.root_path)
-    for parent in (Path.cwd(), root, root.parent):
-        if (parent / here / "env.py").is_file():
-            return (parent / here).absolute()
-    return here.absolute()
-
-
 def name_of(app: Flask) -> str | None:
     """What distinguishes *app*; None for one that is run as a file, which nothing distinguishes."""
     return None if app.import_name == "__main__" else app.name
@@ -206,7 +191,7 @@ def load(config: Config, folder: Path) -> ScriptDirectory:
     except _UNREADABLE as error:
         raise _damaged(error) from error
     # Alembic warns of two files that are one revision, or of one that follows a revision which is
-    # missing; then it fails with a KeyError, or goes on with one of the two.
+    # missing; then it fails with a KeyError, or continues with one of the two.
     missing: list[str] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -9,10 +9,11 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import Engine, MetaData, Table
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import Mapper
 
 from ..._transaction import routing
+from ..._transaction.metadatas import Metadatas
 from ..._transaction.routing import DEFAULT
 from ...errors import MigrationError
 
@@ -23,18 +24,10 @@ if TYPE_CHECKING:
     from ..._unit.unit import UnitOfWork
 
 EXTENSION = "uow_migrations"  # the key in ``app.extensions``, a ``Database``
-NAMING_CONVENTION = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-"""For ``MetaData(naming_convention=...)``: a constraint without a name cannot be dropped later."""
 
 
 class MigratedDatabase(Protocol):
-    """What migrations ask of a :class:`flask_uow.Database`, which lies above them."""
+    """What migrations ask of a :class:`flask_uow.Database`, which is above them."""
 
     Model: Any
 
@@ -60,24 +53,11 @@ def of_engine(db: MigratedDatabase, name: str, engines: Collection[str | None]) 
     :param engines: the names of all engines of the app.
     :raises UnknownEngine: a table belongs to an engine that is not configured.
     """
-    found = []
     for metadata in db.metadatas:
-        names = {table: routing.of_from(table) or DEFAULT for table in metadata.tables.values()}
-        if not set(names.values()) <= set(engines):
+        names = {routing.of_from(table) or DEFAULT for table in metadata.tables.values()}
+        if not names <= set(engines):
             routing.group(metadata, engines)  # raises, and names the table
-        if name in names.values():
-            own = [table for table, owner in names.items() if owner == name]
-            found.append(metadata if len(own) == len(names) else copied(metadata, own))
-    return found or [MetaData()]
-
-
-def copied(metadata: MetaData, tables: Iterable[Table]) -> MetaData:
-    """Return a copy of *metadata* with only *tables*."""
-    part = MetaData(schema=metadata.schema, naming_convention=metadata.naming_convention)
-    part.info.update(metadata.info)
-    for table in tables:
-        table.to_metadata(part)
-    return part
+    return Metadatas(db.metadatas).parts(name) or [MetaData()]
 
 
 def modules_of(db: MigratedDatabase) -> list[str]:

@@ -57,7 +57,7 @@ def held(engines: Mapping[str, Engine], timeout: float, on_wait: OnWait) -> Iter
             lock = stack.enter_context(_lock_of(engine))
             if lock is not None and not lock.take():
                 on_wait(
-                    f"Waiting for another process, which migrates the database of the engine"
+                    f"Waiting for another process, which is migrating the database of the engine"
                     f" {where}."
                 )
                 while not lock.take():
@@ -98,7 +98,8 @@ def _lock_of(engine: Engine) -> Iterator[_ServerLock | _SqliteLock | None]:
             yield _ServerLock(connection, *_STATEMENTS[kind])
     else:
         warnings.warn(
-            f"No lock is known for {kind!r}: see to it that one process at a time migrates it.",
+            f"No lock is known for {kind!r}: make sure that only one process at a time"
+            " migrates it.",
             ConfigNotice,
             stacklevel=2,
         )

@@ -200,7 +200,7 @@ class Runner:
     def migrate(self, find_steps: FindSteps, revision: str, options: RunOptions) -> list[Step]:
         """Run the steps to *revision* on every engine.
 
-        :raises MigrationFailed: a revision failed, or is not noted afterwards.
+        :raises MigrationFailed: a revision failed, or is not recorded after it has run.
         :raises MigrationLocked: another process is migrating.
         """
         self.request.writes = True
@@ -259,11 +259,10 @@ class Runner:
                 wanted = ", ".join(sorted(run.heads[engine])) or "no revision"
                 last = next(step for step in run.done[::-1] if step.engine == engine)
                 raise MigrationFailed(
-                    f"The revisions have run, but the database of the engine {engine!r} is noted"
-                    f" at {', '.join(found) or 'no revision'}, and not at {wanted}: one of them has"
-                    " ended its transaction by the connection of the driver, or by another one."
-                    f" Look at the tables, and note where they are: 'flask {self.group} stamp"
-                    " REVISION'.",
+                    f"The revisions have run, but the database of the engine {engine!r} is recorded"
+                    f" at {', '.join(found) or 'no revision'}, not at {wanted}: a revision has"
+                    " ended its transaction on the driver's connection, or on another one. Look at"
+                    f" the tables, and record their revision: 'flask {self.group} stamp REVISION'.",
                     engine,
                     last.revision,
                 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from sqlalchemy import Connection, event
 
 from ..._transaction.routing import DEFAULT
-from ..._transaction.statements import StatementEffect, TransactionEnd, effect_of, transaction_end
+from ..._transaction.statements import StatementEffect, TransactionEnd, reader_of, transaction_end
 from ...errors import MigrationError, escaped
 from .._env import alembic_private
 from .._env.metadata import part_name
@@ -192,6 +192,7 @@ class Transactions:
         self._has_written = is_new
         self._context = context
         self._connection = connection = cast(Connection, context.connection)
+        self._effect_of = reader_of(connection.dialect.name).effect_of
         # With one transaction for all revisions, it has begun already, and 'env.py' commits it.
         self._outer = connection.get_transaction()
         self._is_foreign = alembic_private.is_in_foreign_transaction(context)
@@ -243,7 +244,7 @@ class Transactions:
             self.check()  # that table may have gone with it, and the error would be a riddle
         end = transaction_end(statement)
         if end is None:
-            self._has_written |= effect_of(statement) is not StatementEffect.READ
+            self._has_written |= self._effect_of(statement) is not StatementEffect.READ
         elif end is TransactionEnd.COMMIT:
             self._on_commit(connection)
         else:
