@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from hypothesis import HealthCheck, settings
 
 from flask_uow import Database, Flask
-from tests.support import databases, leaks
+from tests.support import databases, engines
 from tests.support.databases import TestDatabase
 from tests.support.faults import Faults
 from tests.support.models import Base
@@ -19,6 +20,10 @@ from tests.support.witness import Witness
 
 MakeApp = Callable[..., Flask]
 
+# No test is about time: the machine may be busy.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
 
 # Fixtures and parameters that make a test slow: MariaDB by its names, and the folders of
 # Flask-Migrate, which the default tier does not install.
@@ -26,14 +31,22 @@ _SLOW_FIXTURES = {"mariadb", "mariadb_url"}
 _SLOW_PARAMETERS = {"mariadb", "pymysql", "mysqldb", "Flask-Migrate's"}
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out ``tests/ecosystem`` unless it is named: ``nox -s ecosystem`` has its packages."""
+    is_named = any("ecosystem" in argument for argument in config.args)
+    return True if collection_path.name == "ecosystem" and not is_named else None
+
+
 @pytest.hookimpl(tryfirst=True)  # before the marks choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what runs on MariaDB, on a real server, or with Flask-Migrate's folders.
 
     The default tier runs on SQLite and PostgreSQL. The slow tier tests the same rules on MariaDB.
+    Whole runs of pytest inside a test take long, so they are slow as well.
     """
     for item in items:
-        if item.get_closest_marker("servers") or _is_slow_by_its_parameters(item):
+        is_run = "run_tests" in getattr(item, "fixturenames", ())
+        if item.get_closest_marker("servers") or is_run or _is_slow_by_its_parameters(item):
             item.add_marker(pytest.mark.slow)
 
 
@@ -54,20 +67,21 @@ def _names_in(parameter: object) -> Iterator[str]:
             yield from _names_in(part)
 
 
-# The leak detector is no fixture: it starts before all of them and looks after all of them.
+# These are no fixtures: they run before all of them and after all of them. Around them is the leak
+# check of the package's own plugin.
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_setup() -> Iterator[None]:
-    leaks.forget()
+    engines.forget()
     yield
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown() -> Iterator[None]:
-    """After every test no Flask context is pushed and no connection is checked out."""
+    """After every test no connection is checked out, and each pool is empty."""
     yield
-    leaks.check()
+    engines.dispose()
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,13 @@ PACKAGE = Path(flask_uow.__file__).parent
 
 # From the ground up; a floor imports only from those before it. A folder is a floor.
 FLOORS = [
-    "errors",
+    "_text",
     "_drivers",
+    "errors",
+    "signals",
+    "elsewhere",
+    "models",
+    "mypy",
     "_transaction",
     "_config",
     "_sqlite",
@@ -26,11 +32,17 @@ FLOORS = [
     "_unit",
     "_request",
     "migrations",
+    "testing",
+    "query",
     "database",
+    "compat",
+    "pytest_plugin",
+    "_public",
     "__init__",
 ]
-KNOW_FLASK = {"_request", "migrations", "database"}
+KNOW_FLASK = {"_request", "migrations", "testing", "query", "database", "compat"}
 
+CLASSES = {name for name in errors.__all__ if isinstance(getattr(errors, name), type)}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -89,7 +101,7 @@ def test_the_heart_is_read_in_one_sitting() -> None:
     assert sum(len(path.read_text().splitlines()) for path in heart) <= 1500
 
 
-OWNED_BY_FLASK_OR_THE_APP = {"app", "context", "response", "view"}
+OWNED_BY_FLASK_OR_THE_APP = {"app", "apps_session", "context", "response", "view"}
 
 
 @pytest.mark.parametrize(
@@ -149,15 +161,17 @@ def outer():
 
 def test_public_names() -> None:
     """What ``flask_uow`` offers, and nothing else without an underscore."""
-    modules = {"database", "errors", "migrations"}
-    public = {name for name in vars(flask_uow) if not name.startswith("_")} - modules
-    own = {"CommitRule", "Database", "Flask", "SessionProxy"}
-    assert public == own | set(errors.__all__)
+    submodules = {floor for floor in FLOORS if not floor.startswith("_")}
+    names = {name for name in dir(flask_uow) if name.isidentifier()}  # pytest adds others
+    public = {name for name in names if not name.startswith("_")} - submodules
+    own = {"CommitRule", "Database", "Flask", "Model", "Pagination", "RecordedQuery"}
+    own |= {"KeyPage", "SessionProxy"}
+    assert public == own | CLASSES
 
 
 def test_every_error_is_one_of_ours_and_a_built_in() -> None:
     """``except UowError`` catches all of them, ``except RuntimeError`` what one would guess."""
-    for name in errors.__all__:
+    for name in CLASSES:
         error = getattr(errors, name)
         if issubclass(error, Warning):
             assert issubclass(error, (errors.UowWarning, UserWarning))
@@ -166,13 +180,47 @@ def test_every_error_is_one_of_ours_and_a_built_in() -> None:
             assert issubclass(error, (RuntimeError, ValueError))
 
 
+@pytest.mark.parametrize("name", ["flask_uow", "flask_uow.pytest_plugin"])
+def test_import_loads_nothing(name: str) -> None:
+    """The public names, Flask and SQLAlchemy are imported when the first name is used."""
+    code = (
+        f"import sys, {name}; print(*sys.modules, file=sys.stderr)\n"
+        "import flask_uow; flask_uow.errors; flask_uow.Database\n"
+        "from flask_uow import *; Database, SetupError, errors\n"
+        "'Flask' in dir(flask_uow) or 1 / 0\n"
+        "try: flask_uow.nonsense\n"
+        "except AttributeError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"flask", "sqlalchemy"} & set(run.stderr.split())
+    assert run.stdout == "'flask_uow' has no 'nonsense'\n"
+
+
+def test_each_public_module_can_be_the_first_import() -> None:
+    """``from flask_uow.compat import SQLAlchemy`` may be the first line of an app."""
+    names = [path.with_suffix("").name for path in PACKAGE.glob("[!_]*.py")]
+    names += [path.parent.name for path in PACKAGE.glob("[!_]*/__init__.py")]
+    if find_spec("mypy") is None:  # for which flask_uow.mypy is a plugin
+        names.remove("mypy")
+    code = (
+        "import importlib, sys\n"
+        f"for name in {sorted(names)}:\n"
+        "    for loaded in [one for one in sys.modules if one.startswith('flask_uow')]:\n"
+        "        del sys.modules[loaded]\n"
+        "    importlib.import_module(f'flask_uow.{name}')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_import_is_light() -> None:
-    """``import flask_uow`` brings in neither Alembic, nor asyncio support, nor a driver."""
-    code = "import sys, flask_uow; print(*sys.modules)"
+    """A ``Database`` brings in neither Alembic, nor asyncio support, nor a driver."""
+    code = "import sys; from flask_uow import Database; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert "flask_uow" in loaded
+    assert not {name for name in loaded if name.startswith("flask_uow.compat")}
     assert not loaded & {"alembic", "sqlalchemy.ext.asyncio", "pytest", "psycopg", "pymysql"}
 
 

@@ -6,7 +6,7 @@ import argparse
 import statistics
 
 from ._measure import Case, case, interleave, ratio, table
-from ._stacks import OURS, Stack, open_stacks
+from ._stacks import OURS, Stack, open_stacks, print_versions
 
 REAL = "the session itself"
 OTHER = "Flask-SQLAlchemy"
@@ -15,6 +15,7 @@ ACCESSES = {"info": "session.info", "add": "session.add(new)"}
 
 def main() -> None:
     options = _options()
+    print_versions()
     with open_stacks("sqlite://") as stacks:
         proxies = {name: stacks[name] for name in (OURS, OTHER) if name in stacks}
         names = [REAL, *proxies]

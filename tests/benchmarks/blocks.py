@@ -200,7 +200,7 @@ def block_behind_work(options: argparse.Namespace) -> None:
 
 def round_trips(options: argparse.Namespace) -> None:
     rows = []
-    with counted(make_url(options.postgresql), 5432) as (proxied, proxy):
+    with counted(make_url(options.postgresql)) as (proxied, proxy):
         with opened(proxied.render_as_string(hide_password=False)) as bench:
             blocks, requests = Blocks(bench), _requests(bench)
             for name, body in BODIES.items():

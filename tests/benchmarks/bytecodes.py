@@ -11,7 +11,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ._measure import table
-from ._stacks import HAND_WRITTEN, OURS, REQUESTS, Stack, add_url, open_stacks
+from ._stacks import HAND_WRITTEN, OURS, REQUESTS, Stack, add_url, open_stacks, print_versions
 
 WARM_UP = 30
 
@@ -23,6 +23,7 @@ def main() -> None:
         "--functions", choices=REQUESTS, help=f"where {OURS} and {HAND_WRITTEN} differ"
     )
     options = parser.parse_args()
+    print_versions()
     with open_stacks(options.url) as stacks:
         if options.functions:
             print(_differences(stacks, options.functions))

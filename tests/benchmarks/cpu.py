@@ -6,11 +6,21 @@ import argparse
 import statistics
 
 from ._measure import case, interleave, ratio, table
-from ._stacks import CONTROL, HAND_WRITTEN, REQUESTS, SAME_ENGINE, add_url, open_stacks
+from ._stacks import (
+    CONTROL,
+    HAND_WRITTEN,
+    REQUESTS,
+    SAME_ENGINE,
+    TUNED,
+    add_url,
+    open_stacks,
+    print_versions,
+)
 
 
 def main() -> None:
     options = _options()
+    print_versions()
     with open_stacks(options.url) as stacks:
         base = options.base
         others = [name for name in stacks if name != base]
@@ -33,7 +43,7 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     add_url(parser)
-    parser.add_argument("--base", choices=[HAND_WRITTEN, SAME_ENGINE], default=HAND_WRITTEN)
+    parser.add_argument("--base", choices=[HAND_WRITTEN, SAME_ENGINE, TUNED], default=HAND_WRITTEN)
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--repeat", type=int, default=20, help="requests of each app in a round")
     parser.add_argument("--only", action="append", choices=REQUESTS, help="may be repeated")

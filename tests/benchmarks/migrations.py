@@ -71,8 +71,6 @@ app.config["UOW_CLI_GROUP"] = os.environ.get("BENCHMARK_GROUP")
 app.register_extension(Database(metadata=metadata))
 """
 
-_PORTS = {"postgresql": 5432, "mariadb": 3306, "mysql": 3306}
-
 
 def main() -> None:
     options = _options()
@@ -144,9 +142,8 @@ def _commands(options: argparse.Namespace) -> str:
         ]
     with contextlib.ExitStack() as stack:
         trips: Callable[[], int] | None = None
-        port = _PORTS.get(url.get_backend_name())
-        if port is not None and not url.query.get("unix_socket"):
-            url, proxy = stack.enter_context(counted(url, port))
+        if url.get_backend_name() != "sqlite":
+            url, proxy = stack.enter_context(counted(url))
             trips = lambda: proxy.count  # noqa: E731
         apps = stack.enter_context(_project(url, options))
         sent = [_sent(theirs, ours, db, trips) for _, theirs, ours, _, db in _pairs(apps, options)]

@@ -92,7 +92,7 @@ def _walking() -> Iterator[Walk]:
 def _requests(url: str) -> Iterator[tuple[str, Walk]]:
     with TemporaryDirectory() as folder:
         file = f"sqlite:///{Path(folder, 'walks.db')}"
-        stack = WAYS[OURS][0](file if url == "sqlite://" else url, "benchmark_walks")
+        stack = WAYS[OURS].build(file if url == "sqlite://" else url, "benchmark_walks")
         _add_failing_view(stack)
         stack.fill()
         try:

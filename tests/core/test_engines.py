@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import Engine, make_url, text
 from sqlalchemy.pool import NullPool
 
 from flask_uow import ConfigError, Database, Flask, UnknownEngine
+from flask_uow._config import reading
 from flask_uow._config.settings import EngineSettings, Settings
 from flask_uow._engine import build as _engines
 from flask_uow._engine.build import Engines, build
@@ -138,6 +140,82 @@ def test_an_unknown_dialect_or_driver_names_the_nearest(
 
 
 @pytest.mark.parametrize(
+    ("url", "package"),
+    [
+        ("cockroachdb://u@h/d", "sqlalchemy-cockroachdb"),
+        ("snowflake://u@h/d", "snowflake-sqlalchemy"),
+        ("sqlite+libsql://h/d", "sqlalchemy-libsql"),
+        ("redshift+psycopg2://u@h/d", "sqlalchemy-redshift"),
+    ],
+)
+def test_a_dialect_of_another_package_names_the_package(
+    url: str, package: str, tmp_path: Path
+) -> None:
+    """Those that the documentation of SQLAlchemy lists, and that are in use."""
+    with pytest.raises(ConfigError, match=f"comes with a package: pip install '{package}'"):
+        one(url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "words"),
+    [
+        ("sqlite+pysqlcipher:///a.db", "pysqlcipher3", "install 'pysqlcipher3'"),
+        ("mssql+pyodbc://u@h/d", "pyodbc", "install 'pyodbc'"),
+        ("mysql+mysqldb://u@h/d", "MySQLdb", "install 'mysqlclient'"),
+        ("mysql+mysqlconnector://u@h/d", "mysql", "install 'mysql-connector-python'"),
+        ("mysql+mysqldb://u@h/d", "typing_thing.x", "needs the module 'typing_thing', which is"),
+        ("mysql+mysqldb://u@h/d", "typing_thing.x", "install 'typing_thing'"),
+    ],
+)
+def test_the_module_that_is_missing_is_named(
+    url: str, module: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver has another name than its module, or its module needs another one."""
+    importing(monkeypatch, url, ModuleNotFoundError(f"No module named {module!r}", name=module))
+    with pytest.raises(ConfigError, match=words) as caught:
+        one(url, tmp_path)
+    assert f"(No module named {module!r})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mssql+pyodbc://u@h/d", "libodbc.so.2: cannot open shared object file"),
+        ("mysql+mysqldb://u@h/d", "libmariadb.so.3: cannot open shared object file"),
+        ("postgresql+psycopg://u@h/d", "no pq wrapper available"),
+    ],
+)
+def test_a_missing_library_of_the_system_is_no_missing_package(
+    url: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pip install`` would change nothing."""
+    importing(monkeypatch, url, ImportError(text))
+    with pytest.raises(ConfigError, match="is installed but cannot be loaded") as caught:
+        one(url, tmp_path)
+    assert text in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
+def importing(monkeypatch: pytest.MonkeyPatch, url: str, error: ImportError) -> None:
+    """Let the import of the driver of *url* fail with *error*."""
+
+    def import_dbapi() -> None:
+        raise error
+
+    monkeypatch.setattr(make_url(url).get_dialect(), "import_dbapi", import_dbapi)
+
+
+@pytest.mark.parametrize("password", ["a b", "a+b", "p@ss:w/rd?#%", "ü"])
+def test_the_advice_for_passwords_is_right(password: str) -> None:
+    """A space, too, which ``quote_plus`` would turn into a plus sign of the password."""
+    with pytest.raises(ConfigError) as caught:
+        reading.read({"SQLALCHEMY_DATABASE_URI": "postgresql://u:p@ss:x@h:port/d"})
+    advice = str(caught.value).partition("'urllib.parse.")[2].partition("'")[0]
+    encoded = eval(advice, {"quote": urllib.parse.quote, "password": password})
+    assert make_url(f"postgresql://u:{encoded}@h/d").password == password
+
+
+@pytest.mark.parametrize(
     ("url", "instead"),
     [
         ("postgresql+asyncpg://u@h/d", "'postgresql\\+psycopg'"),
@@ -162,13 +240,13 @@ def test_an_unknown_engine_option_names_its_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"pool_size": -5}, "'pool_size' of .* is -5, and it must be a whole number, 0 or more"),
+        ({"pool_size": -5}, "'pool_size' of .* is -5, but it must be a whole number, 0 or more"),
         ({"pool_size": "5"}, "'pool_size' of .* is '5'"),
         ({"pool_size": True}, "'pool_size' of .* is True"),
-        ({"max_overflow": -2}, "'max_overflow' of .* is -2, and it must be a whole number.* or -1"),
+        ({"max_overflow": -2}, "'max_overflow' of .* is -2, but it must be a whole number.* or -1"),
         ({"max_overflow": 1.5}, "'max_overflow' of .* is 1.5"),
         ({"pool_timeout": 1e400}, "'pool_timeout' of .* is inf, .* not more than 2000000 .* never"),
-        ({"pool_timeout": -1}, "'pool_timeout' of .* is -1, and it must be a number of seconds"),
+        ({"pool_timeout": -1}, "'pool_timeout' of .* is -1, but it must be a number of seconds"),
         ({"pool_recycle": "60"}, "'pool_recycle' of .* is '60', .* number of seconds, or -1 for"),
         ({"pool_recycle": None}, "'pool_recycle' of .* is None"),
         ({"connect_args": {"port": 99999999}}, "port of .* is 99999999, .* from 1 to 65535"),

@@ -75,7 +75,7 @@ def test_a_holder_is_known_until_it_gives_the_connection_back(
             assert watched.holders.describe(holder) == f"GET /users, from {PLACE}"
             assert 0 <= holder.age < 60
         assert watched.holders.now() == []
-    assert watched.holders.report() == "  none that is known here"
+    assert watched.holders.report() == "  no checkout that flask_uow knows of"
 
 
 def test_the_place_is_outside_of_the_libraries(make: Callable[..., Watched]) -> None:
@@ -195,8 +195,9 @@ def test_a_long_hold_is_logged_when_it_ends(
     (record,) = caplog.records
     assert record.name.startswith("flask_uow.")
     assert record.levelno == logging.WARNING
-    assert "held for 0.0 seconds (UOW_HOLD_WARNING is 0) by GET /users" in record.getMessage()
-    assert PLACE in record.getMessage()
+    message = record.getMessage()
+    assert "checked out for 0.0 seconds (UOW_HOLD_WARNING is 0) by GET /users" in message
+    assert PLACE in message
 
 
 def test_those_still_out_are_named_once_when_the_pool_runs_dry(

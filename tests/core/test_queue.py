@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -636,6 +637,31 @@ def test_a_file_that_is_truncated_ends_no_process(file: str) -> None:
         assert pipe.poll(10)
         with pytest.raises(QueueTimeout, match=f"by the process {child} for"):
             WriteQueue(file).acquire(object(), 0.05)
+
+
+def test_a_turn_that_no_process_waits_for_costs_six_system_calls(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process at both ends, the lock at both ends, one look for waiters, one note."""
+    queue, calls = WriteQueue(file), Counter[str]()
+
+    def counting(module: Any, name: str) -> None:
+        function = getattr(module, name)
+
+        def call(*arguments: object) -> object:
+            calls[name] += 1
+            return function(*arguments)
+
+        monkeypatch.setattr(module, name, call)
+
+    with holding(queue):  # opens the file
+        pass
+    for module, names in ((os, ("getpid", "pread", "pwrite", "fstat")), (fcntl, ("flock",))):
+        for name in names:
+            counting(module, name)
+    with holding(queue):
+        pass
+    assert calls == {"getpid": 2, "flock": 2, "pread": 1, "pwrite": 1}
 
 
 def test_a_symbolic_link_is_not_followed(file: str, tmp_path: Path) -> None:

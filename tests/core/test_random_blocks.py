@@ -25,7 +25,7 @@ from sqlalchemy.exc import IntegrityError
 
 from flask_uow import Database, Rollback
 from tests.support.databases import on
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import User
 from tests.support.witness import Witness
 

@@ -163,6 +163,8 @@ def test_a_key_of_old_gets_its_successor() -> None:
         read({**URI, "SQLALCHEMY_POOL_SIZE": 5})
     with pytest.warns(ConfigNotice, match="COMMIT_ON_TEARDOWN has no effect"):
         read({**URI, "SQLALCHEMY_COMMIT_ON_TEARDOWN": True})
+    with pytest.warns(ConfigNotice, match="TRACK_MODIFICATIONS has no effect.*flask_uow.compat"):
+        read({**URI, "SQLALCHEMY_TRACK_MODIFICATIONS": True})
 
 
 def test_an_unknown_key_names_the_nearest_real_one() -> None:
@@ -174,7 +176,7 @@ def test_an_unknown_key_names_the_nearest_real_one() -> None:
 
 
 def test_keys_that_every_tutorial_sets_are_accepted_in_silence() -> None:
-    """TRACK_MODIFICATIONS and RECORD_QUERIES belong to other extensions; no notice."""
+    """TRACK_MODIFICATIONS = False is what happens, and RECORD_QUERIES what it says; no notice."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read({**URI, "SQLALCHEMY_TRACK_MODIFICATIONS": False, "SQLALCHEMY_RECORD_QUERIES": True})
@@ -248,5 +250,5 @@ def test_the_longest_duration_works_and_a_longer_one_is_refused(
 def test_a_duration_that_is_only_compared_has_no_limit(key: str) -> None:
     """Infinity is a way to say never."""
     read({**URI, key: float("inf")})
-    with pytest.raises(ConfigError, match=f"{key} is nan, and it must be a number of seconds"):
+    with pytest.raises(ConfigError, match=f"{key} is nan, but it must be a number of seconds"):
         read({**URI, key: float("nan")})

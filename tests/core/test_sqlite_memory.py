@@ -28,7 +28,7 @@ from flask_uow._config import reading
 from flask_uow._engine import build
 from flask_uow._sqlite import temporary
 from flask_uow.errors import ConfigError, TransactionLost
-from tests.support import leaks
+from tests.support import engines
 from tests.support.forks import in_child
 from tests.support.models import Base, User
 from tests.support.threads import in_thread, in_threads
@@ -310,7 +310,7 @@ def test_an_engine_that_is_dropped_takes_its_file_along(make_engine: MakeEngine)
     engine = build.build(reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"}), "")["default"]
     file = file_of(engine)
     assert file.exists()
-    leaks.forget()  # it keeps each engine that has connected
+    engines.forget()  # it keeps each engine that has connected
     del engine
     gc.collect()
     assert not file.parent.exists()
@@ -570,7 +570,7 @@ def test_threads_that_connect_at_once_get_one_database(folders: Path) -> None:
 
     assert len(set(in_threads(connect, times=8))) == 1
     engine.dispose()
-    leaks.forget()
+    engines.forget()
     del engine, connect
     gc.collect()
     assert list(folders.iterdir()) == []

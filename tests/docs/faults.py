@@ -1,4 +1,6 @@
-"""The table of ``docs/faults.md``, made of the tests: ``python -m tests.docs.faults`` writes it.
+"""The table of ``docs/explanation/faults.md``, made of the tests.
+
+``python -m tests.docs.faults`` writes it.
 
 A test that shows what happens after a fault says so itself::
 
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from tests.docs.pages import DOCS, ROOT
 
-PAGE = DOCS / "faults.md"
+PAGE = DOCS / "explanation" / "faults.md"
 BEGIN = "<!-- The table: written by 'python -m tests.docs.faults'. -->"
 END = "<!-- The end of the table. -->"
 
@@ -48,20 +50,20 @@ POOL, DRIVERS, LIVENESS = "core/test_pool.py", "core/test_drivers.py", "core/tes
 BELOW = [
     (
         "N3",
-        "A server accepts connections and never says a word",
+        "A server accepts connections and never responds",
         "An error after UOW_NETWORK_TIMEOUT seconds",
         [f"{DRIVERS}::test_a_server_that_never_answers_is_an_error_within_seconds"],
     ),
     (
         "N4",
-        "A partition: no packet arrives any more, in either direction",
-        "An error after UOW_NETWORK_TIMEOUT seconds, for those who send and those who wait",
+        "A network partition: no packet arrives any more, in either direction",
+        "An error after UOW_NETWORK_TIMEOUT seconds, while sending and while waiting",
         [f"{DRIVERS}::test_a_partition_is_an_error_within_seconds"],
     ),
     (
         "S1",
         "Sixteen threads read a row, change it and write it back",
-        "No update is lost, and none fails",
+        "No update is lost, and no thread fails",
         [
             f"{SQLITE}::test_no_update_is_lost_among_threads",
             f"{MEMORY}::test_no_update_is_lost_in_an_app",
@@ -69,8 +71,8 @@ BELOW = [
     ),
     (
         "S2",
-        "A transaction that has read wants to write, and others have written since",
-        "Refused at once, in words; nothing is stored, and after a rollback it works",
+        "A transaction that has read writes, and another one has written in between",
+        "The write is refused at once, and nothing is stored; after a rollback it works",
         [f"{SQLITE}::test_what_was_read_and_is_out_of_date_is_refused"],
     ),
     (
@@ -84,14 +86,14 @@ BELOW = [
     ),
     (
         "S4",
-        "The process whose turn it is to write is killed",
-        "The kernel frees its place, and the next one writes",
+        "The process that has the turn to write is killed",
+        "The kernel releases its lock, and the next writer gets the turn",
         [f"{QUEUE}::test_a_killed_holder_leaves_the_turn"],
     ),
     (
         "S4",
         "The writer that has the lock hangs",
-        "An error after UOW_SQLITE_BUSY_TIMEOUT seconds that names the thread or process",
+        "An error after UOW_SQLITE_BUSY_TIMEOUT seconds names the thread or process",
         [
             f"{QUEUE}::test_the_wait_for_a_process_ends_and_names_it",
             f"{SQLITE}::test_who_waits_too_long_is_told_for_whom",
@@ -100,7 +102,7 @@ BELOW = [
     (
         "S4",
         "The file of the queue is truncated, or comes from another boot or machine",
-        "No process is killed, and none waits for a writer that no longer exists",
+        "No process crashes, and none waits for a writer that does not exist",
         [
             f"{QUEUE}::test_a_file_that_is_truncated_ends_no_process",
             f"{QUEUE}::test_notes_of_another_boot_keep_no_process_waiting",
@@ -109,37 +111,37 @@ BELOW = [
     (
         "S10",
         "A unit inside another one changes what the outer one has read, and commits",
-        "An error if the outer unit would overwrite that without reading it again",
+        "An error if the outer unit overwrites the value without reading it again",
         [f"{SQLITE}::test_what_a_nested_unit_has_changed_is_not_overwritten"],
     ),
     (
         "S6",
         "The disk is full",
-        "The error says so, nothing of the transaction is stored, and it works again with room",
+        "The error says so, and nothing is stored; with free space, writes work again",
         [f"{SQLITE}::test_a_full_disk", f"{SQLITE}::test_a_disk_that_is_really_full"],
     ),
     (
         "S6",
-        "The file was deleted, or another one was put in its place",
-        "Nothing is committed to a file without a name, and no empty one takes its place",
+        "The file was deleted or replaced",
+        "No commit goes to the deleted file, and no empty file takes its place",
         [f"{SQLITE}::test_a_deleted_database", f"{SQLITE}::test_a_replaced_database"],
     ),
     (
         "S6",
-        "Another file was put in its place, and the log of the old one is still there",
-        "It is not opened, and the error says why: SQLite would destroy it with that log",
+        "The file was replaced, and the log of the old file still exists",
+        "The new file is not opened, and the error says why: that log would destroy it",
         [f"{SQLITE}::test_a_replaced_database_is_not_destroyed"],
     ),
     (
         "S6",
-        "The log (-wal) is there, and its database is not",
-        "Refused: SQLite would delete the log, and the commits in it",
+        "The log (-wal) exists, and its database does not",
+        "The connection is refused: SQLite would delete the log, and the commits in it",
         [f"{SQLITE}::test_a_log_without_its_database"],
     ),
     (
         "S6",
-        "The file, or its folder, may not be written, or is not there",
-        "The error names it and the reason",
+        "The file or its folder is not writable, or does not exist",
+        "The error names the path and the reason",
         [
             f"{SQLITE}::test_a_database_that_may_not_be_written",
             f"{SQLITE}::test_a_missing_folder",
@@ -147,14 +149,14 @@ BELOW = [
     ),
     (
         "S7",
-        "A reader that does not end keeps the log growing",
-        "A warning in the log names it, when there are more than 16 MB",
+        "A reader that does not end lets the log (-wal) grow",
+        "From 16 MB on, a warning in the app's log names the reader",
         [f"{SQLITE}::test_a_reader_that_keeps_the_log_growing_is_noticed"],
     ),
     (
         "S9",
         "Threads share a database in memory",
-        "A temporary file: its writers wait for each other, and readers see what is committed",
+        "It is a temporary file: writers wait for each other, and readers do not wait",
         [
             f"{MEMORY}::test_writers_wait_for_each_other",
             f"{MEMORY}::test_readers_do_not_wait_for_a_writer",
@@ -162,20 +164,20 @@ BELOW = [
     ),
     (
         "W7",
-        "An exception strikes in the middle of taking a connection from the pool",
-        "The place in the pool is found to be lost, and gets a new connection",
+        "An exception interrupts a checkout from the pool",
+        "The lost place in the pool is noticed, and gets a new connection",
         [f"{POOL}::test_lost_connections_are_replaced"],
     ),
     (
         "K5",
-        "Connections that were opened together grow old together",
-        "Each ends at a time of its own",
+        "Many connections were opened at the same time",
+        "Each is replaced at a different time",
         [f"{LIVENESS}::test_lifetimes_end_at_different_times"],
     ),
     (
         "K6",
         "The process has no file descriptors left",
-        "The error is the driver's; no connection is lost, nothing has to be restarted",
+        "The driver's error is raised; no connection is lost, and no restart is needed",
         [f"{POOL}::test_a_process_without_file_descriptors_recovers"],
     ),
 ]

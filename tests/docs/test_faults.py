@@ -1,4 +1,4 @@
-"""``docs/faults.md`` says of each fault what the tests say."""
+"""``docs/explanation/faults.md`` says of each fault what the tests say."""
 
 from __future__ import annotations
 

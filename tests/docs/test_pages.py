@@ -64,22 +64,22 @@ def test_page_that_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_configuration_names_every_key_and_no_other() -> None:
     """One heading for each key that is read, and every old key is named."""
-    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
     headings = set(re.findall(r"^## `(\w+)`", text, re.MULTILINE))
-    switches = {"SQLALCHEMY_TRACK_MODIFICATIONS", "SQLALCHEMY_RECORD_QUERIES"}
-    assert headings == reading._KNOWN - switches
+    assert headings == reading._KNOWN
     named = set(re.findall(r"`((?:SQLALCHEMY|UOW)_\w+)`", text))
     assert named == reading._KNOWN | set(reading._SUCCESSORS)
 
 
 def test_configuration_tells_the_defaults() -> None:
     """Those of the table are what the code does."""
-    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    text = (DOCS / "reference" / "configuration.md").read_text(encoding="utf-8")
     shown = dict(re.findall(r"^\| \[`(UOW_\w+)`\]\(.*\) \|.*\| `(.+)` \|$", text, re.MULTILINE))
     settings = reading.read({"SQLALCHEMY_DATABASE_URI": "sqlite://"})
     read: dict[str, object] = {
         "UOW_COMMIT": "on_success",
         "UOW_EXPLICIT_COMMIT": settings.explicit_commit_in([]),
+        "UOW_BEGIN": settings.begin,
         "UOW_RETRY_PAUSE": settings.retry_pause,
     }
     read |= {f"UOW_{name.upper()}": value for name, value in vars(settings.pool).items()}
@@ -96,16 +96,42 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_no_command_installs_what_is_not_released() -> None:
+    """As long as the README says that, pip finds no package of this name."""
+    if "not been released" in (ROOT / "README.md").read_text(encoding="utf-8"):
+        consoles = [
+            fence["body"]
+            for page in PAGES
+            for fence in pages.fences(page)
+            if fence["language"] == "console"
+        ]
+        assert re.findall(r"pip install.*\bflask-uow\b", "".join(consoles)) == []
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    """Relative links name files that exist."""
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    """Relative links name files and headings that exist, also where Sphinx does not look."""
+    others = [ROOT / "example_app" / "README.md", ROOT / "tests" / "benchmarks" / "README.md"]
+    for page in {*PAGES, *ROOT.glob("*.md"), *others}:
+        text = _without_code(page)
+        for name, heading in re.findall(r"\]\(([^)#:\s]*)#?([^):\s]*)\)", text):
+            target = page.parent / name if name else page
+            assert target.exists(), f"{page.name}: {name}"
+            assert not heading or heading in _headings(target), f"{page.name}: {name}#{heading}"
+
+
+def _headings(page: Path) -> set[str]:
+    """The anchors of the headings, as GitHub and Sphinx make them."""
+    titles = re.findall(r"^#+ (.+)$", _without_code(page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def _without_code(page: Path) -> str:
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
 
 
 def test_order_of_events_is_the_tested_one() -> None:
     """Each list of the page is, line by line, one that ``test_order_of_events.py`` asserts."""
-    text = (DOCS / "order-of-events.md").read_text(encoding="utf-8")
+    text = (DOCS / "explanation" / "order-of-events.md").read_text(encoding="utf-8")
     shown = re.findall(r"^```text\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert shown
     source = (ROOT / "tests" / "test_order_of_events.py").read_text(encoding="utf-8")

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from decimal import Decimal
+from html import unescape
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from sqlalchemy import event
+from werkzeug.test import TestResponse
 
 from flask_uow import Database, Flask
 
 from .conftest import on_one_database
+
+pytestmark = pytest.mark.uow_isolated
 
 PAGES = ["/", "/accounts/new", "/transfers/new", "/import", "/journal"]
 
@@ -52,7 +59,7 @@ def test_every_page_renders_before_and_after_there_is_data(app: Flask, client: F
     assert "There are no accounts yet" in client.get("/").text
 
     assert app.test_cli_runner().invoke(args=["seed"]).exit_code == 0
-    for page in [*PAGES, "/accounts/3", "/accounts/3?page=2", "/accounts/5"]:
+    for page in [*PAGES, "/accounts/3", "/accounts/5"]:
         answer = client.get(page)
         assert answer.status_code == 200
         Outline(answer.text)
@@ -69,47 +76,88 @@ def test_every_field_has_a_label_and_every_link_an_end(client: FlaskClient, app:
         for link in outline.links:
             if link == "#main":
                 continue
-            assert link.startswith("/")
+            assert link.startswith(("/", "http://localhost/"))
             with client.get(link) as answer:
                 assert answer.status_code == 200, link
+
+
+def links(response: TestResponse) -> dict[str, str]:
+    """The URLs of the ``Link`` header by their relations."""
+    found = re.findall(r'<([^>]+)>; rel="(\w+)"', response.headers["Link"])
+    return {relation: url for url, relation in found}
 
 
 def test_statement_is_paged_and_its_balances_go_on(app: Flask, client: FlaskClient) -> None:
     """Twenty postings to a page, the newest first; the running balance spans the pages."""
     app.test_cli_runner().invoke(args=["seed"])
-    first = client.get("/api/accounts/3").get_json()
-    second = client.get("/api/accounts/3?page=2").get_json()
-    beyond = client.get("/api/accounts/3?page=99").get_json()
+    first = client.get("/api/accounts/3")
+    second = client.get(links(first)["next"])
+    last = client.get(links(first)["last"])
+    back = client.get(links(second)["prev"])
 
-    assert first["account"]["name"] == "Bank"
-    assert (first["page"], first["pages"]) == (1, 2)
-    assert len(first["postings"]) == 20
-    balance = Decimal(first["account"]["balance"])
-    for line in first["postings"] + second["postings"]:
+    assert first.get_json()["account"]["name"] == "Bank"
+    assert len(first.get_json()["postings"]) == 20
+    assert "prev" not in links(first)
+    assert "next" not in links(second)
+    balance = Decimal(first.get_json()["account"]["balance"])
+    for line in first.get_json()["postings"] + second.get_json()["postings"]:
         assert Decimal(line["balance"]) == balance
         balance -= Decimal(line["amount"])
     assert balance == 0
-    assert beyond == second
+    assert back.get_json() == first.get_json()
+    assert last.get_json()["postings"][-1] == second.get_json()["postings"][-1]
+
+
+def test_page_of_the_statement_stays_while_money_is_moved(app: Flask, client: FlaskClient) -> None:
+    """A new transfer neither moves a row to another page nor changes the balance of a row."""
+    app.test_cli_runner().invoke(args=["seed"])
+    next_page = links(client.get("/api/accounts/3"))["next"]
+    before = client.get(next_page).get_json()["postings"]
+    client.post("/api/transfers", json={"from": 3, "to": 4, "amount": "1"})
+    assert client.get(next_page).get_json()["postings"] == before
 
 
 @on_one_database
-@pytest.mark.parametrize("page", ["0", "-1", "x", "", "9" * 30, "²"])
-def test_page_that_cannot_be_is_the_nearest_one(app: Flask, client: FlaskClient, page: str) -> None:
-    """A page number that is none is no reason for an error."""
-    answer = client.get("/api/transfers", query_string={"page": page})
-    assert answer.status_code == 200
-    assert answer.get_json() == {"page": 1, "pages": 1, "transfers": []}
+def test_statement_page_leads_to_its_neighbors(app: Flask, client: FlaskClient) -> None:
+    """By buttons that name the direction; a page that fits has none."""
+    app.test_cli_runner().invoke(args=["seed"])
+    first = client.get("/accounts/3").text
+    (older,) = re.findall(r'rel="next" href="([^"]+)"', first)
+    second = client.get(unescape(older)).text
+    (newer,) = re.findall(r'rel="prev" href="([^"]+)"', second)
+
+    assert 'rel="prev"' not in first
+    assert 'rel="next"' not in second
+    assert client.get(unescape(newer)).text.count("<time") == 20
+    assert 'aria-label="Pages"' not in client.get("/accounts/9").text
+
+
+@on_one_database
+@pytest.mark.parametrize("path", ["/api/transfers", "/api/accounts/3", "/api/journal", "/journal"])
+@pytest.mark.parametrize("query", ["after=x", "before=%00", "after=a&before=b", "per_page=0"])
+def test_page_that_cannot_be_is_a_sentence(
+    app: Flask, client: FlaskClient, path: str, query: str
+) -> None:
+    """A cursor that the app has not made, or an impossible size, is a 400."""
+    app.test_cli_runner().invoke(args=["seed"])
+    response = client.get(f"{path}?{query}")
+    assert response.status_code == 400
+    assert "per_page" in response.text or "cursor" in response.text or "after" in response.text
 
 
 def test_list_of_transfers_is_paged(app: Flask, client: FlaskClient) -> None:
-    """The API lists all transfers, the newest first, twenty to a page."""
+    """The API lists all transfers, the newest first, twenty to a page, with links to the others."""
     app.test_cli_runner().invoke(args=["seed"])
-    first, last = (client.get(f"/api/transfers?page={page}").get_json() for page in (1, 3))
-    assert (first["pages"], len(first["transfers"]), len(last["transfers"])) == (3, 20, 13)
-    assert first["transfers"][0]["id"] == 53
-    assert last["transfers"][-1] == {
+    pages = [client.get("/api/transfers")]
+    while url := links(pages[-1]).get("next"):
+        pages.append(client.get(url))
+    transfers = [transfer for page in pages for transfer in page.get_json()["transfers"]]
+
+    assert [len(page.get_json()["transfers"]) for page in pages] == [20, 20, 13]
+    assert [transfer["id"] for transfer in transfers] == [*range(53, 0, -1)]
+    assert transfers[-1] == {
         "id": 1,
-        "at": last["transfers"][-1]["at"],
+        "at": transfers[-1]["at"],
         "from": 1,
         "to": 3,
         "amount": "4200.00",
@@ -118,14 +166,21 @@ def test_list_of_transfers_is_paged(app: Flask, client: FlaskClient) -> None:
 
 
 @on_one_database
-def test_home_page_needs_few_statements(app: Flask, client: FlaskClient, db: Database) -> None:
-    """However many accounts and transfers there are, the page sends four statements."""
+@pytest.mark.parametrize(
+    ("page", "statements"),
+    [("/", 3), ("/accounts/3", 4), ("/api/transfers", 2), ("/transfers/new", 1), ("/journal", 1)],
+)
+def test_page_needs_few_statements(
+    app: Flask,
+    client: FlaskClient,
+    assert_queries: Callable[[int], AbstractContextManager[Any]],
+    page: str,
+    statements: int,
+) -> None:
+    """However many accounts and transfers there are."""
     app.test_cli_runner().invoke(args=["seed"])
-    statements: list[str] = []
-    with app.app_context():
-        event.listen(db.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
-    client.get("/")
-    assert len(statements) == 4, statements
+    with assert_queries(statements):
+        assert client.get(page).status_code == 200
 
 
 @on_one_database

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy.orm import Session
 
 from example_app import ledger
 from example_app.database import db
-from example_app.models import LARGEST_BALANCE
+from example_app.ledger import PaymentOrder
+from example_app.models import LARGEST_BALANCE, Transfer
 from example_app.money import LARGEST_TRANSFER
 from flask_uow import Flask
 from tests.support.databases import TestDatabase
@@ -94,7 +97,7 @@ def test_refused_form_is_shown_again_with_what_was_typed(
 def test_balance_cannot_leave_its_bounds(
     client: FlaskClient, ids: dict[str, int], witness: Witness
 ) -> None:
-    """A constraint refuses a balance long before it is too large for 64 bits."""
+    """A balance is refused long before it is too large for 64 bits."""
     largest = f"{LARGEST_TRANSFER // 100}"
     body = {"from": ids["Source"], "to": ids["Till"], "amount": largest}
     answers = [client.post("/api/transfers", json=body).status_code for _ in range(2)]
@@ -102,8 +105,8 @@ def test_balance_cannot_leave_its_bounds(
     refused = client.post("/api/imports", data=f"from,to,amount\n{lines}")
 
     assert answers == [201, 201]
-    assert refused.status_code == 409
-    assert "cannot hold that much" in refused.get_json()["error"]
+    assert refused.status_code == 422
+    assert "Line 999: The account cannot hold that much." in refused.get_json()["error"]
     assert stored(witness)["Till"] == 2 * LARGEST_TRANSFER
 
 
@@ -247,13 +250,18 @@ def test_transfer_runs_at_the_level_that_its_database_is_right_at(
 ) -> None:
     """A payment is serializable, except where this would lock what others read."""
     levels: list[str] = []
-    transfer = ledger.transfer
+    transfer, transfer_all = ledger.transfer, ledger.transfer_all
 
-    def noting(orders: Any) -> Any:
+    def noting(order: PaymentOrder) -> Transfer:
         levels.append(db.session.connection().get_isolation_level())
-        return transfer(orders)
+        return transfer(order)
+
+    def noting_all(session: Session, orders: Sequence[PaymentOrder]) -> None:
+        levels.append(session.connection().get_isolation_level())
+        transfer_all(session, orders)
 
     monkeypatch.setattr(ledger, "transfer", noting)
+    monkeypatch.setattr(ledger, "transfer_all", noting_all)
     form = {"from": ids["Bank"], "to": ids["Till"], "amount": "1"}
     client.post("/api/transfers", json=form)
     client.post("/transfers/new", data=form)

@@ -25,6 +25,7 @@ from tests.support.witness import Witness
 
 ROOT = Path(example_app.__file__).parent.parent
 FIRST = "1f5c5c938859"  # before there were balances
+BALANCE = "0c49506d851e"
 BALANCES = "SELECT name, balance FROM accounts ORDER BY name"
 
 
@@ -78,10 +79,10 @@ def write_old_books(witness: Witness, *, overdrawn: bool = False) -> None:
 def test_revisions_make_what_the_models_say(app: Flask) -> None:
     """To the newest, to nothing, and again; the models are what the database is."""
     done(app, "db", "upgrade")
-    assert "are what the models say" in done(app, "db", "check")
+    assert "match the models" in done(app, "db", "check")
     done(app, "db", "downgrade", "base")
     done(app, "db", "upgrade")
-    assert "are what the models say" in done(app, "db", "check")
+    assert "match the models" in done(app, "db", "check")
     assert done(app, "audit") == "Accounts: 0. Transfers: 0. All agree.\n"
 
 
@@ -91,7 +92,7 @@ def test_balances_are_made_of_the_postings_that_are_there(app: Flask, witness: W
     done(app, "db", "upgrade", FIRST)
     write_old_books(witness)
     expected = [("Bank", 570_01), ("Rent", 0), ("Sales", -570_01)]
-    done(app, "db", "upgrade")
+    done(app, "db", "upgrade", BALANCE)
     assert witness.ask(BALANCES) == expected
     assert done(app, "audit") == "Accounts: 3. Transfers: 2. All agree.\n"
     done(app, "db", "downgrade")
@@ -111,6 +112,23 @@ def test_books_that_are_overdrawn_stop_the_second_revision(app: Flask, witness: 
     assert "ck_accounts_no_overdraft" in result.output
     assert witness.ask("SELECT version_num FROM alembic_version") == [FIRST]
     assert witness.ask("SELECT COUNT(*) FROM postings") == [4]
+
+
+@concurrently
+def test_entries_of_the_journal_from_before_there_was_progress(
+    app: Flask, witness: Witness
+) -> None:
+    """They are shown as they were: with their result, or as interrupted."""
+    done(app, "db", "upgrade", BALANCE)
+    with witness.engine.begin() as connection:
+        insert = text("INSERT INTO attempts (at, what, result) VALUES (:at, :what, :result)")
+        for what, result in (("Import of a.csv", None), ("Import of b.csv", "Transfers: 2.")):
+            values = {"at": datetime(2026, 1, 2, 3, 4), "what": what, "result": result}
+            connection.execute(insert.bindparams(bindparam("at", type_=DateTime())), values)
+    done(app, "db", "upgrade")
+    page = app.test_client().get("/journal").text
+    assert "Interrupted: no news since 02 Jan 2026 03:04 UTC." in page
+    assert "Transfers: 2." in page
 
 
 @concurrently
@@ -142,9 +160,9 @@ def test_tables_are_not_made_by_themselves(app: Flask, database: TestDatabase) -
 
 
 def start_line() -> str:
-    """What the README says, from the first command of ``flask`` on; without the server."""
+    """The README's first command, from its first ``flask`` on; without the server."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"^python3 .* && (export FLASK_APP=.*) && \S+flask run$", readme, re.M)
+    (line,) = re.findall(r"^python3 .* install -e \. && (.*) && \S+flask .* run$", readme, re.M)
     return str(line)
 
 
@@ -167,7 +185,7 @@ def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
 def test_start_line_makes_tables_and_example_data(tmp_path: Path) -> None:
     """In the instance folder; a second start adds nothing."""
     first, _ = start(tmp_path).communicate(timeout=60)
-    assert first.count("upgrade ") == 2
+    assert first.count("upgrade ") == 3
     assert first.endswith("Example data added. Transfers: 53.\n")
     second, _ = start(tmp_path).communicate(timeout=60)
     assert second.endswith("There are accounts already; nothing was added.\n")

@@ -99,6 +99,26 @@ def cluster() -> Iterator[Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def standby_of(primary: Cluster) -> Iterator[Cluster]:
+    """A running hot standby of *primary*, which runs."""
+    folder = Path(tempfile.mkdtemp(prefix="uow-pg-"))
+    run_as = primary._run_as
+    try:
+        found = Cluster(_reachable(primary._install, folder, run_as), folder, run_as)
+        words = f"pg_basebackup -R -h 127.0.0.1 -p {primary._port} -U postgres -c fast -D"
+        command = databases._command(primary._install, words, found.data)
+        subprocess.run(command, check=True, cwd="/", **run_as)
+        found.start()
+        try:
+            wait_until(lambda: found.says("ready to accept read-only connections"), "a standby")
+            yield found
+        finally:
+            found.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _reachable(install: Path, folder: Path, run_as: dict[str, Any]) -> Path:
     (folder / "data").mkdir(mode=0o700)
     if not run_as:

@@ -280,7 +280,7 @@ def by_signal(url: str, units: int, seed: int) -> Report:
 
 def by_line(url: str, units: int, seed: int) -> Report:
     run, bomb = Run(url, seed, lambda: None), Bomb()
-    run.alone("first")  # the only one that imports, and initialises the dialect
+    run.alone("first")  # the only one that imports, and initializes the dialect
     lines = Lines(bomb.strike)
     with lines.counted(-1):
         run.alone("traced")

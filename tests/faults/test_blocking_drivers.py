@@ -16,7 +16,7 @@ from tests.faults.drivers import address
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "errors.md"
+PAGE = ROOT / "docs" / "reference" / "errors.md"
 
 
 def observed(
@@ -33,8 +33,8 @@ def observed(
 
 @pytest.mark.fault(
     "W9",
-    fault="A driver waits in C, and all greenlets of a gevent worker with it",
-    then="A warning with the first connection: what to use, or to set, instead",
+    fault="A driver waits in C, so all greenlets of a gevent worker wait",
+    then="A warning at the first connection says what to use or to set instead",
 )
 @pytest.mark.parametrize(
     ("driver", "habit", "advice"),

@@ -67,12 +67,12 @@ def cut_commit(server: Server, proxy: FaultProxy, mode: Mode, **options: str) ->
 @pytest.mark.fault(
     "C1",
     fault="The connection breaks before COMMIT has reached the server",
-    then="The request fails; the error says that the outcome is unknown. Nothing is stored",
+    then="The request fails, the error says that the outcome is unknown, and nothing is stored",
 )
 @pytest.mark.fault(
     "C2",
     fault="The connection breaks after COMMIT, before its reply",
-    then="The request fails with the very same error, and the work is stored",
+    then="The request fails with the same error, and the work is stored",
 )
 @pytest.mark.parametrize(("mode", "stored"), STORED.items())
 def test_a_commit_that_is_cut_is_unknown(
@@ -101,8 +101,8 @@ def test_the_error_does_not_tell_the_two_outcomes_apart(server: Server, proxy: F
 
 @pytest.mark.fault(
     "C3",
-    fault="A peer takes the COMMIT, acknowledges it and never answers",
-    then="A read timeout of the driver, or a watchdog of your own, makes an error of it",
+    fault="A peer receives the COMMIT, acknowledges it and never responds",
+    then="A read timeout of the driver, or a watchdog of your own, turns the wait into an error",
 )
 def test_a_commit_whose_answer_never_comes_is_unknown(server: Server, proxy: FaultProxy) -> None:
     """A peer that acknowledges every byte and says nothing: only the client's own clock helps."""
@@ -136,7 +136,7 @@ def _shut_down(connection: Connection) -> None:
 
 
 @pytest.mark.fault(
-    "N11", fault="A slow network: answers come late, and byte by byte", then="They are answers"
+    "N11", fault="A slow network: replies arrive late, and byte by byte", then="No error"
 )
 def test_a_slow_network_is_no_fault(server: Server, proxy: FaultProxy) -> None:
     """Answers that arrive byte by byte, and late, are answers."""
@@ -217,12 +217,12 @@ def shop(make_app: MakeApp, db: Database, database: TestDatabase, line: FaultPro
 @pytest.mark.fault(
     "C1",
     fault="The connection breaks before COMMIT has reached the server",
-    then="The request fails; the error says that the outcome is unknown. Nothing is stored",
+    then="The request fails, the error says that the outcome is unknown, and nothing is stored",
 )
 @pytest.mark.fault(
     "C2",
     fault="The connection breaks after COMMIT, before its reply",
-    then="The request fails with the very same error, and the work is stored",
+    then="The request fails with the same error, and the work is stored",
 )
 @on("postgresql", "mariadb")
 @pytest.mark.parametrize(("mode", "stored"), STORED.items())
@@ -242,7 +242,7 @@ def test_a_request_whose_commit_is_cut_is_no_success(
 @pytest.mark.fault(
     "N10",
     fault="A connection breaks in the middle of COMMIT, again and again",
-    then="It never comes back from the pool: no other request fails",
+    then="The connection never goes back to the pool, so no other request fails",
 )
 @on("postgresql", "mariadb")
 @pytest.mark.parametrize("cuts", [30, pytest.param(3000, marks=pytest.mark.stress)])
@@ -273,7 +273,9 @@ def test_no_request_pays_for_the_cut_commit_of_another(
 
 
 @pytest.mark.fault(
-    "N10", fault="It breaks, and psycopg takes it for a good one", then="It is dropped all the same"
+    "N10",
+    fault="A connection breaks, and psycopg would use it again",
+    then="The connection is dropped",
 )
 @on("postgresql")
 @pytest.mark.parametrize("way", ["session", "engine"])
@@ -306,8 +308,8 @@ def test_a_reset_that_psycopg_does_not_notice(
 
 @pytest.mark.fault(
     "C13",
-    fault="A COMMIT fails and leaves the transaction of the driver open",
-    then="It is rolled back: the next user of the connection does not commit it",
+    fault="A COMMIT fails and leaves the driver's transaction open",
+    then="The transaction is rolled back: the next user of the connection does not commit it",
 )
 @anywhere
 @pytest.mark.parametrize("way", ["session", "engine"])

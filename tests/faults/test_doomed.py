@@ -124,7 +124,7 @@ def timed_out(connection: SQL, _: Rival) -> None:
     connection.execute(text("SELECT pg_sleep(20)"))
 
 
-def cancelled(connection: SQL, rival: Rival) -> None:
+def canceled(connection: SQL, rival: Rival) -> None:
     rival.cancel(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
     connection.execute(text("SELECT pg_sleep(20)"))
 
@@ -183,7 +183,7 @@ POSTGRESQL: dict[str, Fault] = {
     "duplicate key": sending("INSERT INTO users (name) VALUES ('first')"),
     "broken cursor": broken_server_side_cursor,
     "statement_timeout": timed_out,
-    "pg_cancel_backend": cancelled,
+    "pg_cancel_backend": canceled,
     "deadlock": deadlock,
     "lock_timeout": lock_timeout,
 }
@@ -454,27 +454,27 @@ def _in_transaction(driver: Any) -> bool:
 
 @pytest.mark.fault(
     "D1",
-    fault="A view swallows an SQL error on PostgreSQL",
+    fault="A view on PostgreSQL swallows the error of a statement",
     then="The commit raises TransactionLost, which names the error; nothing is stored",
 )
 @pytest.mark.fault(
     "D2",
-    fault="It swallows a statement_timeout or a cancel, on PostgreSQL",
+    fault="A view on PostgreSQL swallows a statement_timeout or a canceled statement",
     then="The commit raises TransactionLost, which names the error; nothing is stored",
 )
 @pytest.mark.fault(
     "D3",
-    fault="It swallows a deadlock that it has lost, on MariaDB or PostgreSQL",
+    fault="A view on MariaDB or PostgreSQL swallows a deadlock error",
     then="The commit raises TransactionLost, which names the error; nothing is stored",
 )
 @pytest.mark.fault(
     "D5",
-    fault="It swallows a lock timeout, on MariaDB or PostgreSQL",
+    fault="A view on MariaDB or PostgreSQL swallows a lock timeout",
     then="The commit raises TransactionLost, which names the error; nothing is stored",
 )
 @pytest.mark.fault(
     "D6",
-    fault="SQLite has rolled back by itself (full disk, ON CONFLICT ROLLBACK), unnoticed",
+    fault="SQLite rolls back by itself (full disk, ON CONFLICT ROLLBACK), and the view continues",
     then="The commit raises TransactionLost, which names the error; nothing is stored",
 )
 @cases(DOOMING)
@@ -489,8 +489,8 @@ def test_no_commit_succeeds_after_a_swallowed_error(fault: Fault, unit: Unit) ->
 
 @pytest.mark.fault(
     "D3",
-    fault="It goes on with more statements after such an error",
-    then="Each is refused with TransactionLost; half of the work is never stored",
+    fault="A view swallows such an error, and sends more statements",
+    then="Each is refused with TransactionLost, so half of the work is never stored",
 )
 @cases(DOOMING)
 def test_no_statement_runs_after_a_swallowed_error(fault: Fault, unit: Unit) -> None:
@@ -540,7 +540,7 @@ def add(session: SQL, title: str) -> None:
 
 @pytest.mark.fault(
     "D4",
-    fault="A deadlock inside of begin_nested() on MariaDB, which drops the savepoint too",
+    fault="A deadlock inside begin_nested() on MariaDB, which also ends the savepoint",
     then="The whole unit fails, and nothing is stored",
 )
 @cases(WHOLE)
@@ -682,8 +682,8 @@ def test_error_that_a_listener_swallows_counts(unit: Unit) -> None:
 
 @pytest.mark.fault(
     "D11",
-    fault="The connection of a session is rolled back without its knowledge, and the view goes on",
-    then="The commit raises TransactionLost; what came later is not stored without the rest",
+    fault="A view rolls back the connection of its session, not the session, and continues",
+    then="The commit raises TransactionLost: later work is not stored without the earlier work",
 )
 def test_rollback_of_the_connection_itself_leaves_no_half(unit: Unit) -> None:
     """P3: ``session.connection().rollback()`` is none of the session, which would commit more."""
@@ -727,8 +727,8 @@ def test_engine_of_the_app_s_own_is_looked_at_too(
 
 @pytest.mark.fault(
     "D1",
-    fault="It swallows the loss of its connection",
-    then="The commit fails, and what came later is not stored without what came before",
+    fault="A view swallows the loss of its connection",
+    then="The commit fails: later work is not stored without the earlier work",
 )
 @on("psycopg", "psycopg2", "pymysql")
 def test_swallowed_disconnect_is_no_success(unit: Unit) -> None:
@@ -747,8 +747,8 @@ def test_swallowed_disconnect_is_no_success(unit: Unit) -> None:
 
 @pytest.mark.fault(
     "C14",
-    fault="Of two engines one has lost its transaction, before the commit",
-    then="The other one stores nothing either",
+    fault="One of two engines has lost its transaction before the commit",
+    then="The other engine stores nothing either",
 )
 @cases(TYPICAL)
 def test_healthy_engine_stores_nothing_without_the_other(
@@ -811,7 +811,7 @@ def test_each_engine_of_a_routed_session_is_looked_at(fault: Fault, unit: Unit) 
 @pytest.mark.fault(
     "D12",
     fault="A view on MariaDB sends DDL or START TRANSACTION, and fails later",
-    then="What came before that stays: the server has committed it by itself",
+    then="Work before that statement stays: the server has committed it by itself",
 )
 @on("pymysql")
 @pytest.mark.parametrize(
@@ -841,8 +841,8 @@ def test_server_commits_by_itself(sql: str, unit: Unit) -> None:
 
 @pytest.mark.fault(
     "D8",
-    fault="A duplicate key on MariaDB or SQLite, which costs one statement",
-    then="No alarm: the rest is stored",
+    fault="A duplicate key on MariaDB or SQLite, which undoes one statement",
+    then="No TransactionLost: the rest is stored",
 )
 @cases(HARMLESS)
 def test_handled_error_of_a_statement_is_no_alarm(fault: Fault, unit: Unit) -> None:
@@ -856,8 +856,8 @@ def test_handled_error_of_a_statement_is_no_alarm(fault: Fault, unit: Unit) -> N
 
 @pytest.mark.fault(
     "D7",
-    fault="An error inside of begin_nested(), which is rolled back",
-    then="No alarm: the rest is stored",
+    fault="An error inside begin_nested(), which is rolled back",
+    then="No TransactionLost: the rest is stored",
 )
 @cases(RECOVERABLE)
 def test_error_in_a_savepoint_that_is_rolled_back_is_no_alarm(fault: Fault, unit: Unit) -> None:
@@ -872,8 +872,8 @@ def test_error_in_a_savepoint_that_is_rolled_back_is_no_alarm(fault: Fault, unit
 
 @pytest.mark.fault(
     "D7",
-    fault="An error between SAVEPOINT and ROLLBACK TO that were written as SQL",
-    then="No alarm: the rest is stored",
+    fault="An error between a SAVEPOINT and a ROLLBACK TO that the app sends as SQL",
+    then="No TransactionLost: the rest is stored",
 )
 @cases(RECOVERABLE)
 def test_savepoint_written_by_hand_is_no_alarm(fault: Fault, unit: Unit) -> None:
@@ -968,8 +968,8 @@ def test_autocommit_has_no_transaction_to_lose(fault: Fault, unit: Unit) -> None
 
 @pytest.mark.fault(
     "D9",
-    fault="A view calls rollback() after such an error, and does the work again",
-    then="It is stored, all of it and once",
+    fault="A view swallows such an error, calls rollback() and does the work again",
+    then="All of the work is stored, once",
 )
 @cases(DOOMING)
 def test_after_a_rollback_the_work_can_be_done_again(fault: Fault, unit: Unit) -> None:
@@ -1011,7 +1011,7 @@ def test_after_a_refused_commit_a_rollback_is_enough(fault: Fault, unit: Unit) -
 @pytest.mark.fault(
     "D9",
     fault="A view calls commit() or rollback() itself",
-    then="It means what SQLAlchemy says; the rest is a new transaction",
+    then="The call does what it does in SQLAlchemy; later work is a new transaction",
 )
 def test_commit_and_rollback_by_hand_are_as_they_were(unit: Unit) -> None:
     """P7: what came before is stored or undone there and then, the rest is a new transaction."""

@@ -107,13 +107,13 @@ def happened(
 
 @pytest.mark.fault(
     "W1",
-    fault="A process forks after its pool was used, and all work at once",
-    then="Each gets its own rows, and the parent keeps its connection",
+    fault="A process forks after its pool was used, and all processes work at once",
+    then="Each process gets its own rows, and the parent keeps its connection",
 )
 @pytest.mark.fault(
     "W2",
-    fault="It is forked in C, where Python's hooks do not run, as uWSGI does",
-    then="Each gets its own rows, and the parent keeps its connection",
+    fault="A process is forked in C, where Python's hooks do not run",
+    then="Each process gets its own rows, and the parent keeps its connection",
 )
 @pytest.mark.parametrize("fork", ["os.fork", "fork in C"])
 def test_children_and_parent_get_their_own_rows(
@@ -129,8 +129,8 @@ def test_children_and_parent_get_their_own_rows(
 
 @pytest.mark.fault(
     "W5",
-    fault="The pools of multiprocessing and concurrent.futures fork it",
-    then="Each gets its own rows, and the parent keeps its connection",
+    fault="The pools of multiprocessing and concurrent.futures fork a process",
+    then="Each process gets its own rows, and the parent keeps its connection",
 )
 @pytest.mark.parametrize("pool", ["multiprocessing", "concurrent.futures"])
 def test_pools_of_processes_get_their_own_rows(
@@ -159,8 +159,8 @@ REFUSED = ("query", "flush", "lazy load", "savepoint", "commit")
 
 @pytest.mark.fault(
     "W3",
-    fault="It forks while a unit is open",
-    then="The child gets a ForkedUnit, and the parent's commit is real",
+    fault="A process forks while a unit is open",
+    then="The child gets a ForkedUnit error, and the parent's commit stores its work",
 )
 @pytest.mark.parametrize("leave", LEAVE)
 def test_open_unit_is_refused_in_the_child_and_real_in_the_parent(
@@ -185,8 +185,8 @@ def test_open_unit_is_refused_in_the_child_and_real_in_the_parent(
 
 @pytest.mark.fault(
     "W3",
-    fault="The child of an open unit returns from the view",
-    then="A 500: it can commit nothing",
+    fault="A view forks while its unit is open, and the child returns from the view",
+    then="A 500, because the child can commit nothing",
 )
 def test_child_that_returns_from_the_view_answers_500(happened: Happened) -> None:
     """W3: an answer of the child is no success, because it can commit nothing."""
@@ -203,7 +203,7 @@ def test_child_that_returns_from_the_view_answers_500(happened: Happened) -> Non
 
 @pytest.mark.fault(
     "W3",
-    fault="It forks while a connection is open, and the child ends",
+    fault="A process forks while a connection is open, and the child ends",
     then="The parent's transaction is untouched",
 )
 def test_open_connection_is_untouched_by_a_child_that_ends(happened: Happened) -> None:
@@ -217,8 +217,8 @@ def test_open_connection_is_untouched_by_a_child_that_ends(happened: Happened) -
 
 @pytest.mark.fault(
     "W3",
-    fault="It forks while a connection is open, and the child uses it",
-    then="The child gets a ForkedUnit, and the parent's commit is real",
+    fault="A process forks while a connection is open, and the child uses it",
+    then="The child gets a ForkedUnit error, and the parent's commit stores its work",
 )
 @pytest.mark.parametrize(
     "database",
@@ -262,7 +262,7 @@ def test_child_that_lives_on_holds_no_lock_of_the_parent(happened: Happened) -> 
 @pytest.mark.fault(
     "S8",
     fault="A SQLite database is in use when the process forks, and the parent closes it",
-    then="What the child was told is stored, is stored",
+    then="All work that the child has committed is stored",
 )
 def test_child_loses_nothing_when_the_parent_closes_its_connections(happened: Happened) -> None:
     """S8: what the child was told is stored, is stored, though the parent closed the database."""
@@ -290,8 +290,8 @@ def test_child_of_an_open_unit_is_told_the_truth(driver: str, happened: Happened
 
 @pytest.mark.fault(
     "W4",
-    fault="It forks while other threads hold the locks of the pool",
-    then="No child waits for a holder that is not there",
+    fault="A process forks while other threads have the locks of the pool",
+    then="No child waits for a thread that does not exist in it",
 )
 def test_fork_while_other_threads_hold_the_locks(driver: str, happened: Happened) -> None:
     """W4: no child waits for a lock whose holder is not there."""

@@ -106,8 +106,8 @@ def test_a_serialization_failure_in_a_statement(postgresql: Server) -> None:
 
 @pytest.mark.fault(
     "C9",
-    fault="SERIALIZABLE: another transaction was in the way, at COMMIT",
-    then="Nothing is stored, and the error says that it may be run again",
+    fault="COMMIT fails because of a conflict with another transaction (SERIALIZABLE)",
+    then="Nothing is stored, and the error says that the work can be run again",
 )
 def test_a_serialization_failure_at_commit(postgresql: Server) -> None:
     """SERIALIZABLE: two that read what the other writes; the second COMMIT is refused."""
@@ -182,7 +182,7 @@ def test_a_lock_timeout_at_commit(postgresql: Server) -> None:
     assert not postgresql.is_stored(10)
 
 
-def test_a_cancelled_statement(postgresql: Server) -> None:
+def test_a_canceled_statement(postgresql: Server) -> None:
     """``pg_cancel_backend``: an administrator, or a client of its own."""
     with postgresql.engine.connect() as connection:
         number = backend(connection)
@@ -193,7 +193,7 @@ def test_a_cancelled_statement(postgresql: Server) -> None:
     expect(error, BEFORE_COMMIT, NOT_APPLIED, code="57014")
 
 
-def test_a_cancelled_commit(postgresql: Server) -> None:
+def test_a_canceled_commit(postgresql: Server) -> None:
     """It was in a deferred trigger: the server says that it has rolled back."""
     with postgresql.engine.connect() as connection:
         sleep_at_commit(connection)
@@ -393,7 +393,7 @@ def test_a_commit_that_took_too_long(postgresql: Server) -> None:
 @pytest.mark.fault(
     "N12",
     fault="The server has no connection left for the app",
-    then="An error which says that nothing is stored; the other connections go on",
+    then="An error says that nothing is stored; the other connections keep working",
 )
 def test_the_limit_of_connections(postgresql: Server) -> None:
     """53300, but libpq tells no code of a connect that failed."""
@@ -628,7 +628,7 @@ def test_a_duplicate_key_on_mariadb(mariadb: Server) -> None:
 @pytest.mark.fault(
     "N12",
     fault="The server has no connection left for the app",
-    then="An error which says that nothing is stored; the other connections go on",
+    then="An error says that nothing is stored; the other connections keep working",
 )
 def test_the_limit_of_connections_of_a_user(mariadb: Server) -> None:
     """Nothing was begun; unlike libpq, the drivers tell the code."""
@@ -647,7 +647,7 @@ def test_the_limit_of_connections_of_a_user(mariadb: Server) -> None:
 
 @pytest.mark.fault(
     "C10",
-    fault="A node of a Galera cluster cannot say what became of a COMMIT (1180, 1047)",
+    fault="A node of a Galera cluster does not know whether a COMMIT has succeeded (1180, 1047)",
     then="The error says that the outcome is unknown, and the connection is dropped",
 )
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def witness(postgresql_url: str) -> Iterator[Witness]:
 @pytest.mark.fault(
     "C11",
     fault="The process is killed at any moment, also between COMMIT and the response",
-    then="What was acknowledged is stored, and nothing by halves (PostgreSQL)",
+    then="All acknowledged work is stored, and none by halves (PostgreSQL)",
 )
 @pytest.mark.parametrize("kills", [6, pytest.param(130, marks=pytest.mark.stress)])
 def test_no_acknowledged_unit_is_lost(kills: int, witness: Witness, tmp_path: Path) -> None:

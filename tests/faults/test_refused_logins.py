@@ -134,7 +134,7 @@ def stored(server: Cluster) -> Witness:
 @pytest.mark.fault(
     "N12",
     fault="The server has no connection left for the app",
-    then="An error which says that nothing is stored; the other connections go on",
+    then="An error says that nothing is stored; the other connections keep working",
 )
 @every_driver
 def test_requests_without_a_connection_fail_and_the_others_go_on(
@@ -161,7 +161,7 @@ def test_requests_without_a_connection_fail_and_the_others_go_on(
 @pytest.mark.fault(
     "N12",
     fault="The server is starting up, and refuses every login",
-    then="An error at once, which says that nothing is stored; the next request finds it ready",
+    then="An error says at once that nothing is stored; later requests find the server ready",
 )
 @every_driver
 def test_server_that_is_not_ready_yet_is_an_error_at_once(
@@ -191,8 +191,8 @@ def is_refused(site: Site) -> bool:
 
 @pytest.mark.fault(
     "N12",
-    fault="The server is shutting down: it refuses logins, and waits for the open connections",
-    then="An error which says that nothing is stored; a request that has a connection can finish",
+    fault="The server is shutting down: it refuses logins, and waits for open connections",
+    then="An error says that nothing is stored; a request that has a connection can finish",
 )
 @every_driver
 def test_server_that_is_shutting_down_lets_open_units_finish(

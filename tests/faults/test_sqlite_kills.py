@@ -29,7 +29,7 @@ def make_unit(url: str, journal_mode: str) -> Callable[[str], None]:
 @pytest.mark.fault(
     "S5",
     fault="A process is killed in the middle of a transaction, in either journal mode",
-    then="What was acknowledged is stored, nothing by halves; the next writer has the lock at once",
+    then="All acknowledged work is stored, none by halves; the next writer gets the lock at once",
 )
 @pytest.mark.parametrize("kills", [6, pytest.param(130, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])

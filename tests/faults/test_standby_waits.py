@@ -1,6 +1,6 @@
-"""A COMMIT of PostgreSQL whose wait for a synchronous standby was cancelled is told of in the log.
+"""A COMMIT of PostgreSQL whose wait for a synchronous standby was canceled is told of in the log.
 
-The server waits for a standby that does not exist, so every COMMIT waits until it is cancelled.
+The server waits for a standby that does not exist, so every COMMIT waits until it is canceled.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.fault(
     "C7",
     fault="An administrator cancels a COMMIT that waits for a synchronous standby",
-    then="A success, because it is stored, and an error in the log: a failover may lose it",
+    then="The response is a success, and the log has an error: a failover may lose the work",
 )
 @every_driver
-def test_cancelled_wait_is_a_success_and_an_error_in_the_log(
+def test_canceled_wait_is_a_success_and_an_error_in_the_log(
     driver: str,
     make_app: MakeApp,
     db: Database,

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
@@ -364,6 +365,7 @@ def send_tasks(app: Flask, witness: Witness, tmp_path: Path) -> Iterator[Callabl
         "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}",
     }
     command = [sys.executable, "-m", "celery", "--app", "tasks:celery", "worker", "--pool", "solo"]
+    command += ["--loglevel", "INFO"]
     with (tmp_path / "log").open("wb") as log:
         worker = subprocess.Popen(
             command,
@@ -375,6 +377,11 @@ def send_tasks(app: Flask, witness: Witness, tmp_path: Path) -> Iterator[Callabl
         )
 
     def send() -> list[Any]:
+        # Both sides create the queue of this broker, and one of two that do so at once fails.
+        deadline = time.monotonic() + 60
+        while b" ready." not in (tmp_path / "log").read_bytes():
+            assert time.monotonic() < deadline, "the worker has not started"
+            time.sleep(0.05)
         done = subprocess.run(
             [sys.executable, "tasks.py"],
             check=True,

@@ -126,7 +126,7 @@ def _there_and_back(project: Project, old: Models, new: Models) -> None:
 
 def _clean(project: Project, models: Models) -> None:
     """``check`` finds nothing, not even a table that it would leave alone."""
-    said = "The databases are up to date, and are what the models say.\n"
+    said = "The databases are up to date and match the models.\n"
     assert project.do("db", "check", models=models) == said
 
 

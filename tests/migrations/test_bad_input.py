@@ -272,6 +272,6 @@ def test_tables_that_create_all_has_made(started: Project) -> None:
         app.extensions["uow_migrations"].create_all()
     output = started.do("db", "migrate")
     assert "No file was written" in output
-    assert "'db.create_all()' has made the tables" in output
+    assert "'db.create_all()' has created the tables. Remove the call from the app" in output
     started.write_revision("one", None, 'op.create_table("people", sa.Column("id", sa.Integer))')
     refused(started.flask("db", "upgrade"), "already exists", "'flask db stamp one'")

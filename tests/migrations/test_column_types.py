@@ -19,7 +19,7 @@ from tests.migrations.projects import Models, Project
 from tests.migrations.shop import types
 from tests.support.databases import anywhere, concurrently, on
 
-_CLEAN = "The databases are up to date, and are what the models say.\n"
+_CLEAN = "The databases are up to date and match the models.\n"
 
 # On every database.
 KINDS: dict[str, Any] = {

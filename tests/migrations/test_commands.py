@@ -161,7 +161,7 @@ def test_what_there_is_nothing_to_do(started: Project) -> None:
     assert "b" in said(started, "history", "-r", ":current")
     said(started, "upgrade")
     assert said(started, "upgrade") == "Nothing to do: the databases are up to date.\n"
-    assert "Nothing to do: 'head' is what" in said(started, "stamp")
+    assert "Nothing to do: 'head' is recorded" in said(started, "stamp")
     assert "no database is beyond 'c'" in said(started, "downgrade", "c")
     assert "nothing to merge: 'c'" in said(started, "merge", "c", code=1)
     assert "downgrade c" in said(started, "downgrade", "-1")
@@ -296,7 +296,7 @@ def test_settings_with_typing_errors(started: Project) -> None:
         with pytest.raises(ConfigError, match=words):
             started.app(UOW_MIGRATIONS=value)
     later: list[tuple[dict[str, Any], str]] = [
-        ({"foo": 1}, "not an option of Alembic's"),
+        ({"foo": 1}, "neither an option of Alembic's"),
         ({"engine": ["default"]}, "Did you mean 'engines'"),
         ({"include_shemas": True}, "Did you mean 'include_schemas'"),
         ({"version_table_shema": "x"}, "Did you mean 'version_table_schema'"),
@@ -496,7 +496,7 @@ def test_look_at_the_first_request_is_no_danger_to_it(
     app.add_url_rule("/", "index", lambda: "ok")
     assert app.test_client().get("/").status_code == 200
     (record,) = [one for one in caplog.records if one.name.startswith("flask_uow")]
-    assert "could not be looked at" in record.getMessage()
+    assert "could not be checked" in record.getMessage()
 
 
 @anywhere
@@ -510,7 +510,7 @@ def test_unforeseen_error_of_the_look_is_logged(
     app = started.app(DEBUG=True)
     app.add_url_rule("/", "index", lambda: "ok")
     assert app.test_client().get("/").status_code == 200
-    assert "could not be looked at: SystemExit" in caplog.text
+    assert "could not be checked: SystemExit" in caplog.text
 
 
 @anywhere
@@ -537,7 +537,7 @@ def test_six_first_requests_log_once(
     app.extensions["uow"].engines["default"].dispose()
 
 
-# Neighbours ----------------------------------------------------------------------------------
+# Neighbors ----------------------------------------------------------------------------------
 
 
 @anywhere

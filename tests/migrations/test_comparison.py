@@ -23,7 +23,7 @@ from sqlalchemy import (
 from tests.migrations.projects import Models, Project, people
 from tests.support.databases import anywhere, concurrently, on
 
-_CLEAN = "The databases are up to date, and are what the models say.\n"
+_CLEAN = "The databases are up to date and match the models.\n"
 
 
 def check(project: Project, models: Models) -> str:

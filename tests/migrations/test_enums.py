@@ -17,7 +17,7 @@ from tests.migrations.schemas import schema_of
 from tests.migrations.test_comparison import check, pets
 from tests.support.databases import concurrently, on
 
-_CLEAN = "The databases are up to date, and are what the models say.\n"
+_CLEAN = "The databases are up to date and match the models.\n"
 
 
 def letters(*values: str, name: str = "letters", **options: Any) -> Models:

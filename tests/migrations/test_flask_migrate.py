@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +323,55 @@ def test_commands_of_flask_migrate_say_whose_the_migrations_are(
     with app.app_context(), pytest.raises(SystemExit):
         flask_migrate.upgrade()
     assert "Migrations().upgrade()" in caplog.text
+
+
+@concurrently
+def test_their_own_commands_run_beside_ours(project: Project, tmp_path: Path) -> None:
+    """``Migrate(app, db, command="fm")``: each command, for one database and for several."""
+    audit = f"sqlite:///{tmp_path / 'audit.db'}"
+    for options, binds, folder in (([], {}, "one"), (["--multidb"], {"audit": audit}, "several")):
+        project.binds = binds
+
+        def fm(*args: str, models: Any = with_entries if binds else people) -> str:
+            app = project.app(models)
+            flask_migrate.Migrate(app, app.extensions["uow_migrations"], folder, command="fm")  # noqa: B023
+            result = project.flask("fm", *args, app=app)
+            assert result.exception is None, result.output
+            return str(result.output)
+
+        with configured_logging():
+            fm("init", *options)
+            fm("migrate", "-m", "first")
+            fm("upgrade")
+            assert "people" in project.tables()
+            assert not binds or project.tables(audit) == {"entries"}
+            fm("check")
+            fm("stamp", "head")
+            fm("current", "--verbose")
+            fm("history")
+            fm("heads")
+            fm("migrate", "-m", "second", models=with_more if binds else with_age)
+            fm("upgrade", models=with_more if binds else with_age)
+            fm("downgrade", "base")
+            assert "people" not in project.tables()
+
+
+@contextlib.contextmanager
+def configured_logging() -> Iterator[None]:
+    """Restore the handlers and levels that their ``env.py`` sets."""
+    loggers = [logging.getLogger(name) for name in ("", "alembic", "sqlalchemy.engine")]
+    loggers.append(logging.getLogger("flask_migrate"))
+    kept = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    disabled = [
+        logger
+        for logger in logging.root.manager.loggerDict.values()
+        if isinstance(logger, logging.Logger) and not logger.disabled
+    ]
+    try:
+        yield
+    finally:
+        for logger, level, handlers in kept:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+        for logger in disabled:
+            logger.disabled = False

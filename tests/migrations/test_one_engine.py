@@ -213,7 +213,7 @@ def test_naming_convention_is_offered_where_there_is_none(project: Project) -> N
     """As text to paste, for a ``Database`` with a base and for one without."""
     app = Flask("plain", root_path=str(project.folder))
     app.config["SQLALCHEMY_DATABASE_URI"] = project.url
-    app.register_extension(Database())
+    app.register_extension(Database(metadata=MetaData()))
     output = project.flask("db", "init", app=app).output
     assert "db = Database(metadata=MetaData(naming_convention=NAMING_CONVENTION))" in output
     assert "not even by 'flask db downgrade'" in output

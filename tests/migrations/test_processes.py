@@ -128,7 +128,7 @@ def test_whole_program(project: Project) -> None:
     assert output.startswith("upgrade two pets ... 0.")
     code, output = flask("check")
     assert code == 0
-    assert output == "The databases are up to date, and are what the models say.\n"
+    assert output == "The databases are up to date and match the models.\n"
     assert flask("downgrade", "base")[0] == 0
     assert project.tables() == set()
     assert flask("upgrade", "nosuch") == (

@@ -157,7 +157,7 @@ def test_note_that_got_lost_is_no_success(started: Project) -> None:
         Migrations().stamp("base")
     result = started.flask("db", "upgrade")
     assert result.exit_code == 1
-    assert "is noted at no revision, and not at one" in result.output
+    assert "is recorded at no revision, not at one" in result.output
     assert started.revision() is None
 
 

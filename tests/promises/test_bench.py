@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 from flask import Flask
+from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
-from flask_uow import Database
+from flask_uow import Database, testing
 from tests.conftest import MakeApp
-from tests.support import databases, leaks
+from tests.support import databases, engines
 from tests.support.databases import anywhere, on
 from tests.support.faults import Faults, Step, backend_id, kill_backend
 from tests.support.models import User
@@ -17,23 +18,30 @@ from tests.support.witness import Witness
 
 @anywhere
 @pytest.mark.parametrize("kind", ["app_context", "test_request_context"])
-def test_leak_detector_finds_a_pushed_context(kind: str, app: Flask) -> None:
+def test_leak_check_finds_a_pushed_context(kind: str, app: Flask) -> None:
     """It names the context, and pops it so that the next test starts clean."""
-    getattr(app, kind)().push()
-    with pytest.raises(AssertionError, match="still pushed"):
-        leaks.check()
-    leaks.check()
+    with pytest.raises(AssertionError, match=r"context.*, pushed in"):
+        with testing.no_leaks():
+            getattr(app, kind)().push()
+    with testing.no_leaks():
+        pass
 
 
 @anywhere
-def test_leak_detector_finds_a_connection(app: Flask, db: Database) -> None:
-    """It counts what is checked out of the pool of any engine."""
-    with app.app_context():
-        connection = db.engine.connect()
+def test_leak_check_finds_a_connection(app: Flask, db: Database) -> None:
+    """It closes what is checked out of the pool of an engine."""
+    kept = []
+    with pytest.raises(AssertionError, match="a connection, checked out by"):
+        with testing.no_leaks(), app.app_context():
+            kept.append(db.engine.connect())
+    assert engines.checked_out() == 0
+
+
+def test_plain_engines_are_watched_as_well() -> None:
+    connection = create_engine("sqlite://").connect()
     with pytest.raises(AssertionError, match=r"1 connection\(s\) checked out"):
-        leaks.check()
+        engines.dispose()
     connection.close()
-    leaks.check()
 
 
 def test_missing_database_is_a_skip_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

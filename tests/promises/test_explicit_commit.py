@@ -212,6 +212,160 @@ def test_mode_of_a_nested_blueprint(make_app: MakeApp, db: Database, witness: Wi
     assert witness.names() == ["inner"]
 
 
+# By package -----------------------------------------------------------------------------------
+
+
+def package(name: str) -> Callable[[Database, str], None]:
+    """:func:`code_of_others`, as the code of a module called *name*."""
+    source = "def store(db, name):\n    db.session.add(User(name=name))\n    db.session.commit()\n"
+    module: dict[str, Any] = {"__name__": name, "User": User}
+    exec(source, module)
+    store: Callable[[Database, str], None] = module["store"]
+    return store
+
+
+def stored_by(module: str, app: Flask, db: Database, witness: Witness) -> list[str]:
+    """What is stored of a request in which *module* commits, and which is refused."""
+    store = package(module)
+
+    @app.post("/")
+    def view() -> tuple[str, int]:
+        store(db, "ada")
+        return "", 400
+
+    app.test_client().post("/")
+    return witness.names()
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("flask_admin", []),
+        ("flask_admin.contrib.sqla.view", []),
+        ("flask_admin_plus", ["ada"]),
+        ("my.flask_admin", ["ada"]),
+        ("", ["ada"]),
+    ],
+)
+@anywhere
+def test_mode_of_a_package(
+    module: str, names: list[str], make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """Of the code that calls ``commit()``, in whatever view; a part of a word is no package."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"flask_admin": "flush"})
+    assert stored_by(module, app, db, witness) == names
+
+
+@pytest.mark.parametrize(
+    ("modes", "names"),
+    [
+        ({"pkg": "flush", "pkg.inner": "allow"}, ["ada"]),
+        ({"pkg": "allow", "pkg.inner": "flush", "": "forbid"}, []),
+        ({"other": "allow", "": "flush"}, []),
+        ({"pkg": "allow", "": "flush"}, ["ada"]),
+    ],
+)
+@anywhere
+def test_innermost_package_decides(
+    modes: dict[str, str], names: list[str], make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """A module before its package, and either before ``""``."""
+    app = make_app(UOW_EXPLICIT_COMMIT=modes)
+    assert stored_by("pkg.inner.module", app, db, witness) == names
+
+
+@anywhere
+def test_package_decides_before_the_blueprint(
+    make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """Who commits says more than where; the blueprint is for all other code in its views."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"admin": "flush", "pkg": "allow"})
+    admin = Blueprint("admin", __name__)
+
+    @admin.post("/<module>")
+    def view(module: str) -> tuple[str, int]:
+        package(module)(db, module)
+        return "", 400
+
+    app.register_blueprint(admin)
+    for module in ("pkg", "other"):
+        app.test_client().post(f"/{module}")
+    assert witness.names() == ["pkg"]
+
+
+@anywhere
+def test_only_the_code_that_calls_commit_counts(
+    make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """A decorator of a package is around the view, and does not commit."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"pkg": "flush"})
+    module: dict[str, Any] = {"__name__": "pkg"}
+    exec("def wrap(view):\n    def wrapped():\n        return view()\n    return wrapped", module)
+    app.add_url_rule("/", "view", module["wrap"](view_that_commits(db, 400)), methods=["POST"])
+    app.test_client().post("/")
+    assert witness.names() == ["ada"]
+
+
+@anywhere
+def test_forbidden_package_is_refused(make_app: MakeApp, db: Database, witness: Witness) -> None:
+    """``begin()`` counts as well; a savepoint does not."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"pkg": "forbid"})
+    app.register_error_handler(CommitRefused, lambda error: (str(error), 500))
+    module: dict[str, Any] = {"__name__": "pkg"}
+    exec("def begin(db): db.session.begin()\ndef nested(db): db.session.begin_nested()", module)
+
+    @app.post("/<name>")
+    def view(name: str) -> str:
+        module[name](db)
+        return ""
+
+    assert app.test_client().post("/begin").text.startswith("begin() is refused")
+    assert app.test_client().post("/nested").status_code == 200
+
+
+@anywhere
+def test_block_decides_before_the_package(
+    make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """It stands next to the call, in the code of the app."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"pkg": "flush"})
+    store = package("pkg")
+
+    @app.post("/")
+    def view() -> tuple[str, int]:
+        with db.explicit_commit("allow"):
+            store(db, "inside")
+        store(db, "after")
+        return "", 400
+
+    app.test_client().post("/")
+    assert witness.names() == ["inside"]
+
+
+@anywhere
+def test_package_outside_of_a_request_is_allowed(
+    make_app: MakeApp, db: Database, witness: Witness
+) -> None:
+    """As every explicit commit."""
+    app = make_app(UOW_EXPLICIT_COMMIT={"pkg": "forbid"})
+    with app.app_context():
+        package("pkg")(db, "command")
+    assert witness.names() == ["command"]
+
+
+@anywhere
+def test_stack_is_not_looked_at_without_names(
+    make_app: MakeApp, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One mode for all code costs nothing more."""
+    looked: list[int] = []
+    monkeypatch.setattr("flask_uow._unit.session.calling_module", looked.append)
+    app = make_app(UOW_EXPLICIT_COMMIT={"": "flush"})
+    app.add_url_rule("/", "view", view_that_commits(db, 200), methods=["POST"])
+    assert app.test_client().post("/").status_code == 200
+    assert looked == []
+
+
 # By block -------------------------------------------------------------------------------------
 
 
@@ -322,6 +476,14 @@ def test_mode_that_does_not_exist_is_refused(value: Any, where: str, make_app: M
     """The three that do are named."""
     with pytest.raises(ConfigError, match=f"{where}.*'allow', 'flush' or 'forbid'"):
         make_app(UOW_EXPLICIT_COMMIT=value)
+
+
+@anywhere
+@pytest.mark.parametrize("key", [None, 1, ("admin",)])
+def test_name_that_is_none_is_refused(key: Any, make_app: MakeApp) -> None:
+    """It would never match."""
+    with pytest.raises(ConfigError, match=r"UOW_EXPLICIT_COMMIT has the key .*'flask_admin'"):
+        make_app(UOW_EXPLICIT_COMMIT={key: "flush"})
 
 
 def test_mode_of_a_with_block_that_does_not_exist_is_refused(db: Database) -> None:

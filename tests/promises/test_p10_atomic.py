@@ -12,6 +12,8 @@ import pytest
 from flask import Flask, Response, stream_with_context
 from flask.testing import FlaskClient
 from sqlalchemy import event, func, insert, select, text, update
+from sqlalchemy.dialects import registry
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite as SQLiteDialect
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from flask_uow import (
@@ -26,8 +28,8 @@ from flask_uow import (
 )
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, anywhere, concurrently, on
+from tests.support.engines import checked_out
 from tests.support.faults import Faults, backend_id
-from tests.support.leaks import checked_out
 from tests.support.models import Post, User
 from tests.support.threads import in_threads
 from tests.support.witness import Witness
@@ -533,6 +535,77 @@ def test_isolation_level_is_in_force_and_only_there(app: Flask, db: Database) ->
                 level(db)
                 raise LookupError
         assert level(db) == usual
+
+
+@concurrently
+def test_isolation_level_by_dialect_is_that_of_the_engine(app: Flask, db: Database) -> None:
+    """A dialect that is not named keeps its default, and its engine."""
+    levels = {"postgresql": "SERIALIZABLE", "mariadb": "READ COMMITTED"}
+    with app.app_context():
+        name, usual = db.engine.dialect.name, db.engine
+        for dialect in ("postgresql", "mariadb"):
+            with db.atomic(isolation_level={dialect: levels[dialect]}):
+                if dialect == name:
+                    assert level(db) == levels[dialect]
+                else:
+                    assert db.session.get_bind() is usual
+        with db.atomic(isolation_level=levels) as session:
+            connection = session.connection()
+            wanted = levels.get(name, "SERIALIZABLE")  # SQLite has no other
+            assert connection.get_isolation_level() == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        (8, "is 8, but it must be a level, such as 'SERIALIZABLE', or a dict of levels"),
+        (["SERIALIZABLE"], "must be a level"),
+        ({"postgres": "SERIALIZABLE"}, "a level for 'postgres', which is not a dialect"),
+        ({"PostgreSQL": "SERIALIZABLE"}, "Did you mean 'postgresql'? Write the name as in"),
+        ({"mysql+pymysql": "SERIALIZABLE"}, "Did you mean 'mysql'?"),
+        ({"mysql.pymysql": "SERIALIZABLE"}, "for 'mysql.pymysql', which is not a dialect"),
+        ({None: "SERIALIZABLE"}, "a level for None, which is not a dialect"),
+        ({"mysql": None}, "is None for 'mysql', but it must be a level"),
+    ],
+)
+def test_isolation_level_of_another_kind_is_refused_where_it_is_written(
+    db: Database, value: Any, sentence: str
+) -> None:
+    """No app and no engine is needed, and both places name themselves."""
+    for place in ("atomic", "unit"):
+        with pytest.raises(ConfigError) as refusal:
+            getattr(db, place)(isolation_level=value)
+        assert str(refusal.value).startswith("'isolation_level' of '")
+        assert f"db.{place}(...)'" in str(refusal.value)
+        assert sentence in str(refusal.value)
+
+
+def test_isolation_level_for_a_dialect_of_another_package(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is the one that its engines have: a URL and a driver may have others."""
+    for name in ("shopdb", "shop", "postgresql.psycopg"):
+        with pytest.raises(ConfigError, match=f"a level for '{name}', which is not a dialect"):
+            db.atomic(isolation_level={name: "SERIALIZABLE"})
+    dialect = type("ShopDialect", (SQLiteDialect,), {"name": "shopdb"})
+    for name in ("shopdb", "shop"):
+        monkeypatch.setitem(registry.impls, name, lambda: dialect)
+    db.atomic(isolation_level={"shopdb": "SERIALIZABLE"})
+    with pytest.raises(ConfigError, match="a level for 'shop', which is not a dialect"):
+        db.atomic(isolation_level={"shop": "SERIALIZABLE"})
+
+
+@anywhere
+def test_unknown_level_in_a_mapping_is_refused_on_its_dialect_only(
+    app: Flask, db: Database
+) -> None:
+    """The server of another dialect is not there to ask."""
+    with app.app_context():
+        with db.atomic(isolation_level={"postgresql": "CHAOS"}):
+            pass
+        with pytest.raises(ConfigError, match=r"'CHAOS' is not known to the engine 'default'"):
+            with db.atomic(isolation_level={"sqlite": "CHAOS"}):
+                pass
 
 
 @on("postgresql", "mariadb")

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 from flask import Flask, Response, abort, after_this_request, stream_with_context
 from flask.testing import FlaskClient
-from sqlalchemy import event, select
+from sqlalchemy import delete, event, select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_uow import Database, DiscardedWork, HookRefused, PartialCommit, Rollback
+from flask_uow import Database, DiscardedWork, HookRefused, PartialCommit, Rollback, testing
 from tests.conftest import MakeApp
 from tests.support.databases import anywhere, concurrently, on
-from tests.support.faults import Faults
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -256,7 +255,7 @@ def test_hook_for_the_rollback_runs_before_the_error_handler(
 
 
 def test_hooks_are_dropped_where_the_commit_fails(
-    app: Flask, db: Database, client: FlaskClient, faults: Faults, ran: list[str]
+    app: Flask, db: Database, client: FlaskClient, ran: list[str]
 ) -> None:
     """At the flush or at the COMMIT itself: what is not stored has no mail sent about it."""
     app.register_error_handler(OperationalError, lambda error: ("", 503))
@@ -268,10 +267,9 @@ def test_hooks_are_dropped_where_the_commit_fails(
         db.on_rollback(ran.append, "undone")
         return ""
 
-    faults.fail("commit")
-    assert client.post("/").status_code == 503
-    faults.fail("statement")
-    assert client.post("/").status_code == 503
+    for at in ("commit", "execute"):
+        with testing.lose_connection(db, at=at, app=app):
+            assert client.post("/").status_code == 503
     assert ran == ["undone", "undone"]
 
 
@@ -489,6 +487,48 @@ def test_hook_of_a_block_in_a_command_uses_the_database(
 
 
 @anywhere
+@pytest.mark.parametrize(("name", "expected"), [("ada", ["stored"]), ("taken", ["undone"])])
+def test_hook_that_is_added_by_the_flush_of_the_commit(
+    name: str, expected: list[str], app: Flask, db: Database, witness: Witness, ran: list[str]
+) -> None:
+    """It runs: in a request, at the end of a block, at an explicit commit."""
+    witness.store(User(name="taken"))
+
+    def note_flush(_session: object, *_: object) -> None:
+        db.on_commit(ran.append, "stored")
+        db.on_rollback(ran.append, "undone")
+
+    event.listen(db.session, "before_flush", note_flush)
+
+    @app.post("/")
+    def in_a_request() -> str:
+        db.session.add(User(name=name))
+        return ""
+
+    @db.atomic
+    def in_a_block() -> None:
+        db.session.add(User(name=name))
+
+    def by_hand() -> None:
+        try:
+            db.session.add(User(name=name))
+            db.session.commit()
+        except IntegrityError:
+            db.session.rollback()
+
+    def request() -> None:
+        app.test_client().post("/")
+
+    for write in (request, in_a_block, by_hand):
+        ran.clear()
+        with app.app_context(), contextlib.suppress(IntegrityError):
+            write()
+        assert ran == expected, write
+        with witness.engine.begin() as connection:
+            connection.execute(delete(User).where(User.name == "ada"))
+
+
+@anywhere
 def test_objects_are_readable_in_a_hook(
     app: Flask, db: Database, client: FlaskClient, traffic: list[str], ran: list[str]
 ) -> None:
@@ -656,8 +696,6 @@ def test_hook_of_two_engines_does_not_run_where_only_one_committed(
 ) -> None:
     """Half of the work is not the work."""
     two_engines.register_error_handler(PartialCommit, lambda error: ("", 500))
-    with two_engines.app_context():
-        Faults(both.engines["other"]).fail("commit")
 
     @two_engines.post("/")
     def create() -> str:
@@ -666,7 +704,8 @@ def test_hook_of_two_engines_does_not_run_where_only_one_committed(
         both.on_rollback(ran.append, "undone")
         return ""
 
-    assert two_engines.test_client().post("/").status_code == 500
+    with testing.fail_commit(both, engine="other", app=two_engines):
+        assert two_engines.test_client().post("/").status_code == 500
     assert ran == ["undone"]
 
 

@@ -11,10 +11,9 @@ from flask.testing import FlaskClient
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from flask_uow import BlockRefused, Database, OutsideContext, Rollback, UnitEnded
+from flask_uow import BlockRefused, Database, OutsideContext, Rollback, UnitEnded, testing
 from tests.support.databases import anywhere, concurrently, on
-from tests.support.faults import Faults
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -127,12 +126,11 @@ def test_independent_work_that_fails_is_undone(
 
 @anywhere
 def test_independent_commit_that_fails_is_raised(
-    app: Flask, db: Database, witness: Witness, faults: Faults
+    app: Flask, db: Database, witness: Witness
 ) -> None:
     """Where the block ends; nothing is left open."""
     with app.app_context():
-        faults.fail("commit")
-        with pytest.raises(OperationalError, match="failed on demand"):
+        with testing.fail_commit(db), pytest.raises(IntegrityError, match="on_demand"):
             with db.independent() as session:
                 session.add(Post(title="lost"))
         assert checked_out() == 0

@@ -77,7 +77,7 @@ def slow(make_app: MakeApp, db: Database) -> Flask:
     @app.get("/user/<path:name>")
     def user(name: str) -> str:
         assert FORGED in name
-        return str(db.session.scalar(text("SELECT 1")))
+        return str(db.session.connection().scalar(text("SELECT 1")))
 
     return app
 
@@ -100,7 +100,7 @@ def test_a_request_without_a_rule_has_no_path(
 
     @slow.before_request
     def look() -> None:
-        db.session.execute(text("SELECT 1"))
+        db.session.connection()  # a transaction begins
 
     assert send(slow.test_client(), "/nowhere/", REQUEST_METHOD=method).status_code == 404
     (message,) = messages(caplog)
@@ -120,7 +120,7 @@ def test_an_exhausted_pool_names_the_rules(
 
     @app.get("/user/<path:name>")
     def user(name: str) -> str:
-        db.session.execute(text("SELECT 1"))
+        db.session.connection()  # a transaction begins
         with pytest.raises(PoolExhausted) as caught, db.engine.connect():
             pass
         errors.append(caught.value)

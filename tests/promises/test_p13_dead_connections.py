@@ -217,7 +217,7 @@ def test_the_users_own_pre_ping_does_the_same(site: Site) -> None:
 @pytest.mark.fault(
     "N8",
     fault="No process listens on the port of the server",
-    then="Requests fail at once; when it is back, all is as before",
+    then="Requests fail at once; when the server is back, they succeed again",
 )
 @every_driver
 def test_a_server_that_is_away_is_an_error_and_then_none(site: Site) -> None:
@@ -233,8 +233,8 @@ def test_a_server_that_is_away_is_an_error_and_then_none(site: Site) -> None:
 
 @pytest.mark.fault(
     "N13",
-    fault="The very first connection is refused, or cut while it is set up",
-    then="An error; the next one works",
+    fault="The first connection of an engine is refused, or cut during its setup",
+    then="An error; the next connection works",
 )
 @every_driver
 def test_a_first_connect_that_fails_is_tried_again(

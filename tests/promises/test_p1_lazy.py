@@ -121,16 +121,20 @@ def test_touched_session_connects_at_its_first_statement(
 
 
 def test_read_costs_one_checkout_and_no_more_statements(
-    app: Flask, db: Database, client: FlaskClient, traffic: list[str]
+    app: Flask, db: Database, client: FlaskClient, traffic: list[str], database: TestDatabase
 ) -> None:
-    """A request that reads one row sends that SELECT and nothing of ours."""
+    """A request that reads one row sends that SELECT, and no transaction begins but on MariaDB.
+
+    SQLAlchemy's own events begin one and roll it back.
+    """
+    end = "COMMIT" if database.name == "mariadb" else "ROLLBACK"
 
     @app.get("/")
     def index() -> str:
         return str(db.session.get(User, 1))
 
     client.get("/")
-    assert traffic == ["checkout", "BEGIN", "SELECT", "COMMIT", "checkin"]
+    assert traffic == ["checkout", "BEGIN", "SELECT", end, "checkin"]
 
 
 def test_engines_are_built_once_by_many_threads(database: TestDatabase, db: Database) -> None:

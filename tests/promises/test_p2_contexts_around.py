@@ -91,7 +91,7 @@ def test_listener_that_raises_undoes_no_commit(
             event.remove(User, "expire", refuse)
         assert ada.name == "ada"
     assert witness.names() == ["ada", "bob", "cid"]
-    assert "did not expire" in caplog.text
+    assert "could not be expired" in caplog.text
 
 
 def test_contexts_further_out_see_it_as_well(app: Flask, db: Database, client: FlaskClient) -> None:

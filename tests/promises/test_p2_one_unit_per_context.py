@@ -34,7 +34,7 @@ from flask_uow import ConcurrentUse, Database, DiscardedWork, OutsideContext, Un
 from flask_uow._unit.session import UnitSession
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, concurrently
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Base, User
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
@@ -522,7 +522,7 @@ USES: dict[str, Callable[[Database, Session], object]] = {
 @pytest.mark.fault(
     "W10",
     fault="Two threads use one unit at once",
-    then="The second is refused with ConcurrentUse, the first is not disturbed",
+    then="The second thread is refused with ConcurrentUse, the first one continues",
 )
 @pytest.mark.parametrize("use", USES)
 def test_two_threads_at_once_in_one_unit_are_refused(
@@ -617,8 +617,8 @@ LATE_USES: dict[str, Callable[[Session], object]] = {
 
 @pytest.mark.fault(
     "D10",
-    fault="A session is used after its unit has ended, by a thread that goes on, say",
-    then="Refused in words: UnitEnded or OutsideContext",
+    fault="A session is used after its unit has ended, by a thread for example",
+    then="The use is refused with UnitEnded or OutsideContext",
 )
 @pytest.mark.parametrize("use", LATE_USES)
 @pytest.mark.parametrize("ending", ["success", "error", "app context"])
@@ -649,8 +649,8 @@ def test_session_kept_beyond_its_context_is_refused(
 
 @pytest.mark.fault(
     "D10",
-    fault="A session is used after its unit has ended, by a thread that goes on, say",
-    then="Refused in words: UnitEnded or OutsideContext",
+    fault="A session is used after its unit has ended, by a thread for example",
+    then="The use is refused with UnitEnded or OutsideContext",
 )
 def test_thread_that_outlives_its_request_is_refused(
     app: Flask, db: Database, client: FlaskClient, witness: Witness

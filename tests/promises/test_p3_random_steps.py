@@ -11,8 +11,8 @@ from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from sqlalchemy.exc import IntegrityError
 
 from flask_uow import Database
+from tests.support.engines import checked_out
 from tests.support.faults import Faults
-from tests.support.leaks import checked_out
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -16,10 +17,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, PendingRollbackError
 from werkzeug.exceptions import BadRequest
 from werkzeug.routing import RequestRedirect
 
-from flask_uow import CommitRule, Database, RollbackOnly
+from flask_uow import CommitRule, Database, RollbackOnly, testing
 from tests.conftest import MakeApp
 from tests.support.databases import anywhere, concurrently, on
-from tests.support.faults import Faults
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -425,7 +425,7 @@ def test_rollback_only_wins_over_status_and_rule(
 @pytest.mark.fault(
     "D9",
     fault="A view calls commit() after db.set_rollback_only()",
-    then="Refused with RollbackOnly",
+    then="The call is refused with RollbackOnly",
 )
 def test_rollback_only_refuses_an_explicit_commit(
     app: Flask, db: Database, client: FlaskClient, witness: Witness
@@ -538,7 +538,7 @@ def test_no_rule_stores_the_work_of_a_view_that_raised(
 def test_view_s_own_rule_comes_before_the_app_s(
     make_app: MakeApp, db: Database, witness: Witness
 ) -> None:
-    """One view says "explicit" in an app that says "always", and its neighbour does not."""
+    """One view says "explicit" in an app that says "always", and its neighbor does not."""
     app = make_app(UOW_COMMIT="always")
 
     @app.post("/own")
@@ -547,15 +547,15 @@ def test_view_s_own_rule_comes_before_the_app_s(
         write(db, "own")
         return ""
 
-    @app.post("/neighbour")
-    def neighbour() -> tuple[str, int]:
-        write(db, "neighbour")
+    @app.post("/neighbor")
+    def neighbor() -> tuple[str, int]:
+        write(db, "neighbor")
         return "", 400
 
     client = app.test_client()
     client.post("/own")
-    client.post("/neighbour")
-    assert witness.names() == ["neighbour"]
+    client.post("/neighbor")
+    assert witness.names() == ["neighbor"]
 
 
 @anywhere
@@ -854,20 +854,62 @@ def test_what_a_cursor_writes_behind_an_undone_savepoint_is_rolled_back_too(
     assert witness.names() == []
 
 
-_WRITES_UNSEEN = """
+_TOTAL = """
     CREATE FUNCTION total(new text) RETURNS int LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO users (name) VALUES (new); RETURN 1; END $$
 """
+# Beside the database's own function of this name.
+_WRITES_UNSEEN = """
+    CREATE FUNCTION lower(new int) RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO users (name) VALUES ('ada'); RETURN 1; END $$
+"""
+
+
+@contextmanager
+def _function(witness: Witness, definition: str) -> Iterator[None]:
+    with witness.engine.begin() as connection:
+        connection.execute(text(definition))
+    try:
+        yield
+    finally:
+        signature = definition.split("CREATE FUNCTION ")[1].split(" RETURNS", maxsplit=1)[0]
+        with witness.engine.begin() as connection:
+            connection.execute(text(f"DROP FUNCTION {signature}"))
 
 
 @on("postgresql")
-@pytest.mark.parametrize("query", ["SELECT total('ada')", "SELECT total/**/('ada')"])
+@pytest.mark.parametrize("query", ["SELECT total('ada')", 'SELECT "total" (:name)'])
+def test_what_a_function_of_the_app_writes_is_not_stored(
+    query: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
+) -> None:
+    """Also one whose name is that of another database's function which only reads."""
+
+    @app.errorhandler(LookupError)
+    def answer(error: LookupError) -> str:
+        db.session.add(User(name="noted"))
+        return "fine"
+
+    @app.post("/<int:status>")
+    def create(status: int) -> tuple[str, int]:
+        parameters = {"name": "ada"} if ":name" in query else {}
+        db.session.execute(text(query), parameters).all()
+        if status == 500:
+            raise LookupError
+        return "refused", status
+
+    with _function(witness, _TOTAL):
+        assert client.post("/400").status_code == 400
+        assert witness.names() == []
+        assert client.post("/500").status_code == 200
+        assert witness.names() == ["noted"]
+
+
+@on("postgresql")
+@pytest.mark.parametrize("query", ["SELECT lower(1)", "SELECT lower/**/(1)"])
 def test_query_that_writes_unseen_is_not_stored_by_a_handler_that_writes_nothing(
     query: str, app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """Nobody can tell from its words; a handler that has nothing to store commits nothing."""
-    with witness.engine.begin() as connection:
-        connection.execute(text(_WRITES_UNSEEN))
     ran: list[str] = []
 
     @app.errorhandler(LookupError)
@@ -881,13 +923,10 @@ def test_query_that_writes_unseen_is_not_stored_by_a_handler_that_writes_nothing
         db.session.execute(text(query)).all()
         raise LookupError
 
-    try:
+    with _function(witness, _WRITES_UNSEEN):
         assert client.post("/").text == "fine"
         assert witness.names() == []
         assert ran == ["hook"]  # nothing was to be stored, so it has nothing to wait for
-    finally:
-        with witness.engine.begin() as connection:
-            connection.execute(text("DROP FUNCTION total"))
 
 
 def test_objects_stay_readable_behind_a_failure_that_stored_nothing(
@@ -940,7 +979,6 @@ def test_error_page_whose_own_commit_fails_is_no_success(
     db: Database,
     client: FlaskClient,
     witness: Witness,
-    faults: Faults,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Flask has no handler left for the error; a 200 would say that the row is stored."""
@@ -955,8 +993,8 @@ def test_error_page_whose_own_commit_fails_is_no_success(
     def fail() -> str:
         raise LookupError
 
-    faults.fail("commit")
-    response = client.post("/")
+    with testing.fail_commit(db, app=app):
+        response = client.post("/")
     assert response.status_code == 500
     assert "sorry" not in response.text
     assert "The work of an error handler could not be stored." in caplog.messages

@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from flask_uow import CommitRule, Database
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, anywhere
+from tests.support.engines import checked_out
 from tests.support.faults import Faults
-from tests.support.leaks import checked_out
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 

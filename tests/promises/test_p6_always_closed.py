@@ -17,8 +17,8 @@ from sqlalchemy.orm import Session
 from flask_uow import Database
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, concurrently, on
+from tests.support.engines import checked_out
 from tests.support.faults import Faults, backend_id, kill_backend
-from tests.support.leaks import checked_out
 from tests.support.models import Base, Post, User
 from tests.support.witness import Witness
 
@@ -164,8 +164,8 @@ def test_teardown_functions_can_use_the_session(
 
 @pytest.mark.fault(
     "C13",
-    fault="A COMMIT fails and leaves the transaction of the driver open",
-    then="It is rolled back: the next user of the connection does not commit it",
+    fault="A COMMIT fails and leaves the driver's transaction open",
+    then="The transaction is rolled back: the next user of the connection does not commit it",
 )
 def test_failed_commit_gives_the_connection_back_clean(
     app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
@@ -186,7 +186,7 @@ def test_failed_commit_gives_the_connection_back_clean(
 
 @pytest.mark.fault(
     "C13",
-    fault="A listener of the app's own raises at the COMMIT",
+    fault="A listener of the app raises an exception at the COMMIT",
     then="The transaction is rolled back: the next user of the connection does not commit it",
 )
 @pytest.mark.parametrize("way", ["session", "connection"])
@@ -395,7 +395,7 @@ def test_backend_that_is_killed_before_the_commit_is_a_failed_commit(
 @pytest.mark.fault(
     "W7",
     fault="GreenletExit, SystemExit or KeyboardInterrupt, anywhere in a request",
-    then="The connection is dropped; what was not committed is gone",
+    then="The connection is dropped, and uncommitted work is rolled back",
 )
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize(
@@ -467,8 +467,8 @@ def test_base_exception_discards_the_connection(
 
 @pytest.mark.fault(
     "W7",
-    fault="The same in the middle of a statement or of COMMIT",
-    then="The connection is dropped; what was not committed is gone",
+    fault="GreenletExit, SystemExit or KeyboardInterrupt, in a statement or in COMMIT",
+    then="The connection is dropped, and uncommitted work is rolled back",
 )
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("step", ["statement", "commit"])

@@ -16,7 +16,7 @@ from sqlalchemy import delete, insert, select, text, update
 from flask_uow import Database, DiscardedWork
 from tests.conftest import MakeApp
 from tests.support.databases import anywhere, concurrently
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Post, User
 from tests.support.threads import in_thread
 from tests.support.witness import Witness
@@ -327,5 +327,5 @@ def _lose(app: Flask, db: Database, name: str) -> None:
 
 def test_warning_says_what_to_write(app: Flask, db: Database) -> None:
     """It names the remedy."""
-    with pytest.warns(DiscardedWork, match=r"say 'db\.session\.commit\(\)'"), app.app_context():
+    with pytest.warns(DiscardedWork, match=r"call 'db\.session\.commit\(\)'"), app.app_context():
         db.session.add(User(name="ada"))

@@ -14,7 +14,7 @@ from flask_uow import ConfigError, Database, ReadOnly
 from tests.conftest import MakeApp
 from tests.promises.test_p10_atomic import _LEVEL
 from tests.support.databases import TestDatabase, anywhere, concurrently, on
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Base, User
 from tests.support.witness import Witness
 

@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from flask_uow import Database
 from tests.support.databases import concurrently, on
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 

@@ -9,14 +9,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert, select
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_uow import Database, PartialCommit
+from flask_uow import Database, PartialCommit, testing
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase
-from tests.support.faults import Faults
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.recording import record
 from tests.support.witness import Witness
 
@@ -111,12 +110,6 @@ def app(make_app: MakeApp, urls: dict[str, str]) -> Flask:
 @pytest.fixture
 def stored(urls: dict[str, str]) -> Witnesses:
     return Witnesses(urls)
-
-
-@pytest.fixture
-def faults_of(app: Flask, db: Database) -> dict[str, Faults]:
-    with app.app_context():
-        return {name: Faults(db.engines[name]) for name in DECLARED}
 
 
 def write_everywhere(db: Database, note: str) -> None:
@@ -217,14 +210,14 @@ def test_failing_flush_commits_no_engine(
 
 
 def test_first_commit_that_fails_is_the_error_itself(
-    app: Flask, client: FlaskClient, stored: Witnesses, faults_of: dict[str, Faults]
+    app: Flask, db: Database, client: FlaskClient, stored: Witnesses
 ) -> None:
     """Nothing was stored, so there is nothing partial about it."""
-    app.register_error_handler(OperationalError, lambda error: (str(error.orig), 503))
-    faults_of["default"].fail("commit")
-    response = client.post("/first")
-    assert response.status_code == 503
-    assert "the commit failed on demand" in response.text
+    app.register_error_handler(IntegrityError, lambda error: (str(error.orig), 409))
+    with testing.fail_commit(db, engine="default", app=app):
+        response = client.post("/first")
+    assert response.status_code == 409
+    assert "on_demand" in response.text
     assert stored.notes() == {}
     assert checked_out() == 0
     assert client.post("/second").status_code == 200
@@ -233,11 +226,11 @@ def test_first_commit_that_fails_is_the_error_itself(
 
 @pytest.mark.fault(
     "C14",
-    fault="Of two engines the second fails to commit",
-    then="PartialCommit says which one has committed",
+    fault="The second of two engines fails to commit",
+    then="PartialCommit names the engine that has committed",
 )
 def test_later_commit_that_fails_says_which_engines_did_commit(
-    app: Flask, client: FlaskClient, stored: Witnesses, faults_of: dict[str, Faults]
+    app: Flask, db: Database, client: FlaskClient, stored: Witnesses
 ) -> None:
     """The error names the committed, the failed and those that were rolled back."""
     handled: list[PartialCommit] = []
@@ -247,14 +240,14 @@ def test_later_commit_that_fails_says_which_engines_did_commit(
         handled.append(error)
         return str(error), 500
 
-    faults_of["mail"].fail("commit")
-    response = client.post("/first")
+    with testing.fail_commit(db, engine="mail", app=app):
+        response = client.post("/first")
     assert response.status_code == 500
     [error] = handled
     assert error.committed == ["default", "stats"]
     assert error.failed == "mail"
     assert error.rolled_back == ["audit"]
-    assert isinstance(error.__cause__, OperationalError)
+    assert isinstance(error.__cause__, IntegrityError)
     for name in DECLARED:
         assert repr(name) in response.text
     assert stored.notes() == {"default": ["first"], "stats": ["first"]}
@@ -263,7 +256,7 @@ def test_later_commit_that_fails_says_which_engines_did_commit(
 
 
 def test_handler_of_a_partial_commit_can_write(
-    app: Flask, db: Database, client: FlaskClient, stored: Witnesses, faults_of: dict[str, Faults]
+    app: Flask, db: Database, client: FlaskClient, stored: Witnesses
 ) -> None:
     """It has a clean session on all engines, and its note is stored."""
 
@@ -272,25 +265,26 @@ def test_handler_of_a_partial_commit_can_write(
         db.session.add(Order(note=f"repair {error.failed}"))
         return "", 500
 
-    faults_of["stats"].fail("commit")
-    client.post("/first")
+    with testing.fail_commit(db, engine="stats", app=app):
+        client.post("/first")
     assert stored.notes() == {"default": ["first", "repair stats"]}
 
 
 def test_engine_that_was_not_used_takes_no_part(
-    app: Flask, db: Database, client: FlaskClient, faults_of: dict[str, Faults]
+    app: Flask, db: Database, client: FlaskClient
 ) -> None:
     """Only engines with a transaction are asked to commit."""
 
-    @app.post("/one")
-    def one() -> str:
-        db.session.add(Audit(note="only"))
+    @app.post("/one/<note>")
+    def one(note: str) -> str:
+        db.session.add(Audit(note=note))
         return ""
 
-    before = {name: faults.calls["commit"] for name, faults in faults_of.items()}
-    assert client.post("/one").status_code == 200
-    used = [name for name, faults in faults_of.items() if faults.calls["commit"] > before[name]]
-    assert used == ["audit"]
+    for name in DECLARED:
+        failure = testing.fail_commit(db, engine=name, app=app, required=name == "audit")
+        with failure:
+            client.post(f"/one/{name}")
+        assert failure.hits == (name == "audit")
 
 
 def test_objects_of_all_engines_stay_readable_after_the_automatic_commit(
@@ -318,13 +312,13 @@ def test_objects_of_all_engines_stay_readable_after_the_automatic_commit(
 @pytest.mark.parametrize("signal", [KeyboardInterrupt, SystemExit])
 def test_base_exception_in_a_later_commit_gives_all_connections_back(
     signal: type[BaseException],
+    app: Flask,
+    db: Database,
     client: FlaskClient,
     stored: Witnesses,
-    faults_of: dict[str, Faults],
 ) -> None:
     """What was committed stays, the rest is undone, and no connection is kept."""
-    faults_of["mail"].fail("commit", signal())
-    with pytest.raises(signal):
+    with testing.fail_commit(db, signal(), engine="mail", app=app), pytest.raises(signal):
         client.post("/first")
     assert stored.notes() == {"default": ["first"], "stats": ["first"]}
     assert checked_out() == 0

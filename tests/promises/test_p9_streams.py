@@ -15,7 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from flask_uow import Database, DiscardedWork, OutsideContext, UnitEnded
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -305,7 +305,7 @@ def test_stream_that_fails_is_closed(touched: bool, app: Flask, db: Database) ->
 
 @pytest.mark.fault(
     "W8",
-    fault="The client goes away in mid-stream",
+    fault="The client disconnects in the middle of a stream",
     then="The session is closed; what the view wrote is stored",
 )
 @pytest.mark.parametrize("touched", [True, False])
@@ -319,7 +319,9 @@ def test_stream_that_is_abandoned_is_closed(touched: bool, app: Flask, db: Datab
 
 @pytest.mark.slow
 @pytest.mark.fault(
-    "K2", fault="A server forgets to close a streamed body", then="It is closed when it is garbage"
+    "K2",
+    fault="A server forgets to close a streamed body",
+    then="The body is closed when it is garbage-collected",
 )
 @pytest.mark.parametrize("touched", [True, False])
 def test_stream_that_is_forgotten_is_closed_with_its_response(

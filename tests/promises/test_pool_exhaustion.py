@@ -37,7 +37,7 @@ class Site:
         self.threads = ThreadPoolExecutor(4)
 
     def report(self, name: str) -> str:
-        self.db.session.execute(text("SELECT 1"))  # the place
+        self.db.session.connection()  # the place; the transaction begins here
         self.inside.release()
         assert self.leave.wait(timeout=30)
         return name
@@ -48,7 +48,7 @@ class Site:
     def stream(self) -> Response:
         def body() -> Iterator[str]:
             for _ in range(3):
-                yield str(self.db.session.scalar(text("SELECT 1")))
+                yield str(self.db.session.connection().scalar(text("SELECT 1")))
 
         return Response(stream_with_context(body()))
 
@@ -124,8 +124,8 @@ def test_afterwards_all_is_as_before(site: Site) -> None:
 
 @pytest.mark.fault(
     "K2",
-    fault="A streamed body is read half and not closed",
-    then="PoolExhausted names it; its connection is back when it is closed",
+    fault="Half of a streamed body is read, and the body is not closed",
+    then="PoolExhausted names it; when the body is closed, its connection is returned",
 )
 def test_a_body_that_nobody_reads_to_its_end_is_named(site: Site) -> None:
     """It was streamed half: the connection is with it until it is closed."""
@@ -140,7 +140,7 @@ def test_a_body_that_nobody_reads_to_its_end_is_named(site: Site) -> None:
 
 @pytest.mark.fault(
     "K1",
-    fault="A connection is held for longer than UOW_HOLD_WARNING seconds",
+    fault="A connection is checked out for longer than UOW_HOLD_WARNING seconds",
     then="The log names the request and the line",
 )
 @pytest.mark.parametrize("config", [{"UOW_HOLD_WARNING": 0.05}], ids=["hasty"])
@@ -157,7 +157,9 @@ def test_a_long_hold_is_warned_of(site: Site, caplog: pytest.LogCaptureFixture) 
     assert "GET /reports/<name> (endpoint 'report')" in warnings[0]
     assert PLACE in warnings[0]
     site.end()
-    ends = [record for record in caplog.records if "A connection was held" in record.getMessage()]
+    ends = [
+        record for record in caplog.records if "A connection was checked out" in record.getMessage()
+    ]
     assert len(ends) == 2
     assert {record.levelno for record in ends} == {logging.WARNING}
 
@@ -176,8 +178,8 @@ def test_a_connection_of_its_own_is_named_by_its_place(site: Site) -> None:
 @pytest.mark.slow
 @pytest.mark.fault(
     "K3",
-    fault="A connection is held only by garbage, such as the traceback of an error",
-    then="It comes back before another request has to wait for it",
+    fault="A connection is kept only by garbage, such as the traceback of an error",
+    then="The connection is returned before another request has to wait for it",
 )
 def test_what_failed_requests_have_left_in_circles_comes_back(
     make_app: MakeApp, db: Database

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session
 from flask_uow import Database
 from tests.conftest import MakeApp
 from tests.support.databases import concurrently, free_port
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import User
 from tests.support.witness import Witness
 

@@ -1,6 +1,7 @@
 """Sends tasks to a Celery worker; a program: ``python -m tests.servers.celery_client FOLDER 200``.
 
 The broker and the results are in FOLDER. The results are printed as JSON, an error as its text.
+Before the worker starts, a call for 0 tasks creates the queue: if both create it, one fails.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def configured(folder: str) -> Any:
 
 def main(folder: str, tasks: int) -> None:
     celery = configured(folder)
+    with celery.connection() as connection:
+        connection.default_channel.queue_declare(queue="celery")
     sent = [celery.send_task("answer", [f"token-{number}"]) for number in range(tasks)]
     answers = []
     for result in sent:

@@ -105,12 +105,12 @@ def assert_each_had_its_own(answers: list[Any], tokens: list[str], witness: Witn
 @pytest.mark.fault(
     "W1",
     fault="A server (gunicorn --preload) forks after the database was used: sync, gthread, gevent",
-    then="Each gets its own rows, and the parent keeps its connection",
+    then="Each process gets its own rows, and the parent keeps its connection",
 )
 @pytest.mark.fault(
     "W2",
-    fault="A server (uWSGI) forks in C, where the hooks of Python do not run",
-    then="Each gets its own rows, and the parent keeps its connection",
+    fault="A server (uWSGI) forks in C, where Python's hooks do not run",
+    then="Each process gets its own rows, and the parent keeps its connection",
 )
 @pytest.mark.parametrize(
     "server",
@@ -136,7 +136,7 @@ def test_workers_forked_from_a_used_engine_answer_with_their_own_rows(
 @pytest.mark.fault(
     "W5",
     fault="Celery forks its prefork workers",
-    then="Each gets its own rows, and the parent keeps its connection",
+    then="Each process gets its own rows, and the parent keeps its connection",
 )
 def test_celery_prefork_workers_answer_with_their_own_rows(
     witness: Witness, tmp_path: Path
@@ -146,7 +146,9 @@ def test_celery_prefork_workers_answer_with_their_own_rows(
     tokens = [f"token-{number}" for number in range(200)]
     folder = tmp_path / "celery"
     folder.mkdir()
+    client = [sys.executable, "-m", "tests.servers.celery_client", str(folder)]
+    subprocess.run([*client, "0"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
     with running(CELERY, witness, tmp_path / "log", CELERY_FOLDER=str(folder)):
-        client = [sys.executable, "-m", "tests.servers.celery_client", str(folder), "200"]
-        printed = subprocess.run(client, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+        ran = subprocess.run([*client, "200"], cwd=ROOT, check=True, stdout=subprocess.PIPE)
+        printed = ran.stdout
         assert_each_had_its_own(json.loads(printed), tokens, witness)

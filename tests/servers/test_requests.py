@@ -84,7 +84,7 @@ def test_access_log_is_stored_with_every_status(server: Server, witness: Witness
 
 @pytest.mark.fault(
     "W8",
-    fault="The client goes away in mid-stream",
+    fault="The client disconnects in the middle of a stream",
     then="The session is closed; what the view wrote is stored",
 )
 @every_server

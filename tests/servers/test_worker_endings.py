@@ -98,7 +98,7 @@ def stored(witness: Witness, *texts: str) -> list[str]:
 @pytest.mark.fault(
     "W6",
     fault="A worker is killed (SIGKILL) in the middle of a unit",
-    then="Nothing is stored, its connections end, the next worker serves",
+    then="Nothing is stored, its connections end, and the next worker takes over",
 )
 @every_worker()
 def test_killed_worker_stores_nothing(server: Server, witness: Witness) -> None:
@@ -118,7 +118,7 @@ def test_killed_worker_stores_nothing(server: Server, witness: Witness) -> None:
 @pytest.mark.fault(
     "W6",
     fault="A worker is killed (SIGKILL) in the middle of a unit",
-    then="Nothing is stored, its connections end, the next worker serves",
+    then="Nothing is stored, its connections end, and the next worker takes over",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync sqlite-file"], indirect=True)
 def test_killed_worker_leaves_the_write_lock_of_sqlite(server: Server, witness: Witness) -> None:
@@ -148,7 +148,7 @@ def is_locked(witness: Witness) -> bool:
 @pytest.mark.fault(
     "W6",
     fault="A worker is killed in the middle of COMMIT",
-    then="No response. The outcome is unknown, and here it is stored; the next worker serves",
+    then="No response and an unknown outcome (here: stored); the next worker takes over",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync"], indirect=True)
 def test_worker_that_is_killed_within_its_commit_is_in_doubt(
@@ -169,8 +169,8 @@ def test_worker_that_is_killed_within_its_commit_is_in_doubt(
 
 @pytest.mark.fault(
     "W6",
-    fault="A worker takes too long in the middle of COMMIT, and is ended by gunicorn",
-    then="No success. The outcome is unknown; no connection is left, and the next worker serves",
+    fault="A worker takes too long in the middle of COMMIT, and is killed by gunicorn",
+    then="No success and an unknown outcome; no connection is left, the next worker takes over",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync"], indirect=True)
 def test_worker_that_is_aborted_within_its_commit_tells_no_success(
@@ -193,7 +193,7 @@ def test_worker_that_is_aborted_within_its_commit_tells_no_success(
 @pytest.mark.fault(
     "W6",
     fault="A worker is asked to end (SIGTERM) in the middle of a unit",
-    then="It finishes the request: a success, and stored",
+    then="The worker finishes the request: a success, and the work is stored",
 )
 @every_worker()
 def test_worker_that_is_asked_to_end_finishes_its_unit(server: Server, witness: Witness) -> None:
@@ -210,7 +210,7 @@ def test_worker_that_is_asked_to_end_finishes_its_unit(server: Server, witness: 
 
 @pytest.mark.fault(
     "W6",
-    fault="The server is stopped (SIGTERM), and a unit takes longer than it waits",
+    fault="The server is stopped (SIGTERM), and a unit takes longer than graceful_timeout",
     then="Nothing is stored, and no connection is left",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync postgresql --graceful-timeout 1"], indirect=True)
@@ -229,8 +229,8 @@ def test_unit_that_outlasts_the_end_of_its_server_stores_nothing(
 
 @pytest.mark.fault(
     "W6",
-    fault="Workers end after so many requests (max_requests), while others come in",
-    then="What was acknowledged is stored, once; no connection is left open",
+    fault="Workers end after a number of requests (max_requests), and new requests arrive",
+    then="All acknowledged work is stored once, and no connection is left open",
 )
 @every_worker("postgresql --max-requests 8")
 def test_workers_that_are_replaced_lose_nothing(server: Server, witness: Witness) -> None:

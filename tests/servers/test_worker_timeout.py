@@ -16,7 +16,7 @@ pytestmark = pytest.mark.servers
 @pytest.mark.fault(
     "W6",
     fault="A worker that takes too long is killed by gunicorn",
-    then="Nothing is stored, its connections end, the next worker serves",
+    then="Nothing is stored, its connections end, and the next worker takes over",
 )
 @pytest.mark.parametrize("server", ["gunicorn-sync postgresql --timeout 1"], indirect=True)
 @pytest.mark.parametrize("where", ["asleep", "asleep_in_sql"])

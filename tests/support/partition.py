@@ -1,7 +1,7 @@
 """A network that drops every packet, without rules of a firewall and without being root.
 
 The kernel throws away what arrives for a socket whose filter accepts nothing, before TCP sees it:
-no data, no acknowledgement, no reset. To the other end that is a partition.
+no data, no acknowledgment, no reset. To the other end that is a partition.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ needs_partition = pytest.mark.skipif(
 
 
 def deafen(one: socket.socket) -> None:
-    """Let *one* receive nothing any more, not even an acknowledgement."""
+    """Let *one* receive nothing any more, not even an acknowledgment."""
     program = ctypes.create_string_buffer(_ACCEPT_NOTHING)
     attach = struct.pack("HL", 1, ctypes.addressof(program))
     one.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attach)

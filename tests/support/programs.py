@@ -1,4 +1,4 @@
-"""Programs that are not Python's: the clients of the databases."""
+"""Programs that are not Python's: the clients of the databases, and a browser."""
 
 from __future__ import annotations
 
@@ -27,3 +27,18 @@ def mariadb() -> str:
     """``mariadb``, the client; ``UOW_TEST_REQUIRE`` calls it ``mariadb-client``."""
     found = shutil.which("mariadb") or shutil.which("mysql")
     return found or missing("mariadb-client", "there is no program 'mariadb' or 'mysql'")
+
+
+def curl() -> str:
+    """``curl``, as the README calls it."""
+    return shutil.which("curl") or missing("curl", "there is no such program")
+
+
+def chromium() -> str:
+    """``chromium``, the browser, with the packages of the extra ``browser``."""
+    for package in ("axe_playwright_python", "PIL", "playwright", "rich"):
+        if find_spec(package) is None:
+            missing("chromium", f"'{package}' is not installed: pip install -e '.[browser]'")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    return found or missing("chromium", "there is no such program")

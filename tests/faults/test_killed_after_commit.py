@@ -29,8 +29,8 @@ def work(database: TestDatabase, moment: str, *names: str) -> tuple[int, str]:
 
 @pytest.mark.fault(
     "C12",
-    fault="The process is killed between the COMMIT and what is to follow it",
-    then="No response, and the work is stored, once; what was to follow does not run",
+    fault="The process is killed after the COMMIT, before the code that follows it",
+    then="No response, and the work is stored once; the code that follows does not run",
 )
 @pytest.mark.parametrize(
     "database",
@@ -38,7 +38,7 @@ def work(database: TestDatabase, moment: str, *names: str) -> tuple[int, str]:
     indirect=True,
 )
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_worker_killed_behind_the_commit_has_stored_its_work_once(
+def test_worker_killed_after_the_commit_has_stored_its_work_once(
     moment: str, database: TestDatabase, witness: Witness
 ) -> None:
     """No lock is left: the next worker stores. Who sends the same again hears that it is there."""

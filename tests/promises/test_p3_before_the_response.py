@@ -12,14 +12,13 @@ from flask.sessions import SecureCookieSessionInterface, SessionMixin
 from flask.testing import FlaskClient
 from flask.typing import ResponseReturnValue
 from sqlalchemy import ForeignKey, event
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from flask_uow import Database
+from flask_uow import Database, testing
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, concurrently, on
-from tests.support.faults import Faults
-from tests.support.leaks import checked_out
+from tests.support.engines import checked_out
 from tests.support.models import Post, User
 from tests.support.witness import Witness
 
@@ -277,7 +276,7 @@ def test_constraint_that_fails_at_commit_is_answered_by_the_error_handler(
 
 @concurrently
 def test_failing_commit_keeps_no_lock(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """After a COMMIT that failed another connection can write the same row at once."""
     witness.store(User(name="ada"))
@@ -287,36 +286,36 @@ def test_failing_commit_keeps_no_lock(
         db.session.get_one(User, 1).email = "late@example.com"
         return ""
 
-    faults.fail("commit")
-    assert client.post("/").status_code == 500
+    with testing.fail_commit(db, app=app):
+        assert client.post("/").status_code == 500
     with witness.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE users SET email = 'other@example.com'")
     assert witness.ask("SELECT email FROM users") == ["other@example.com"]
 
 
 def test_failing_commit_of_the_driver_reaches_the_error_handler(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """Whatever error COMMIT raises, it is the app's to answer."""
 
-    @app.errorhandler(OperationalError)
-    def unavailable(error: Exception) -> tuple[str, int]:
-        return str(error), 503
+    @app.errorhandler(IntegrityError)
+    def refused(error: Exception) -> tuple[str, int]:
+        return str(error), 409
 
     @app.post("/")
     def create() -> str:
         db.session.add(User(name="ada"))
         return ""
 
-    faults.fail("commit")
-    response = client.post("/")
-    assert response.status_code == 503
-    assert "the commit failed on demand" in response.text
+    with testing.fail_commit(db, app=app):
+        response = client.post("/")
+    assert response.status_code == 409
+    assert "on_demand" in response.text
     assert witness.names() == []
 
 
 def test_failing_commit_without_a_handler_is_a_500(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """An answer of the view that was not stored does not leave, and the next request works."""
 
@@ -325,8 +324,8 @@ def test_failing_commit_without_a_handler_is_a_500(
         db.session.add(User(name=name))
         return ""
 
-    faults.fail("commit")
-    assert client.post("/ada").status_code == 500
+    with testing.fail_commit(db, app=app):
+        assert client.post("/ada").status_code == 500
     assert client.post("/bob").status_code == 200
     assert witness.names() == ["bob"]
 
@@ -444,14 +443,14 @@ def test_what_raises_after_the_view_undoes_its_work(
 
 
 def test_handler_of_a_failing_commit_still_has_the_loaded_objects(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """What the view loaded belongs to the session still, and shows what is stored."""
     witness.store(User(name="ada", posts=[Post(title="one")]))
     loaded: list[User] = []
 
-    @app.errorhandler(OperationalError)
-    def refuse(error: OperationalError) -> tuple[str, int]:
+    @app.errorhandler(IntegrityError)
+    def refuse(error: IntegrityError) -> tuple[str, int]:
         return f"{loaded[0].name} {loaded[0].posts[0].title}", 409
 
     @app.post("/")
@@ -461,8 +460,8 @@ def test_handler_of_a_failing_commit_still_has_the_loaded_objects(
         db.session.add(User(name="new"))
         return ""
 
-    faults.fail("commit")
-    response = client.post("/")
+    with testing.fail_commit(db, app=app):
+        response = client.post("/")
     assert (response.status_code, response.text) == (409, "ada one")
     assert witness.names() == ["ada"]
 
@@ -509,7 +508,7 @@ def test_connection_that_was_rolled_back_by_hand_is_a_failed_commit(
 
 
 def test_response_that_is_not_sent_is_not_changed(
-    app: Flask, db: Database, client: FlaskClient, witness: Witness, faults: Faults
+    app: Flask, db: Database, client: FlaskClient, witness: Witness
 ) -> None:
     """An app may use one response object for many requests."""
     stored = Response("stored", 201)
@@ -519,8 +518,8 @@ def test_response_that_is_not_sent_is_not_changed(
         db.session.add(User(name=name))
         return stored
 
-    faults.fail("commit")
-    assert client.post("/ada").status_code == 500
+    with testing.fail_commit(db, app=app):
+        assert client.post("/ada").status_code == 500
     assert client.post("/bob").status_code == 201
     assert witness.names() == ["bob"]
 

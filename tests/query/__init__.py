@@ -1,0 +1,1 @@
+"""The query helpers of ``Database``."""
