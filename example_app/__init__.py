@@ -25,6 +25,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(
         SECRET_KEY="for development only",  # noqa: S106 - set FLASK_SECRET_KEY where it matters
         SESSION_COOKIE_SAMESITE="Lax",
+        MAX_CONTENT_LENGTH=8 * 1024 * 1024,  # an import is in memory: about 200,000 lines
     )
     app.config.from_prefixed_env()
     app.config.update(config or {})

@@ -24,6 +24,7 @@ def open_account() -> ResponseReturnValue:
     body = _body()
     may_overdraw = fields.flag(body.get("may_overdraw", False), "field may_overdraw")
     account = ledger.open_account(body.get("name"), may_overdraw=may_overdraw)
+    journal.announce(ledger.describe_opening, account.name)
     db.session.flush()  # the response shows the id
     location = url_for(".statement", account_id=account.id)
     return jsonify(_account(account)), 201, {"Location": location}
@@ -32,27 +33,19 @@ def open_account() -> ResponseReturnValue:
 @blueprint.get("/accounts/<int:account_id>")
 def statement(account_id: int) -> ResponseReturnValue:
     account = ledger.account(account_id)
-    page = statements.page(account.id, fields.page(request.args.get("page")))
-    return jsonify(
-        account=_account(account),
-        postings=[_line(line) for line in page.rows],
-        page=page.number,
-        pages=page.last,
-    )
+    page = statements.page(account.id)
+    body = jsonify(account=_account(account), postings=[_line(line) for line in page.lines])
+    return page.keys.add_links(body)
 
 
 @blueprint.get("/transfers")
 def transfers() -> ResponseReturnValue:
-    page = statements.latest(fields.page(request.args.get("page")))
-    return jsonify(
-        transfers=[_transfer(transfer) for transfer in page.rows],
-        page=page.number,
-        pages=page.last,
-    )
+    page = statements.transfers()
+    return page.add_links(jsonify(transfers=[_transfer(transfer) for transfer in page]))
 
 
 @blueprint.post("/transfers")
-@db.unit(retries=payments.RETRIES)
+@db.unit(isolation_level=payments.LEVEL, retries=payments.RETRIES)
 def transfer() -> ResponseReturnValue:
     return jsonify(_transfer(payments.pay(_body()))), 201
 
@@ -69,7 +62,8 @@ def import_file() -> ResponseReturnValue:
 
 @blueprint.get("/journal")
 def entries() -> ResponseReturnValue:
-    return jsonify(attempts=[_attempt(attempt) for attempt in journal.latest(size=20)])
+    page = journal.page()
+    return page.add_links(jsonify(attempts=[_attempt(attempt) for attempt in page]))
 
 
 def _body() -> dict[str, Any]:
@@ -101,8 +95,13 @@ def _transfer(transfer: Transfer) -> dict[str, Any]:
 
 
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    at = f"{attempt.at.isoformat()}Z"
-    return {"at": at, "what": attempt.what, "result": attempt.result}
+    return {
+        "at": f"{attempt.at.isoformat()}Z",
+        "what": attempt.what,
+        "result": attempt.result,
+        "progress": attempt.progress,
+        "running": attempt.is_running,
+    }
 
 
 def _line(line: statements.Line) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from flask import Flask, Response, g, jsonify, render_template, request, session
+from flask import Flask, Response, current_app, jsonify, render_template, request, session
 from flask.typing import ResponseReturnValue
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
+
+from flask_uow.errors import is_transient
 
 from . import journal, refusals
 from .refusals import Refused, UnknownAccount
@@ -26,33 +28,48 @@ _FORMS = {
     "pages.import_file": "import.html",
 }
 
+_MESSAGES = {413: "The file is too large. Divide it into files of 8 MB or less."}
+
 
 def init_app(app: Flask) -> None:
     app.register_error_handler(Refused, _refused)
-    app.register_error_handler(IntegrityError, _constraint)
-    app.register_error_handler(OperationalError, _constraint)
+    app.register_error_handler(SQLAlchemyError, _database)
     app.register_error_handler(HTTPException, _http)
 
 
 def _refused(error: Refused) -> ResponseReturnValue:
     status = 404 if isinstance(error, UnknownAccount) else 422
     more = {} if error.line is None else {"line": error.line}
-    return _respond(status, error.message, _form(), **more)
+    return _respond(status, error.message, _form(), error.field, **more)
 
 
-def _constraint(error: IntegrityError | OperationalError) -> ResponseReturnValue:
-    reason = refusals.reason(error)
-    if reason is None:
+def _database(error: SQLAlchemyError) -> ResponseReturnValue:
+    if is_transient(error):
+        reason = getattr(error, "orig", None) or error
+        current_app.logger.warning("503, because the database is busy or away: %r", reason)
+        return _busy()
+    refused = refusals.by_constraint(error)
+    if refused is None:
         raise error  # a fault, not a refusal: 500
     # In the handler's own unit of work: the refused work is gone, and this row is committed with
     # the response. 'db.independent()' is not needed.
-    journal.refused(g.get("description", f"{request.method} {request.path}"), reason)
-    return _respond(409, f"{reason} Nothing was stored.", _form())
+    journal.refused(refused.message)
+    return _respond(409, f"{refused.message} Nothing was stored.", _form(), refused.field)
+
+
+def _busy() -> ResponseReturnValue:
+    message = "The database is busy or cannot be reached. Try again in a few seconds."
+    if request.method != "GET":  # if the connection was lost at COMMIT, it may be stored
+        message += " Before you send anything again, check whether it was stored."
+    return *_respond(503, message, "busy.html"), {"Retry-After": "5"}
 
 
 def _http(error: HTTPException) -> ResponseReturnValue:
+    if is_transient(error):  # of a 500: an error handler found the database busy
+        return _busy()
     # The page for these needs no database, because the database may have failed.
-    body, status = _respond(error.code or 500, error.description or error.name, "error.html")
+    message = _MESSAGES.get(error.code or 500, error.description or error.name)
+    body, status = _respond(error.code or 500, message, "error.html")
     headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
     return body, status, headers
 
@@ -61,14 +78,17 @@ def _form() -> str:
     return _FORMS.get(request.endpoint or "", "error.html")
 
 
-def _respond(status: int, message: str, template: str, **more: int) -> tuple[str | Response, int]:
+def _respond(
+    status: int, message: str, template: str, field: str | None = None, **more: int
+) -> tuple[str | Response, int]:
     if request.method == "POST":
         # The view may have flashed its success before the commit failed.
         session.pop("_flashes", None)
     if _wants_json():
         return jsonify(error=message, **more), status
     name = HTTPStatus(status).phrase
-    return render_template(template, status=status, name=name, error=message), status
+    page = render_template(template, status=status, name=name, error=message, field=field)
+    return page, status
 
 
 def _wants_json() -> bool:

@@ -1,4 +1,4 @@
-"""Check single values of forms and JSON bodies: text, account numbers, page numbers."""
+"""Check single values of forms and JSON bodies: text, account numbers, flags."""
 
 from __future__ import annotations
 
@@ -52,9 +52,3 @@ def flag(value: object, what: str) -> bool:
 def is_possible_id(number: int) -> bool:
     """Return whether a row can have this id; databases fail on larger numbers, each differently."""
     return 0 < number <= _LARGEST_ID
-
-
-def page(value: str | None) -> int:
-    """Return *value* as a page number, or 1 if it is not a number."""
-    digits = value or ""
-    return max(1, int(digits)) if digits.isascii() and digits.isdigit() and len(digits) < 8 else 1

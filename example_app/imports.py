@@ -1,34 +1,25 @@
-"""Import CSV files of transfers, as a whole or without their bad lines.
-
-::
-
-    from,to,amount,memo
-    Bank,Rent,850.00,November
-"""
+"""Import files of transfers, as a whole or without their bad lines."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from time import sleep
 from typing import IO
 
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import select
 
-from . import fields, journal, ledger, money, refusals
+from . import journal, ledger, transfer_files
+from .balances import Balances
 from .database import db
 from .models import Account
 from .refusals import Refused
+from .transfer_files import Line
 
-_REQUIRED = ("from", "to", "amount")
-_COLUMNS = (*_REQUIRED, "memo")
-_BATCH = 1000
-_LONGEST_LINE = 64 * 1024
+_BATCH = 5000
+_BREAK = 0.1
+_REPORT = 5000
 _LISTED = 100
-
-Record = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,7 @@ class Result:
 
     :ivar count: the number of transfers that were stored.
     :ivar skipped: the number of lines that were left out.
-    :ivar reasons: the reasons for the first hundred of these lines, so that a file of bad lines
-        cannot fill the memory.
+    :ivar reasons: the reasons for the first hundred of these lines.
     """
 
     count: int = 0
@@ -58,182 +48,95 @@ class Result:
         if len(self.reasons) < _LISTED:
             self.reasons.append(SkippedLine(line, reason))
 
+    def __str__(self) -> str:
+        left_out = f" Lines skipped: {self.skipped:,}." if self.skipped else ""
+        return f"Transfers: {self.count:,}.{left_out}"
+
 
 def load(stream: IO[bytes], name: str, *, skip_bad: bool = False) -> Result:
     """Store the transfers of a file: all of them, or all good ones.
 
-    Only one batch is in memory at a time. Nothing here undoes the first batches if a later line
-    is bad: the request fails, and its unit of work is rolled back as a whole. The attempt itself
-    stays in the journal, whatever happens; see :func:`journal.begin`.
+    The file is read and checked before the accounts are locked, so that other transfers need not
+    wait for a slow network or a long file. Only then are the lines stored, in bulk: all of them in
+    one transaction, or some thousands in each. The journal has the progress and the result;
+    see :func:`journal.attempt`.
 
     :param name: the name of the file, for the journal.
     :param skip_bad: leave out the lines that are refused.
     :raises Refused: a line is bad; the message names the line and the reason. With *skip_bad*,
-        only for a bad header, no lines, text that is not UTF-8 or CSV, or a line that is too long.
+        only if the file cannot be read to its end, or has no lines.
     """
-    attempt = journal.begin(f"Import of {name}")
-    # Locked in the order of the ids, as by 'ledger.transfer', for the whole file.
-    accounts = ledger.lock_accounts()
-    records = _records(stream)
-    columns = _read_header(records)
-    by_name = {account.name: account for account in accounts}
-    load_rest = _load_good if skip_bad else _load_all
-    result = load_rest(records, columns, by_name)
-    if not (result.count or result.skipped):
-        raise Refused("The file contains no transfers.")
-    left_out = f" Lines skipped: {result.skipped:,}." if result.skipped else ""
-    journal.end(attempt, f"Transfers: {result.count:,}.{left_out}")
-    return result
+    with journal.attempt(f"Import of {name}") as attempt:
+        lines = list(_read(stream, attempt, skip_bad=skip_bad))
+        if not lines:
+            raise Refused("The file contains no transfers.")
+        if not skip_bad:
+            journal.progress(attempt, f"Storing all lines at once: {len(lines):,}.")
+        return _store(lines, attempt, skip_bad=skip_bad)
 
 
-def _load_all(
-    records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
-) -> Result:
-    orders = _orders(records, columns, accounts)
+def _read(stream: IO[bytes], attempt: int, *, skip_bad: bool) -> Iterator[Line]:
+    for count, line in enumerate(transfer_files.read(stream, _account_ids()), start=1):
+        if line.order is None and not skip_bad:
+            raise transfer_files.bad_line(line.number, line.reason)
+        if count % _REPORT == 0:
+            journal.progress(attempt, f"Lines read: {count:,}. Nothing is stored yet.")
+        yield line
+
+
+def _account_ids() -> dict[str, int]:
+    # The unit of work of a POST would keep SQLite's write lock until the response.
+    with db.independent() as session:
+        return {account.name: account.id for account in session.scalars(select(Account))}
+
+
+def _store(lines: list[Line], attempt: int, *, skip_bad: bool) -> Result:
+    """Store *lines* in transactions of their own: one for all of them, or one for each batch."""
     result = Result()
-    while batch := list(islice(orders, _BATCH)):
-        ledger.transfer(batch)
-        result.count += len(batch)
+    size = _BATCH if skip_bad else len(lines)
+    for start in range(0, len(lines), size):
+        if start:
+            # PostgreSQL refuses a serializable transfer that has waited for the last batch. It is
+            # tried again after UOW_RETRY_PAUSE: now, before the next batch locks the accounts.
+            sleep(_BREAK)
+        batch = lines[start : start + size]
+        with db.independent() as session:
+            orders = _check(batch, Balances(session), result, skip_bad=skip_bad)
+            ledger.transfer_all(session, orders)
+            result.count += len(orders)
+            done = start + len(batch)
+            if done < len(lines):
+                text = f"Lines stored or skipped: {done:,} of {len(lines):,}."
+                journal.add_progress(session, attempt, text)
+            else:
+                journal.add_result(session, attempt, str(result))
     return result
 
 
-def _load_good(
-    records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
-) -> Result:
-    """Store each line in a savepoint of its own, so that a refused line undoes only itself.
+def _check(
+    lines: list[Line], balances: Balances, result: Result, *, skip_bad: bool
+) -> list[ledger.PaymentOrder]:
+    """Return the orders of the good lines.
 
-    This is slower than a batch: it takes a few more statements for each line.
+    :raises Refused: a line is bad, and may not be skipped.
     """
-    result = Result()
-    for line, record in records:
-        reason = _store_or_refuse(columns, record, accounts)
-        if reason is None:
-            result.count += 1
-        else:
-            result.skip(line, reason)
-    return result
+    orders = []
+    for line in lines:
+        reason = _refusal(line, balances)
+        if reason and not skip_bad:
+            raise transfer_files.bad_line(line.number, reason)
+        if reason:
+            result.skip(line.number, reason)
+        elif line.order is not None:
+            orders.append(line.order)
+    return orders
 
 
-def _store_or_refuse(
-    columns: list[str], record: list[str], accounts: dict[str, Account]
-) -> str | None:
-    """Store one line, or return the reason why it is refused."""
-    try:
-        with db.atomic():
-            ledger.transfer([_order(_row(columns, record), accounts)])
-    except Refused as refused:
-        return refused.message
-    except (IntegrityError, OperationalError) as error:
-        reason = refusals.reason(error)
-        if reason is None:  # a fault, not a bad line: the import fails
-            raise
-        return reason
-    return None
-
-
-def _orders(
-    records: Iterator[Record], columns: list[str], accounts: dict[str, Account]
-) -> Iterator[ledger.PaymentOrder]:
-    # Counted here as well, because a constraint that fails for a batch does not name the line.
-    balances = {account.id: account.balance for account in accounts.values()}
-    for line, record in records:
-        with _named(line):
-            row = _row(columns, record)
-            order = _order(row, accounts)
-            _change(balances, order, accounts[row["from"].strip()])
-        yield order
-
-
-def _order(row: dict[str, str], accounts: dict[str, Account]) -> ledger.PaymentOrder:
-    source = _account(row["from"], accounts)
-    target = _account(row["to"], accounts)
-    amount = money.read(row["amount"])
-    memo = fields.text(row.get("memo"), "memo", longest=200, required=False)
-    return ledger.PaymentOrder(source.id, target.id, amount, memo)
-
-
-def _change(balances: dict[int, int], order: ledger.PaymentOrder, source: Account) -> None:
-    if balances[source.id] < order.amount and not source.may_overdraw:
-        has = money.show(balances[source.id])
-        raise Refused(f'"{source.name}" has only {has} and cannot pay {money.show(order.amount)}.')
-    balances[order.source] -= order.amount
-    balances[order.target] += order.amount
-
-
-def _account(name: str, accounts: dict[str, Account]) -> Account:
-    account = accounts.get(name.strip())
-    if account is None:
-        raise Refused(f'There is no account "{name.strip()[:80]}".')
-    return account
-
-
-def _row(columns: list[str], record: list[str]) -> dict[str, str]:
-    if len(record) != len(columns):
-        raise Refused(f"It has {len(record)} fields, but {len(columns)} are expected.")
-    return dict(zip(columns, record, strict=True))
-
-
-def _read_header(records: Iterator[Record]) -> list[str]:
-    line, record = next(records, (1, []))
-    columns = [name.strip().lower() for name in record]
-    missing = [name for name in _REQUIRED if name not in columns]
-    unknown = [name[:40] for name in columns if name not in _COLUMNS]
-    expected = f"The columns must be {','.join(_COLUMNS)} (memo may be left out)"
-    if missing:
-        raise _bad_line(line, f"{expected}; there is no {' and no '.join(missing)}.")
-    if unknown or len(set(columns)) < len(columns):
-        raise _bad_line(line, f"{expected}, each of them once.")
-    return columns
-
-
-def _records(stream: IO[bytes]) -> Iterator[Record]:
-    """Yield each record that is not empty, with the number of its first line."""
-    reader = csv.reader(_lines(stream), strict=True)
-    while True:
-        line = reader.line_num + 1
+def _refusal(line: Line, balances: Balances) -> str:
+    """Change *balances* as *line* says, or return the reason why it is refused."""
+    if line.order is not None:
         try:
-            record = next(reader, None)
-        except csv.Error as error:
-            raise _bad_line(line, f"This is not well-formed CSV: {error}.") from error
-        if record is None:
-            return
-        if record:
-            yield line, record
-
-
-def _lines(stream: IO[bytes]) -> Iterator[str]:
-    """Decode line by line, so that an error can name the line of a wrong byte."""
-    encoding = "utf-8-sig"  # spreadsheets write a byte order mark at the start
-    for number, line in enumerate(_split(stream), start=1):
-        if len(line) > _LONGEST_LINE:
-            raise _bad_line(number, f"It is longer than {_LONGEST_LINE:,} bytes.")
-        try:
-            yield line.decode(encoding) + "\n"
-        except UnicodeDecodeError as error:
-            raise _bad_line(number, "This is not text in UTF-8.") from error
-        encoding = "utf-8"
-
-
-def _split(stream: IO[bytes]) -> Iterator[bytes]:
-    """Yield the lines of *stream*; stop reading in a line that is already too long."""
-    rest = b""
-    while chunk := stream.read(_LONGEST_LINE):
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from lines
-        if len(rest) > _LONGEST_LINE:
-            break
-    if rest:
-        yield rest
-
-
-@contextmanager
-def _named(line: int) -> Iterator[None]:
-    """Add the number of the line to a refusal."""
-    try:
-        yield
-    except Refused as refused:
-        raise _bad_line(line, refused.message) from refused
-
-
-def _bad_line(line: int, reason: str) -> Refused:
-    return Refused(f"Line {line}: {reason} Nothing was imported.", line=line)
+            balances.change(line.order)
+        except Refused as refused:
+            return refused.message
+    return line.reason

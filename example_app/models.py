@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Annotated
 
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index
@@ -15,8 +15,10 @@ Cents = Annotated[int, mapped_column(BigInteger)]
 LARGEST_BALANCE = 10**18
 """In cents."""
 
+_PATIENCE = timedelta(minutes=2)
 
-def _now() -> datetime:
+
+def now() -> datetime:
     """Return the time in UTC and in whole seconds, which every database stores unchanged."""
     return datetime.now(timezone.utc).replace(microsecond=0, tzinfo=None)
 
@@ -48,7 +50,7 @@ class Transfer(Base):
     __tablename__ = "transfers"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=_now)
+    at: Mapped[datetime] = mapped_column(default=now)
     memo: Mapped[str]
     postings: Mapped[list[Posting]] = relationship(
         back_populates="transfer", order_by="Posting.amount"
@@ -72,12 +74,31 @@ class Posting(Base):
 class Attempt(Base):
     """A refused transfer or a started import, kept whatever its outcome; see ``journal.py``.
 
-    :ivar result: None if an import did not finish, so that nothing of it was stored.
+    :ivar result: None until an import has ended.
+    :ivar progress: how far an import has come; None after it has ended.
+    :ivar progress_at: the time of this progress, in UTC.
     """
 
     __tablename__ = "attempts"
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=_now)
+    at: Mapped[datetime] = mapped_column(default=now)
     what: Mapped[str]
     result: Mapped[str | None]
+    progress: Mapped[str | None]
+    progress_at: Mapped[datetime | None] = mapped_column(default=now)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether an import has not ended, and reported its progress a short time ago."""
+        return self.result is None and now() - (self.progress_at or self.at) < _PATIENCE
+
+    @property
+    def summary(self) -> str:
+        """The outcome, or the progress, in words.
+
+        A worker that is killed cannot record a result, so an import without news is interrupted.
+        """
+        since = f"{self.progress_at or self.at:%d %b %Y %H:%M} UTC"
+        unfinished = "Running." if self.is_running else f"Interrupted: no news since {since}."
+        return f"{self.result or unfinished} {self.progress or ''}".rstrip()

@@ -7,7 +7,7 @@ import re
 from .refusals import Refused
 
 LARGEST_TRANSFER = 10**15
-"""In cents. A thousand of these, one batch of an import, fit easily into 64 bits."""
+"""In cents."""
 
 _MINUS = "\N{MINUS SIGN}"
 _AMOUNT = re.compile(r"(-?)([0-9]+)(?:\.([0-9]{1,2}))?")

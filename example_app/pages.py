@@ -18,7 +18,7 @@ from flask import (
 )
 from flask.typing import ResponseReturnValue
 
-from . import fields, imports, journal, ledger, money, payments, receipts, statements, uploads
+from . import imports, journal, ledger, money, payments, receipts, statements, uploads
 from .database import db
 
 blueprint = Blueprint("pages", __name__)
@@ -37,6 +37,7 @@ def open_account() -> ResponseReturnValue:
     account = ledger.open_account(
         request.form.get("name"), may_overdraw="may_overdraw" in request.form
     )
+    journal.announce(ledger.describe_opening, account.name)
     flash(f'The account "{account.name}" is open.')
     # Not stored yet: if the name exists already, the commit fails and the response is a 409.
     return redirect(url_for(".accounts"))
@@ -45,7 +46,7 @@ def open_account() -> ResponseReturnValue:
 @blueprint.get("/accounts/<int:account_id>")
 def statement(account_id: int) -> ResponseReturnValue:
     account = ledger.account(account_id)
-    page = statements.page(account.id, fields.page(request.args.get("page")))
+    page = statements.page(account.id)
     return render_template("statement.html", account=account, page=page)
 
 
@@ -64,7 +65,7 @@ def transfer_form() -> ResponseReturnValue:
 
 
 @blueprint.post("/transfers/new")
-@db.unit(retries=payments.RETRIES)
+@db.unit(isolation_level=payments.LEVEL, retries=payments.RETRIES)
 def transfer() -> ResponseReturnValue:
     paid, received = payments.pay(request.form).postings
     flash(f"{money.show(received.amount)} transferred.")
@@ -74,7 +75,7 @@ def transfer() -> ResponseReturnValue:
 @blueprint.route("/import", methods=["GET", "POST"])
 def import_file() -> ResponseReturnValue:
     if request.method == "GET":
-        return render_template("import.html")
+        return render_template("import.html", running=journal.running())
     file, name = uploads.stream(), uploads.name()
     result = imports.load(file, name, skip_bad="skip_bad" in request.form)
     if result.skipped:
@@ -85,8 +86,8 @@ def import_file() -> ResponseReturnValue:
 
 @blueprint.get("/journal")
 def entries() -> ResponseReturnValue:
-    attempts = journal.latest(size=20)
-    return render_template("journal.html", attempts=attempts, receipts=receipts.latest(size=5))
+    page = journal.page()
+    return render_template("journal.html", page=page, receipts=receipts.latest(size=5))
 
 
 def _csv(lines: Iterator[statements.Line]) -> Iterator[str]:

@@ -18,15 +18,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from flask import g
-
-from . import ledger, money, receipts
-from .database import db
+from . import journal, ledger, receipts
 from .models import Transfer
 
+LEVEL = {"postgresql": "SERIALIZABLE"}
+"""For the views that call :func:`pay`: ``@db.unit(isolation_level=payments.LEVEL, ...)``."""
+
 RETRIES = 8
-"""For the views that call :func:`pay`. Three are enough where conflicts are rare; the test moves
-money between three accounts in eight threads."""
+"""For the same views. Three are enough where conflicts are rare; the test moves money between three
+accounts in eight threads."""
 
 
 def pay(form: Mapping[str, Any]) -> Transfer:
@@ -37,20 +37,8 @@ def pay(form: Mapping[str, Any]) -> Transfer:
     :raises Refused: a field is missing or wrong, or an account does not exist.
     :raises IntegrityError: see :func:`ledger.transfer`.
     """
-    _make_serializable()
     order = ledger.order(form.get("from"), form.get("to"), form.get("amount"), form.get("memo"))
-    g.description = (
-        f"Transfer of {money.show(order.amount)} from account {order.source} to {order.target}"
-    )
-    (transfer,) = ledger.transfer([order])
+    journal.announce(ledger.describe, order)
+    transfer = ledger.transfer(order)
     receipts.send_later(transfer)
     return transfer
-
-
-def _make_serializable() -> None:
-    """Begin the transaction at the level that its database needs, before the first statement.
-
-    ``@db.unit(isolation_level=...)`` above the view is shorter if one level suits every database.
-    """
-    if db.engine.dialect.name == "postgresql":
-        db.session.connection(execution_options={"isolation_level": "SERIALIZABLE"})

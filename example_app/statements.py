@@ -1,34 +1,21 @@
-"""The statement of an account, and the list of the latest transfers."""
+"""The statement of an account, and the list of all transfers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any
 
-from sqlalchemy import BigInteger, Select, cast, func, select
-from sqlalchemy.orm import aliased, selectinload
+from sqlalchemy import BigInteger, cast, func, select
+from sqlalchemy.orm import aliased, joinedload, selectinload
+
+from flask_uow import KeyPage
 
 from .database import db
 from .models import Account, Posting, Transfer
 
-PAGE_SIZE = 20
-
-Row = TypeVar("Row")
-
-
-@dataclass(frozen=True)
-class Page(Generic[Row]):
-    """One page of a longer list.
-
-    :ivar number: the number of this page, from 1.
-    :ivar last: the number of the last page.
-    """
-
-    rows: list[Row]
-    number: int
-    last: int
+_TRANSFERS = select(Transfer).options(selectinload(Transfer.postings)).order_by(Transfer.id.desc())
 
 
 @dataclass(frozen=True)
@@ -47,11 +34,23 @@ class Line:
     balance: int
 
 
-def page(account_id: int, number: int) -> Page[Line]:
-    """Return one page of the statement of an account, newest postings first."""
-    count = select(func.count()).where(Posting.account_id == account_id)
-    lines = _lines(account_id).order_by(Posting.id.desc())
-    return _page(count, lines, number, Line)
+@dataclass(frozen=True)
+class Page:
+    """One page of a statement.
+
+    :ivar keys: the page by key; it has the links to the other pages.
+    """
+
+    lines: list[Line]
+    keys: KeyPage[Posting]
+
+
+def page(account_id: int) -> Page:
+    """Return the page of a statement that the request asks for, newest postings first."""
+    other = joinedload(Posting.transfer).selectinload(Transfer.postings).joinedload(Posting.account)
+    postings = select(Posting).where(Posting.account_id == account_id).options(other)
+    keys = db.paginate_by_key(postings.order_by(Posting.id.desc()))
+    return Page(list(_with_balances(keys.items)), keys)
 
 
 def lines(account_id: int) -> Iterator[Line]:
@@ -65,11 +64,35 @@ def lines(account_id: int) -> Iterator[Line]:
             yield Line(*row)
 
 
-def latest(number: int = 1, size: int = PAGE_SIZE) -> Page[Transfer]:
-    """Return one page of all transfers, newest first, with their postings."""
-    transfers = select(Transfer).options(selectinload(Transfer.postings))
-    transfers = transfers.order_by(Transfer.id.desc())
-    return _page(select(func.count(Transfer.id)), transfers, number, _transfer, size)
+def transfers() -> KeyPage[Transfer]:
+    """Return the page of all transfers that the request asks for, newest first."""
+    return db.paginate_by_key(_TRANSFERS)
+
+
+def latest(size: int) -> list[Transfer]:
+    """Return the latest transfers, newest first, with their postings."""
+    return list(db.session.scalars(_TRANSFERS.limit(size)))
+
+
+def _with_balances(postings: list[Posting]) -> Iterator[Line]:
+    """Yield the lines for *postings* of one account, which are sorted from new to old."""
+    balance = _balance_after(postings[0]) if postings else 0
+    for posting in postings:
+        transfer = posting.transfer
+        (other,) = (one.account.name for one in transfer.postings if one is not posting)
+        yield Line(transfer.id, transfer.at, transfer.memo, other, posting.amount, balance)
+        balance -= posting.amount
+
+
+def _balance_after(posting: Posting) -> int:
+    """Return the balance of an account after *posting*: without the sum of the later ones."""
+    later = select(func.coalesce(func.sum(Posting.amount), 0)).where(
+        Posting.account_id == posting.account_id, Posting.id > posting.id
+    )
+    # One statement, so that a transfer that is stored meanwhile counts in both numbers or in none.
+    # PostgreSQL and MariaDB return sums as decimals.
+    balance = cast(Account.balance - later.scalar_subquery(), BigInteger)
+    return db.session.scalars(select(balance).where(Account.id == posting.account_id)).one()
 
 
 # A Select of six columns, which SQLAlchemy 2.0 and 2.1 type differently.
@@ -91,20 +114,3 @@ def _lines(account_id: int) -> Any:
         .join(other.account)
         .where(Posting.account_id == account_id)
     )
-
-
-def _transfer(transfer: Transfer) -> Transfer:
-    return transfer
-
-
-def _page(
-    count: Select[Any],
-    query: Select[Any],
-    number: int,
-    make: Callable[..., Row],
-    size: int = PAGE_SIZE,
-) -> Page[Row]:
-    last = max(1, -(-db.session.execute(count).scalar_one() // size))
-    number = min(number, last)
-    rows = db.session.execute(query.limit(size).offset((number - 1) * size))
-    return Page([make(*row) for row in rows], number, last)
