@@ -88,9 +88,9 @@ _trackers: weakref.WeakKeyDictionary[CheckoutTracker, None] = weakref.WeakKeyDic
 
 
 def trackers() -> list[CheckoutTracker]:
-    """Return the trackers of all engines that are in use."""
+    """Return the trackers of all engines that have a connection."""
     found = (reference() for reference in _trackers.keyrefs())
-    return [tracker for tracker in found if tracker is not None]
+    return [tracker for tracker in found if tracker is not None and tracker.has_entries]
 
 
 class CheckoutTracker:
@@ -150,6 +150,11 @@ class CheckoutTracker:
                 if values is not None:
                     checkouts[entry] = Checkout(*values)
         return checkouts
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether there is a connection; not those of an engine that was disposed of."""
+        return bool(self._entries)
 
     def entries(self) -> list[ConnectionPoolEntry]:
         """Return the entries of all connections, those of other threads included."""

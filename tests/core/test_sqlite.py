@@ -559,7 +559,7 @@ def test_what_was_read_and_is_out_of_date_is_refused(
         started = time.monotonic()
         with pytest.raises(OperationalError, match="what it has read is out of date") as caught:
             set_n(connection, found + 1)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4  # the busy timeout is 5
         assert str(caught.value.orig).startswith("database is locked: ")
         connection.rollback()
         set_n(connection, n(connection) + 1)
@@ -588,7 +588,7 @@ def test_with_a_rollback_journal_it_does_not_wait(make_engine: MakeEngine) -> No
             started = time.monotonic()
             with pytest.raises(OperationalError, match="is writing now"):
                 run(reader, "INSERT INTO t VALUES (1, 1)")
-            assert time.monotonic() - started < 2
+            assert time.monotonic() - started < 4  # the busy timeout is 5
             reader.rollback()
     assert n_of_nothing == 0
 
@@ -1024,7 +1024,7 @@ def test_a_nested_unit_is_refused_if_the_outer_has_written(engine: Engine) -> No
         with writing(engine) as inner:
             with pytest.raises(OperationalError, match="so it would wait for itself"):
                 n(inner)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 4  # the busy timeout is 5
         outer.commit()
 
 

@@ -103,7 +103,10 @@ def impatient(tmp_path: Path) -> Iterator[Flask]:
         db.engine.dispose()
 
 
-@pytest.mark.parametrize("path", ["/transfers/new", "/accounts/new", "/import"])
+# A transfer is tried again, which takes 5 seconds.
+@pytest.mark.parametrize(
+    "path", [pytest.param("/transfers/new", marks=pytest.mark.slow), "/accounts/new", "/import"]
+)
 def test_form_is_a_503_while_another_process_writes(
     impatient: Flask, tmp_path: Path, path: str
 ) -> None:

@@ -36,10 +36,10 @@ _ROOT = Path(__file__).parents[2]
 _STRESS = pytest.mark.stress
 _WAYS = [
     pytest.param("signal", 12),
-    pytest.param("signal", 800, marks=_STRESS),
+    pytest.param("signal", 400, marks=_STRESS),
     pytest.param("greenlet", 12),
-    pytest.param("greenlet", 800, marks=_STRESS),
-    pytest.param("line", 800, marks=_STRESS),
+    pytest.param("greenlet", 400, marks=_STRESS),
+    pytest.param("line", 400, marks=_STRESS),
 ]
 
 

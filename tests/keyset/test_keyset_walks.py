@@ -167,7 +167,7 @@ def test_no_row_twice_and_none_missed(
 
 
 @pytest.mark.slow
-@settings(one_app_for_all, max_examples=600)
+@settings(one_app_for_all, max_examples=200)
 @walks
 def test_no_row_twice_and_none_missed_at_length(
     app: Flask, db: Database, database: TestDatabase, **example: Any

@@ -443,7 +443,7 @@ def test_wait_ends_in_time_and_says_what_it_waits_for(started: Project, silent: 
     for options in ([], ["--upgraded"]):
         start = time.monotonic()
         assert "no response within" in said(started, "wait", "--timeout", "0.2", *options, code=2)
-        assert time.monotonic() - start < 2.5
+        assert time.monotonic() - start < 30  # without the option: 60
     started.url = "postgresql+psycopg://somebody@127.0.0.1:9/db"
     app = started.app()
     result = app.test_cli_runner().invoke(args=["db", "wait", "--timeout", "0.5"])

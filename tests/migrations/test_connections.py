@@ -184,7 +184,7 @@ def test_lock_timeout_is_for_the_lock_of_a_sqlite_file_too(started: Project) -> 
     other.dispose()
     assert result.exit_code == 1
     assert "database is locked" in result.output
-    assert seconds < 3
+    assert seconds < 4  # without the option: the busy timeout, 5
 
 
 # Second connections --------------------------------------------------------------------------

@@ -169,7 +169,11 @@ OWN = [
     "CHECK (nick <> 'x')",
     "REFERENCES log (t) ON DELETE CASCADE DEFERRABLE",
 ]
-SUBSETS = [own for size in range(len(OWN) + 1) for own in itertools.combinations(OWN, size)]
+SUBSETS = [
+    pytest.param(own, marks=() if size < 2 else pytest.mark.slow)
+    for size in range(len(OWN) + 1)
+    for own in itertools.combinations(OWN, size)
+]
 
 
 @pytest.mark.parametrize("own", SUBSETS, ids=" ".join)

@@ -207,7 +207,7 @@ def test_sqlite_refuses_at_once_where_it_would_wait_for_itself(
         with pytest.raises(OperationalError) as caught:
             with db.independent() as session:
                 session.add(Post(title="audit"))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 4  # the timeout is 5
         assert "this thread has the write lock" in str(caught.value)
         assert "Commit that one first, or do all the writing in it" in str(caught.value)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from sqlalchemy import NullPool, create_engine, event, func, select, text
+from sqlalchemy import Engine, NullPool, create_engine, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from flask_uow._sqlite import temporary
@@ -19,7 +20,7 @@ class Witness:
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url, poolclass=NullPool)
+        self.engine = _engine(url) if url.startswith("sqlite") else _engine_of_a_server(url)
         if url == "sqlite://":
             event.listen(self.engine, "do_connect", _connect_to_newest_file)
 
@@ -48,6 +49,13 @@ class Witness:
         """Store *instances* and commit, for tests that need rows to begin with."""
         with Session(self.engine) as session, session.begin():
             session.add_all(instances)
+
+
+def _engine(url: str) -> Engine:
+    return create_engine(url, poolclass=NullPool)
+
+
+_engine_of_a_server = functools.cache(_engine)  # a new engine asks the server for its version
 
 
 def _connect_to_newest_file(_dialect: object, _entry: object, args: list[Any], _: object) -> None:

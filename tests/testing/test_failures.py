@@ -412,7 +412,7 @@ def test_timeout_of_the_server_ends_a_slow_statement(make_app: MakeApp, db: Data
             begin = time.monotonic()
             with testing.slow(db, 5), pytest.raises(DBAPIError) as caught:
                 connection.execute(text("SELECT 1"))
-            assert time.monotonic() - begin < 3
+            assert time.monotonic() - begin < 4  # of 5 that the statement would take
             connection.rollback()
             connection.invalidate()
     assert outcomes.code_of(caught.value) in {"57014", "1969"}
