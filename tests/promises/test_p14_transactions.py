@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, selectinload
 
-from flask_uow import Database, TransactionLost
+from flask_uow import Database, PoolExhausted, TransactionLost
 from flask_uow._unit import session as _session
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, on
@@ -79,11 +79,14 @@ def in_get(app: Flask, view: Callable[[], object]) -> int:
 
 
 def is_free(db: Database) -> bool:
-    """Whether the one connection can be had; to be refused takes its time."""
+    """Whether the one connection can be had."""
     if db.engine.pool.checkedout() > 0:  # type: ignore[attr-defined]
+        return False  # at once: a refusal takes its time
+    try:
+        with db.engine.connect():
+            return True
+    except PoolExhausted:
         return False
-    with db.engine.connect():
-        return True
 
 
 # What needs no transaction ------------------------------------------------------------------------
