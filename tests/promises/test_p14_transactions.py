@@ -499,10 +499,12 @@ def test_each_read_sees_what_is_committed(
     app = make_app(UOW_BEGIN=begin)
     witness.store(User(name="ada"))
 
+    names = select(User.name).order_by(User.name)
+
     def view() -> None:
-        assert db.session.scalars(select(User.name)).all() == ["ada"]
+        assert db.session.scalars(names).all() == ["ada"]
         witness.store(User(name="bob"))
-        assert db.session.scalars(select(User.name)).all() == ["ada", "bob"]
+        assert db.session.scalars(names).all() == ["ada", "bob"]
 
     assert in_get(app, view) == 200
 
