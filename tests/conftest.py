@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,14 @@ def pytest_runtest_teardown() -> Iterator[None]:
     """After every test no connection is checked out, and each pool is empty."""
     yield
     engines.dispose()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Iterator[None]:
+    """A test that traces puts back what traced before: coverage would end with it."""
+    before = sys.gettrace()
+    yield
+    assert sys.gettrace() is before, "sys.settrace() was called, and not undone"
 
 
 @pytest.fixture(autouse=True)

@@ -438,11 +438,12 @@ def striking(step: int) -> Iterator[list[str]]:
                 raise Struck(lines[-1])
         return trace
 
+    before = sys.gettrace()  # of the measurement of coverage
     sys.settrace(trace)
     try:
         yield lines
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
 
 
 def test_a_repair_that_is_interrupted_at_any_line_is_done_later(small: Engine) -> None:
@@ -480,11 +481,12 @@ def test_a_connection_whose_loss_was_interrupted_is_replaced(small: Engine) -> N
 
     held = [small.connect() for _ in range(2)]
     struck: list[int] = []
+    before = sys.gettrace()
     sys.settrace(trace)
     try:
         lose(small)
     finally:
-        sys.settrace(None)
+        sys.settrace(before)
     assert struck
     for one in [small.connect(), *held]:
         one.close()
