@@ -6,7 +6,6 @@ import gc
 import logging
 import random
 import resource
-import sys
 import threading
 import time
 import weakref
@@ -28,6 +27,7 @@ from flask_uow._engine.pool import ConnectionPool
 from tests.support.databases import TestDatabase, on
 from tests.support.pools import Contexts, make_engine
 from tests.support.threads import in_threads
+from tests.support.tracing import traced
 
 URL = "postgresql+psycopg://h/d"
 
@@ -438,12 +438,8 @@ def striking(step: int) -> Iterator[list[str]]:
                 raise Struck(lines[-1])
         return trace
 
-    before = sys.gettrace()  # of the measurement of coverage
-    sys.settrace(trace)
-    try:
+    with traced(trace):
         yield lines
-    finally:
-        sys.settrace(before)
 
 
 def test_a_repair_that_is_interrupted_at_any_line_is_done_later(small: Engine) -> None:
@@ -481,12 +477,8 @@ def test_a_connection_whose_loss_was_interrupted_is_replaced(small: Engine) -> N
 
     held = [small.connect() for _ in range(2)]
     struck: list[int] = []
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
+    with traced(trace):
         lose(small)
-    finally:
-        sys.settrace(before)
     assert struck
     for one in [small.connect(), *held]:
         one.close()

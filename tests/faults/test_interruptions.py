@@ -28,6 +28,7 @@ from tests.support.databases import concurrently, own_database
 from tests.support.history import History
 from tests.support.models import User
 from tests.support.pools import make_engine
+from tests.support.tracing import traced
 from tests.support.witness import Witness
 
 pytestmark = pytest.mark.slow
@@ -99,12 +100,8 @@ def test_session_struck_between_two_states_stores_nothing(
         db.session.add(User(name="half"))
         db.session.flush()
         db.session.add(User(name="other half"))
-        before = sys.gettrace()
-        sys.settrace(strike)
-        try:
+        with traced(strike):
             db.session.flush()
-        finally:
-            sys.settrace(before)
         return ""
 
     logging.disable()  # the records would keep the exception, and that the session
