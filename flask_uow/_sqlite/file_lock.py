@@ -115,11 +115,9 @@ class FileLock:
         while True:
             now = time.monotonic_ns()
             first = self._notes[_FIRST]
-            if first > mine or self._is_silent(now):
-                self._notes[_FIRST] = first = mine
-            if first == mine:
+            if first >= mine or self._is_silent(now):
                 first_since = first_since or now
-                self._notes[_SEEN] = now
+                self._notes.note_first(mine, now)
                 if self._try():
                     self._notes[_SEEN] = 0
                     return now
@@ -202,6 +200,13 @@ class _Notes(Protocol):
     def note_holder(self, process: int, since: int) -> None:
         """Write the first two numbers."""
 
+    def note_first(self, since: int, seen: int) -> None:
+        """Write the last two numbers.
+
+        Together, because another process may have become the first one since they were read. With
+        a new SEEN, that process would seem to wait, although it may have the lock.
+        """
+
 
 class _OwnNotes(dict[int, int]):
     """The notes of one process."""
@@ -211,6 +216,9 @@ class _OwnNotes(dict[int, int]):
 
     def note_holder(self, process: int, since: int) -> None:
         self[_PID], self[_SINCE] = process, since
+
+    def note_first(self, since: int, seen: int) -> None:
+        self[_FIRST], self[_SEEN] = since, seen
 
 
 class _FileNotes:
@@ -231,6 +239,9 @@ class _FileNotes:
 
     def note_holder(self, process: int, since: int) -> None:
         self._write(_PID, _TWO.pack(process, since))
+
+    def note_first(self, since: int, seen: int) -> None:
+        self._write(_FIRST, _TWO.pack(since, seen))
 
     def _write(self, index: int, numbers: bytes) -> None:
         try:  # noqa: SIM105  # suppress() takes longer than the call

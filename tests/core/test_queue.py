@@ -59,13 +59,13 @@ def forked(work: Callable[[Pipe], object]) -> Iterator[tuple[int, Pipe]]:
             work(theirs)
         finally:
             os._exit(0)
+    theirs.close()  # so that recv() raises EOFError if the child has failed
     try:
         yield child, ours
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         ours.close()
-        theirs.close()
 
 
 @contextmanager
@@ -174,6 +174,34 @@ def test_first_come_first_served_among_processes(file: str, tmp_path: Path) -> N
                 pipes.append(pipe)
         assert [pipe.recv() for pipe in pipes] == ["done"] * 4
     assert order.read_text() == "0123"
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_process_that_was_overtaken_does_not_wait_for_the_other_one(
+    file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one gets the lock just before this process notes that it still waits."""
+    started = time.monotonic()
+    holder, other, overtaken = (file_lock.FileLock(file, None) for _ in range(3))
+
+    class Notes(file_lock._FileNotes):
+        is_overtaken = False
+
+        def _write(self, index: int, numbers: bytes) -> None:
+            is_first = self[file_lock._FIRST] == int(started * 1e9)
+            if is_first and not self.is_overtaken:
+                self.is_overtaken = True
+                holder.release()
+                assert other._wait(int((started - 1) * 1e9), started + 10)  # it has waited before
+                monkeypatch.setattr(time, "sleep", lambda _: other.release())
+            super()._write(index, numbers)
+
+    assert holder.acquire(started, 0)
+    other._open()
+    overtaken._open()
+    assert overtaken._descriptor is not None
+    overtaken._notes = Notes(overtaken._descriptor)
+    assert overtaken.acquire(started, 2)
 
 
 @pytest.mark.usefixtures("patient")
