@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from hypothesis import HealthCheck, settings
+from sqlalchemy import create_engine, make_url
 
 from flask_uow import Database, Flask
 from tests.support import databases, engines
@@ -66,6 +69,12 @@ def _names_in(parameter: object) -> Iterator[str]:
     elif isinstance(parameter, (tuple, list)):
         for part in parameter:
             yield from _names_in(part)
+
+
+def pytest_collection_finish() -> None:
+    """Do not look for garbage among the modules and the tests, which stay: it takes long."""
+    gc.collect()
+    gc.freeze()
 
 
 # These are no fixtures: they run before all of them and after all of them. Around them is the leak
@@ -125,8 +134,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TestDat
         yield databases.sqlite_memory()
     else:
         url = request.getfixturevalue(f"{request.param}_url")
-        databases.wipe(url, Base.metadata)
-        yield TestDatabase(request.param, url)
+        has_tables = databases.wipe(url, Base.metadata)
+        yield TestDatabase(request.param, url, has_tables)
 
 
 @pytest.fixture
@@ -141,21 +150,44 @@ def db() -> Database:
     return Database(Base)
 
 
+@pytest.fixture(scope="session")
+def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of SQLite with the tables of ``tests.support.models``."""
+    test_database = databases.sqlite_file(tmp_path_factory.mktemp("empty"))
+    engine = create_engine(test_database.url)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return Path(str(engine.url.database))
+
+
 @pytest.fixture
-def make_app(database: TestDatabase, db: Database, tmp_path: Path) -> MakeApp:
+def make_app(database: TestDatabase, db: Database, tmp_path: Path, empty_tables: Path) -> MakeApp:
     """Makes apps on ``db`` and the test's database, with their tables.
 
-    Keyword arguments are config values; ``database=`` names another ``Database`` object.
+    Keyword arguments are config values; *made* is another ``Database`` object.
     """
 
-    def make(database: Database = db, *, url: str = database.url, **config: Any) -> Flask:
+    def make(made: Database = db, *, url: str = database.url, **config: Any) -> Flask:
         app = Flask("tests", instance_path=str(tmp_path))
         app.config.update(SECRET_KEY="test", SQLALCHEMY_DATABASE_URI=url)
         app.config.update(config)
-        app.register_extension(database)
+        app.register_extension(made)
+        is_usual = url == database.url and "SQLALCHEMY_BINDS" not in config
         with app.app_context():
-            database.create_all()
+            if is_usual and made.metadata is Base.metadata and tables_are_there():
+                made.engine.connect().close()  # to look for them takes longer than most tests
+            else:
+                made.create_all()
         return app
+
+    def tables_are_there() -> bool:
+        if database.name != "sqlite-file":
+            return database.has_tables
+        file = Path(str(make_url(database.url).database))
+        is_new = not file.exists()
+        if is_new:
+            shutil.copyfile(empty_tables, file)
+        return is_new
 
     return make
 

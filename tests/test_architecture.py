@@ -180,6 +180,7 @@ def test_every_error_is_one_of_ours_and_a_built_in() -> None:
             assert issubclass(error, (RuntimeError, ValueError))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["flask_uow", "flask_uow.pytest_plugin"])
 def test_import_loads_nothing(name: str) -> None:
     """The public names, Flask and SQLAlchemy are imported when the first name is used."""

@@ -110,6 +110,7 @@ def test_importing_flask_sqlalchemys_class_says_what_to_import() -> None:
         from flask_uow import nonesuch  # type: ignore[attr-defined]  # noqa: F401
 
 
+@pytest.mark.slow
 def test_the_first_import_of_all_says_so_as_well() -> None:
     """In a fresh process, where nothing has imported ``importlib``."""
     code = "from flask_uow import SQLAlchemy"

@@ -442,6 +442,7 @@ def striking(step: int) -> Iterator[list[str]]:
         yield lines
 
 
+@pytest.mark.slow
 def test_a_repair_that_is_interrupted_at_any_line_is_done_later(small: Engine) -> None:
     """No lock stays locked; what is still missing then is found by the next checkout."""
     step = 0

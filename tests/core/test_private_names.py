@@ -85,6 +85,7 @@ def test_the_cached_body_of_a_request(bare_app: Flask) -> None:
 LISTS = ["flask_private.py", "sqlalchemy_private.py", "alembic_private.py"]
 
 
+@pytest.mark.slow
 def test_private_names_of_others_stand_in_one_list_each() -> None:
     """A private name that the package does not define itself is that of a library."""
     trees = {path: ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")}

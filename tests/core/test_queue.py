@@ -468,6 +468,7 @@ def test_a_lender_that_wants_its_turn_waits_for_it() -> None:
     in_thread(partial(queue.acquire, object(), 0))
 
 
+@pytest.mark.slow
 def test_files_that_are_opened_meanwhile_disturb_nobody(tmp_path: Path) -> None:
     """A thread looks whether files are a parent's, and other threads open theirs just then."""
     end = threading.Event()

@@ -558,6 +558,7 @@ def test_without_locks_nothing_is_swept(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_threads_that_connect_at_once_get_one_database(folders: Path) -> None:
     """The first of them; the folders of the others are removed."""
     config = {"SQLALCHEMY_DATABASE_URI": "sqlite://"}

@@ -8,12 +8,14 @@ from tests.docs import faults
 from tests.docs.pages import ROOT
 
 
+@pytest.mark.slow
 def test_table_is_the_one_of_the_tests() -> None:
     """If this fails: ``python -m tests.docs.faults`` writes it anew."""
     page = faults.PAGE.read_text(encoding="utf-8")
     assert page == faults.written(page)
 
 
+@pytest.mark.slow
 def test_every_fault_is_tested_or_has_a_reason() -> None:
     """And none has both, so that no reason outlives its test."""
     tested = {row.number for row in faults.rows()}

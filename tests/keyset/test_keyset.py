@@ -343,7 +343,7 @@ SELECTS: dict[str, Callable[[], Any]] = {
 }
 
 
-@real
+@on("sqlite-file", slow=["postgresql", "mariadb"])
 @pytest.mark.parametrize("name", SELECTS)
 def test_pages_are_the_rows_of_the_select(
     name: str, app: Flask, db: Database, stored: None

@@ -83,6 +83,7 @@ def there_and_back(project: Project, models: Models) -> str:
     return text
 
 
+@pytest.mark.slow
 @concurrently
 @pytest.mark.parametrize("name", KINDS)
 def test_type_is_written_so_that_it_runs(started: Project, name: str) -> None:

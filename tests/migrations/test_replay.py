@@ -168,6 +168,7 @@ def empty(url: str) -> None:
         databases.wipe(url, MetaData())
 
 
+@pytest.mark.slow
 @concurrently
 @pytest.mark.parametrize("replay", [by_programs, by_drivers])
 def test_sql_that_is_replayed_makes_the_same_schema(
@@ -228,6 +229,7 @@ def test_sql_that_is_replayed_makes_the_same_schema(
     assert (started.tables(), started.revision()) == (set(), "one")
 
 
+@pytest.mark.slow
 @anywhere
 def test_scripts_of_several_engines_are_replayed_one_by_one(
     started: Project, tmp_path: Path

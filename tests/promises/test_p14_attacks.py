@@ -160,6 +160,7 @@ def test_a_lost_connection_does_not_end_the_unit(
     assert not caplog.records
 
 
+@pytest.mark.slow
 @lazily
 def test_what_another_thread_snatches_away_is_taken_back_elsewhere(
     make_app: MakeApp, db: Database, witness: Witness, monkeypatch: pytest.MonkeyPatch

@@ -26,7 +26,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,6 +46,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
+from . import engines
+
 NAMES = ("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
 
 
@@ -55,9 +57,13 @@ EACH = [
 ]
 
 
-def on(*names: str) -> pytest.MarkDecorator:
-    """Run a test on these databases only."""
-    return pytest.mark.parametrize("database", names, indirect=True)
+def on(*names: str, slow: Sequence[str] = ()) -> pytest.MarkDecorator:
+    """Run a test on these databases only.
+
+    :param slow: more of them, for the slow tier.
+    """
+    more = [pytest.param(name, marks=pytest.mark.slow) for name in slow]
+    return pytest.mark.parametrize("database", [*names, *more], indirect=True)
 
 
 # For rules that know nothing of the database.
@@ -73,12 +79,15 @@ class TestDatabase:
 
     :ivar name: one of :data:`NAMES`.
     :ivar url: for ``SQLALCHEMY_DATABASE_URI``.
+    :ivar has_tables: whether the tables of ``tests.support.models`` are there: on a server, the
+        last test may have left them.
     """
 
     __test__ = False
 
     name: str
     url: str
+    has_tables: bool = False
 
     @property
     def is_sqlite(self) -> bool:
@@ -114,40 +123,42 @@ def own_database(server: str) -> Iterator[str]:
     :param server: the URL of a database in which this user may create others.
     """
     url = make_url(server)
-    name = f"uow_test_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+    own = url.set(database=f"uow_test_{os.getpid()}_{uuid.uuid4().hex[:8]}")
     with _administrator(url) as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        connection.exec_driver_sql(f"CREATE DATABASE {own.database}")
     try:
-        yield url.set(database=name).render_as_string(hide_password=False)
+        yield own.render_as_string(hide_password=False)
     finally:
+        _administrators_engine(own).dispose()
         with _administrator(url) as connection:
-            _kick_out(connection, name)
-            connection.exec_driver_sql(f"DROP DATABASE {name}")
+            _kick_out(connection, own)
+            connection.exec_driver_sql(f"DROP DATABASE {own.database}")
+        _administrators_engine(url).dispose()
 
 
-def wipe(url: str, known: MetaData) -> None:
+def wipe(url: str, known: MetaData) -> bool:
     """Empty the database of :func:`own_database`, whatever the last test left in it.
 
     :param known: tables that may stay, empty; to make them anew takes longer than most tests.
+    :return: whether all of them are there.
     """
     with _administrator(make_url(url)) as connection:
         tables = set(inspect(connection).get_table_names())
         if tables:
-            name = connection.engine.url.database
-            assert name is not None
-            _kick_out(connection, name)
+            own = connection.engine.url
+            _kick_out(connection, own)
             if tables <= known.tables.keys():
                 found = [table for table in known.sorted_tables if table.name in tables]
                 statements = _emptying(found[::-1])  # those that refer to others first
             else:
                 statements = _REMOVING
-            for statement in statements[connection.dialect.name]:
-                connection.exec_driver_sql(statement.format(name=name))
+            _run(connection, statements[own.get_backend_name()])
+    return tables == known.tables.keys()
 
 
 _REMOVING = {
     "postgresql": ["DROP SCHEMA public CASCADE", "CREATE SCHEMA public"],
-    "mariadb": ["DROP DATABASE {name}", "CREATE DATABASE {name}"],
+    "mariadb": ["DROP DATABASE {0}", "CREATE DATABASE {0}", "USE {0}"],
 }
 
 
@@ -169,28 +180,39 @@ def _emptying(tables: list[Table]) -> dict[str, list[str]]:
     }
 
 
+def _run(connection: Connection, statements: list[str]) -> None:
+    """Run *statements*, on PostgreSQL in one round trip."""
+    if connection.dialect.name == "postgresql":
+        statements = ["; ".join(statements)]
+    for statement in statements:
+        connection.exec_driver_sql(statement.format(connection.engine.url.database))
+
+
 @contextlib.contextmanager
 def _administrator(url: URL) -> Iterator[Connection]:
     with _administrators_engine(url).connect() as connection:
         yield connection
 
 
-@functools.cache  # a new engine would ask the server who it is, each time
+@functools.cache
 def _administrators_engine(url: URL) -> Engine:
-    return create_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    """An engine that keeps its connection from test to test: to connect takes long."""
+    engine = create_engine(url, pool_size=1, pool_pre_ping=True, isolation_level="AUTOCOMMIT")
+    engines.keep(engine)
+    return engine
 
 
-def _kick_out(connection: Connection, name: str) -> None:
-    """End every other session in the database *name*: it may hold a lock."""
+def _kick_out(connection: Connection, own: URL) -> None:
+    """End every other session in the database *own*: it may hold a lock."""
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            f" WHERE datname = '{name}' AND pid <> pg_backend_pid()"
+            f" WHERE datname = '{own.database}' AND pid <> pg_backend_pid()"
         )
         return
     found = connection.exec_driver_sql(
         "SELECT id FROM information_schema.processlist"
-        f" WHERE db = '{name}' AND id <> connection_id()"
+        f" WHERE db = '{own.database}' AND id <> connection_id()"
     )
     for (session,) in found.all():
         with contextlib.suppress(OperationalError):  # gone by itself

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, Pool, event
 
 _checked_out: set[Any] = set()
 _engines: set[Engine] = set()
+_kept: set[Engine] = set()
 
 
 @event.listens_for(Pool, "checkout")
@@ -26,7 +27,13 @@ def _note_checkin(_dbapi: Any, record: Any) -> None:
 
 @event.listens_for(Engine, "engine_connect")
 def _note_engine(connection: Connection) -> None:
-    _engines.add(connection.engine)
+    if connection.engine not in _kept:
+        _engines.add(connection.engine)
+
+
+def keep(engine: Engine) -> None:
+    """Let *engine*, which belongs to no test, have connections for the next test."""
+    _kept.add(engine)
 
 
 def checked_out() -> int:

@@ -262,6 +262,7 @@ def test_leaks_are_found_by_workers_in_random_order(run_tests: Run) -> None:
     result.assert_outcomes(passed=8, errors=7)
 
 
+@pytest.mark.slow
 @anywhere
 def test_without_pytest(app: Flask, db: Database) -> None:
     """``no_leaks()`` for unittest: a failure, and what is open is closed."""
