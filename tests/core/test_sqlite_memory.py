@@ -499,12 +499,13 @@ def test_dispose_removes_the_database_of_a_child(make_engine: MakeEngine) -> Non
             os._exit(0)
         finally:
             os._exit(1)
+    os.close(telling)
     os.read(told, 1)
     engine.dispose()
     assert not file.parent.exists()
     os.write(done, b"x")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    for number in (waiting, done, told, telling):
+    for number in (waiting, done, told):
         os.close(number)
 
 

@@ -259,6 +259,7 @@ def test_a_process_that_hangs_is_named(make_app: MakeApp, db: Database) -> None:
         site.inside.set = lambda: theirs.send("inside")  # type: ignore[method-assign]
         site.ask("POST", "dwell")
         os._exit(0)
+    theirs.close()
     try:
         assert ours.recv() == "inside"
         os.kill(child, signal.SIGSTOP)
