@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
-import multiprocessing.connection
 import os
 import signal
 import stat
@@ -21,17 +20,16 @@ from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 
 from flask_uow._sqlite import file_lock, write_queue
 from flask_uow._sqlite.write_queue import OwnTurn, QueueTimeout, WriteQueue, queue_for, waiting
-from tests.support.forks import in_child
+from tests.support.forks import Pipe, forked, in_child
 from tests.support.threads import in_thread, in_threads
 
 ROOT = Path(__file__).parents[2]
-Pipe: TypeAlias = "multiprocessing.connection.Connection[Any, Any]"
 
 
 @pytest.fixture
@@ -47,25 +45,6 @@ def holding(queue: WriteQueue) -> Iterator[object]:
         yield owner
     finally:
         queue.release(owner)
-
-
-@contextmanager
-def forked(work: Callable[[Pipe], object]) -> Iterator[tuple[int, Pipe]]:
-    """A child that does *work* with one end of a pipe, until it is killed in the end."""
-    ours, theirs = multiprocessing.Pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            work(theirs)
-        finally:
-            os._exit(0)
-    theirs.close()  # so that recv() raises EOFError if the child has failed
-    try:
-        yield child, ours
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        ours.close()
 
 
 @contextmanager

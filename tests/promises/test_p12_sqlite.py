@@ -25,6 +25,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from flask_uow import Database
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, on
+from tests.support.forks import Pipe, forked
 from tests.support.models import Post, User
 from tests.support.threads import in_thread, in_threads
 from tests.support.witness import Witness
@@ -253,22 +254,17 @@ def test_the_lock_is_free_when_the_answer_leaves(site: Site) -> None:
 def test_a_process_that_hangs_is_named(make_app: MakeApp, db: Database) -> None:
     """The others get an error after the timeout, not a worker that is stuck for ever."""
     site = Site(make_app(UOW_SQLITE_BUSY_TIMEOUT=0.3), db)
-    ours, theirs = multiprocessing.Pipe()
-    child = os.fork()
-    if child == 0:
-        site.inside.set = lambda: theirs.send("inside")  # type: ignore[method-assign]
+
+    def dwell(pipe: Pipe) -> None:
+        site.inside.set = lambda: pipe.send("inside")  # type: ignore[method-assign]
         site.ask("POST", "dwell")
-        os._exit(0)
-    theirs.close()
-    try:
-        assert ours.recv() == "inside"
+
+    with forked(dwell) as (child, pipe):
+        assert pipe.recv() == "inside"
         os.kill(child, signal.SIGSTOP)
         assert site.ask("POST", "count") == 503
         assert f"was held by the process {child} for " in str(site.errors[0])
         assert site.ask("GET", "look") == 200
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
     assert site.ask("POST", "count") == 200
 
 

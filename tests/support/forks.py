@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing.connection
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+Pipe: TypeAlias = "multiprocessing.connection.Connection[Any, Any]"
 
 
 def in_child(work: Callable[[], object]) -> int:
@@ -17,3 +23,22 @@ def in_child(work: Callable[[], object]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@contextmanager
+def forked(work: Callable[[Pipe], object]) -> Iterator[tuple[int, Pipe]]:
+    """A child that does *work* with one end of a pipe, until it is killed in the end."""
+    ours, theirs = multiprocessing.Pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            work(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()  # so that recv() raises EOFError if the child has failed
+    try:
+        yield child, ours
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        ours.close()
