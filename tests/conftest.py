@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -69,12 +68,6 @@ def _names_in(parameter: object) -> Iterator[str]:
     elif isinstance(parameter, (tuple, list)):
         for part in parameter:
             yield from _names_in(part)
-
-
-def pytest_collection_finish() -> None:
-    """Do not look for garbage among the modules and the tests, which stay: it takes long."""
-    gc.collect()
-    gc.freeze()
 
 
 # These are no fixtures: they run before all of them and after all of them. Around them is the leak
@@ -153,11 +146,11 @@ def db() -> Database:
 @pytest.fixture(scope="session")
 def empty_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of SQLite with the tables of ``tests.support.models``."""
-    test_database = databases.sqlite_file(tmp_path_factory.mktemp("empty"))
-    engine = create_engine(test_database.url)
+    file = tmp_path_factory.mktemp("empty") / "empty.db"
+    engine = create_engine(f"sqlite:///{file}")
     Base.metadata.create_all(engine)
     engine.dispose()
-    return Path(str(engine.url.database))
+    return file
 
 
 @pytest.fixture
@@ -173,21 +166,23 @@ def make_app(database: TestDatabase, db: Database, tmp_path: Path, empty_tables:
         app.config.update(config)
         app.register_extension(made)
         is_usual = url == database.url and "SQLALCHEMY_BINDS" not in config
+        knows_tables = is_usual and made.metadata is Base.metadata
         with app.app_context():
-            if is_usual and made.metadata is Base.metadata and tables_are_there():
+            if knows_tables and (database.has_tables or copy_tables()):
                 made.engine.connect().close()  # to look for them takes longer than most tests
             else:
                 made.create_all()
         return app
 
-    def tables_are_there() -> bool:
+    def copy_tables() -> bool:
+        """Copy the tables into a file of SQLite; false if there is none, or if it is not new."""
         if database.name != "sqlite-file":
-            return database.has_tables
+            return False
         file = Path(str(make_url(database.url).database))
-        is_new = not file.exists()
-        if is_new:
-            shutil.copyfile(empty_tables, file)
-        return is_new
+        if file.exists():
+            return False
+        shutil.copyfile(empty_tables, file)
+        return True
 
     return make
 
