@@ -36,6 +36,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_co
 
 from flask_uow import Database
 from tests.support.history import History
+from tests.support.transactions import in_transaction
 from tests.support.witness import Witness
 
 POOL = 3
@@ -93,13 +94,6 @@ _SLEEP = {"postgresql": "SELECT pg_sleep(0.001)", "mariadb": "SELECT sleep(0.001
 _SESSIONS = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()",
     "mariadb": "SELECT count(*) FROM information_schema.processlist WHERE db = database()",
-}
-_IN_TRANSACTION = {
-    "postgresql": f"{_SESSIONS['postgresql']} AND state LIKE 'idle in transaction%'",
-    "mariadb": (
-        "SELECT count(*) FROM information_schema.innodb_trx JOIN information_schema.processlist"
-        " ON processlist.id = trx_mysql_thread_id WHERE db = database()"
-    ),
 }
 
 
@@ -231,11 +225,10 @@ class Run:
     def conclusion(self) -> Report:
         """Look at the pool and at the server, while the app is still there."""
         report = self.report
-        backend = self.witness.engine.dialect.name
-        report.in_transaction = self._at_last(_IN_TRANSACTION[backend], 0)
+        report.in_transaction = self._at_last(self._in_transaction, 0)
         # What was struck while it was connecting belongs to nobody, and only this closes it.
         gc.collect()
-        report.sessions = self._at_last(_SESSIONS[backend], POOL + 1) - 1  # the witness's own
+        report.sessions = self._at_last(self._sessions, POOL + 1) - 1  # the witness's own
         with contextlib.ExitStack() as stack:
             try:
                 for number in range(POOL):
@@ -248,14 +241,20 @@ class Run:
         report.outcomes = self.history.outcomes
         return report
 
-    def _at_last(self, question: str, at_most: int) -> int:
-        """The number that the server answers; it takes a moment to notice that a client is gone."""
+    def _in_transaction(self) -> int:
+        with self.witness.engine.connect() as connection:
+            return len(in_transaction(connection))
+
+    def _sessions(self) -> int:
+        number: int = self.witness.ask(_SESSIONS[self.witness.engine.dialect.name])[0]
+        return number
+
+    def _at_last(self, count: Callable[[], int], at_most: int) -> int:
+        """The count at the end; the server takes a moment to notice that a client is gone."""
         end = time.monotonic() + 3
-        while True:
-            number: int = self.witness.ask(question)[0]
-            if number <= at_most or time.monotonic() > end:
-                return number
+        while (number := count()) > at_most and time.monotonic() < end:
             time.sleep(0.02)
+        return number
 
 
 # One unit after the other ---------------------------------------------------------------------

@@ -28,6 +28,7 @@ from tests.faults.drivers import by
 from tests.faults.ledger import Posting
 from tests.support import databases
 from tests.support.history import History
+from tests.support.transactions import in_transaction
 from tests.support.witness import Witness
 
 pytestmark = pytest.mark.slow
@@ -133,23 +134,14 @@ class Run:
             self.one_request(chance.choice(FAULTS[self.backend]), chance)
 
     def _disturb(self, chance: random.Random) -> None:
-        own = f"{self._other.url.database}"
         while not self._stop.wait(chance.uniform(0.005, 0.05)):
             with self._other.connect() as connection:
-                found = connection.execute(text(BACKENDS[self.backend]), {"own": own}).scalars()
-                if victims := list(found):
+                if victims := in_transaction(connection):
                     statement = chance.choice(DISTURB[self.backend])
                     with contextlib.suppress(DBAPIError):  # it has gone by itself
                         connection.exec_driver_sql(statement.format(chance.choice(victims)))
 
 
-# Those that are in the middle of a unit.
-BACKENDS = {
-    "postgresql": "SELECT pid FROM pg_stat_activity WHERE datname = :own"
-    " AND pid <> pg_backend_pid() AND xact_start IS NOT NULL",
-    "mariadb": "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx"
-    " JOIN information_schema.processlist ON id = trx_mysql_thread_id AND db = :own",
-}
 DISTURB = {
     "postgresql": ["SELECT pg_terminate_backend({})", "SELECT pg_cancel_backend({})"],
     "mariadb": ["KILL {}", "KILL QUERY {}"],
