@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
+from weakref import WeakMethod
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -43,16 +44,21 @@ _ADD = "add the engine {name!r} to UOW_MIGRATIONS['engines']"
 
 
 def explain_missing(engine: Engine, name: str, migrated: Migrated) -> None:
-    """Let the errors of *engine* say how to get a table or a column that does not exist."""
-    event.listen(engine, "handle_error", partial(_on_error, name, migrated))
+    """Let the errors of *engine* say how to get a table or a column that does not exist.
+
+    :param migrated: a method. It is referred to weakly: the dialect has this listener, and the
+        mappers keep the dialect with each compiled statement, also when the app has gone.
+    """
+    event.listen(engine, "handle_error", partial(_on_error, name, WeakMethod(migrated)))
 
 
-def _on_error(name: str, migrated: Migrated, context: ExceptionContext) -> None:
+def _on_error(name: str, reference: WeakMethod[Migrated], context: ExceptionContext) -> None:
     error, wrapped = context.original_exception, context.sqlalchemy_exception
     what = driver_of_error(error).missing_in(error)
     if what is None or wrapped is None:
         return
-    group, has_folder = migrated(name)
+    migrated = reference()
+    group, has_folder = migrated(name) if migrated else ("db", False)
     begin = (_ADD if has_folder is None else _BEGIN).format(group=group, name=name)
     hint = _UPGRADE if has_folder else _CREATE[what]
     hint = hint.format(group=group, what=what.value, begin=begin)

@@ -33,7 +33,7 @@ from typing import Any, cast
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import Dialect, ExceptionContext, ExecutionContext
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, Pool
 
 from .._config.checks import CHECKS
 from .._config.settings import SqliteProfile
@@ -91,7 +91,9 @@ class _Listeners:
         self._database = database
         self._is_temporary = has_temporary_file(engine)
         self._engine = weakref.ref(engine)
-        self._pool: Any = None  # of the last connection
+        # Of the last connection. Weak, like the engine: what has compiled a statement, such as a
+        # mapper, keeps the dialect, which has these listeners.
+        self._pool: Callable[[], Pool | None] = lambda: None
         self._told = False
 
     # A new connection -------------------------------------------------------------------------
@@ -115,11 +117,11 @@ class _Listeners:
         was_opened = bool(path and database.path) and path == database.asked_for
         database.asked_for = path
         if path and not os.path.exists(path):  # noqa: PTH110
-            was_in_use = was_opened and engine is not None and engine.pool is self._pool
+            was_in_use = was_opened and engine is not None and engine.pool is self._pool()
             explain.refuse_missing(path, name=database.name, was_in_use=was_in_use)
         elif was_opened and engine is not None and database.is_replaced():
             engine.dispose()  # the connections to the old file
-            self._pool = engine.pool
+            self._pool = weakref.ref(engine.pool)
             explain.refuse_leftovers(database)
 
     def on_disposed(self, _engine: Engine) -> None:  # perhaps one with other execution options
@@ -140,8 +142,8 @@ class _Listeners:
         if path:
             connection.execute(f"PRAGMA synchronous = {self._profile.synchronous}")
         self._database.note_path(path)
-        engine = self._engine()
-        self._pool = engine and engine.pool
+        if (engine := self._engine()) is not None:
+            self._pool = weakref.ref(engine.pool)
         if isinstance(connection, SqliteConnection):
             connection.database, connection.queue = self._database, self._database.queue
             connection.timeout = self._database.timeout

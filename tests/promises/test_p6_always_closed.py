@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 from unittest import mock
@@ -10,12 +13,13 @@ import pytest
 from flask import Flask, Response, request_finished
 from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
-from sqlalchemy import event, insert, text
+from sqlalchemy import event, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_uow import Database
 from tests.conftest import MakeApp
+from tests.support import engines
 from tests.support.databases import TestDatabase, concurrently, on
 from tests.support.engines import checked_out
 from tests.support.faults import Faults, backend_id, kill_backend
@@ -667,3 +671,44 @@ def test_unit_is_closed_although_somebody_replaced_the_teardown_meanwhile(
     with app.app_context():
         db.session.execute(text("SELECT 1"))
     assert checked_out() == 0
+
+
+# The end of an app ----------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*deleted while still open:ResourceWarning")  # psycopg's
+@on("sqlite-file", "sqlite-memory", "postgresql", "mariadb")
+@pytest.mark.parametrize(
+    "config", [{}, {"SQLALCHEMY_RECORD_QUERIES": True}, {"UOW_BEGIN": "first"}]
+)
+def test_app_that_is_dropped_is_freed_with_its_connections(
+    config: dict[str, Any], database: TestDatabase, db: Database
+) -> None:
+    """As a test suite drops an app for each test, while the models and the ``Database`` stay.
+
+    The mappers keep the dialects for which they have compiled a statement, with all listeners.
+    """
+
+    def use_app() -> list[weakref.ref[Any]]:
+        app = Flask("dropped")
+        app.config.update(SQLALCHEMY_DATABASE_URI=database.url, **config)
+        db.init_app(app)
+
+        @app.post("/")
+        def store() -> str:
+            db.session.add(User(name="ada"))
+            db.session.flush()
+            return str(db.session.scalars(select(User.name)).one())
+
+        with app.app_context():
+            db.create_all()
+            pool = db.engine.pool
+        assert app.test_client().post("/").text == "ada"
+        with app.test_request_context(), contextlib.suppress(DBAPIError):
+            db.session.execute(text("SELECT * FROM missing"))
+        return [weakref.ref(app), weakref.ref(pool)]
+
+    used = use_app()
+    engines.forget()  # the test bench keeps those that it will dispose of
+    gc.collect()
+    assert [reference() for reference in used] == [None, None]
