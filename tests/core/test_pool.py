@@ -37,14 +37,6 @@ class Request:
     is_running = True
 
 
-@pytest.fixture(autouse=True)
-def small_heap() -> Iterator[None]:
-    """A collection looks at the objects of the test only: there are hundreds of them."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Engine]:
     """A pool of three connections that does not wait for long."""
