@@ -37,6 +37,13 @@ class Request:
     is_running = True
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _small_heap() -> None:
+    """A collection looks at the objects of these tests only: there are hundreds of collections."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Engine]:
     """A pool of three connections that does not wait for long."""
