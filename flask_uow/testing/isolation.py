@@ -4,7 +4,7 @@ The seam is the pool of each engine. While isolation lasts, the engine has anoth
 
 - On SQLite, one whose connections open a copy of the file (:mod:`.sqlite_copy`).
 - On a server, one whose connections share one real connection, in one transaction that is rolled
-  back at the end. Each transaction of the code is a savepoint in it (:mod:`.shared`).
+  back at the end. Each transaction of the code is a savepoint in it (:mod:`.shared_connection`).
 
 So sessions, Core and connections of the app's own are isolated alike, in all threads.
 """
@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 from .._engine.pool import ConnectionPool
 from ..errors import IsolationError
-from . import shared, sqlite_copy
+from . import shared_pool, sqlite_copy
 from .targets import HasEngines, checkouts_of, end_unit_of, engines_of, take_connections_back
 
 
@@ -80,7 +80,7 @@ _isolated: WeakSet[Engine] = WeakSet()
 @contextmanager
 def _isolate(engine: Engine, name: str) -> Iterator[None]:
     _refuse_in_use(engine, name)
-    way = sqlite_copy if engine.dialect.name == "sqlite" else shared
+    way = sqlite_copy if engine.dialect.name == "sqlite" else shared_pool
     is_outermost = engine not in _isolated
     with way.isolate(engine, name):
         _isolated.add(engine)

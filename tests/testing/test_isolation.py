@@ -26,7 +26,7 @@ from flask_uow import (
     testing,
 )
 from flask_uow._engine.plain_reads import is_deferring
-from flask_uow.testing import shared
+from flask_uow.testing import shared_pool
 from flask_uow.testing.isolation import undone
 from tests.conftest import MakeApp
 from tests.support.databases import TestDatabase, anywhere, concurrently, on
@@ -680,7 +680,7 @@ def test_a_database_without_known_savepoints_is_refused() -> None:
     engine = create_engine("postgresql+psycopg://nowhere.invalid/x")
     engine.dialect.name = "oracle"
     with pytest.raises(IsolationError, match=r"'audit'.*'oracle'.*testing\.truncated"):
-        with shared.isolate(engine, "audit"):
+        with shared_pool.isolate(engine, "audit"):
             pass  # pragma: no cover
 
 
