@@ -1,4 +1,4 @@
-"""P6: the session is closed and its connection is given back, however the context ends."""
+"""P6: the session is closed and its connection is back, however the context or the app ends."""
 
 from __future__ import annotations
 
