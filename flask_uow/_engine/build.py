@@ -74,22 +74,21 @@ def build(
     settings: Settings,
     folder: str,
     context: CheckoutContext | None = None,
-    migrated: missing.Migrated | None = None,
+    migrated: missing.Reference = lambda: None,
 ) -> dict[str, Engine]:
     """Create the engines; nothing connects yet.
 
     :param folder: where relative SQLite files lie.
     :param context: what connections are checked out for.
-    :param migrated: a method that is asked after an error whether the app has migrations of the
-        engine.
+    :param migrated: returns a function that tells, after an error, whether the app has migrations
+        of the engine; None if the app is gone.
     :raises ConfigError: a dialect is unknown, a driver is missing, an option is wrong.
     """
     engines = {}
     for own in settings.engines:
         engines[own.name] = _create(own, settings.pool, folder)
         _protect(engines[own.name], own, settings, context)
-        if migrated is not None:
-            missing.explain_missing(engines[own.name], own.name, migrated)
+        missing.explain_missing(engines[own.name], own.name, migrated)
         if settings.record_queries and context is not None:
             recording.record_queries(engines[own.name], own.name, context)
     return engines

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
-from weakref import WeakMethod
 
 from sqlalchemy import Engine, event
 from sqlalchemy.engine import ExceptionContext
@@ -23,6 +22,9 @@ from .._drivers.known import driver_of_error
 Migrated: TypeAlias = Callable[[str], "tuple[str, bool | None]"]
 """Returns the name of the command group, and whether the app has a folder of migrations; None if it
 does not migrate the engine of this name."""
+
+Reference: TypeAlias = "Callable[[], Migrated | None]"
+"""Returns that function as long as there is an app."""
 
 _UPGRADE = (
     "If a model has this {what}, the database is older than the models. Write 'flask {group}"
@@ -43,22 +45,22 @@ _BEGIN = "begin with migrations ('flask {group} init')"
 _ADD = "add the engine {name!r} to UOW_MIGRATIONS['engines']"
 
 
-def explain_missing(engine: Engine, name: str, migrated: Migrated) -> None:
+def explain_missing(engine: Engine, name: str, migrated: Reference) -> None:
     """Let the errors of *engine* say how to get a table or a column that does not exist.
 
-    :param migrated: a method. It is referred to weakly: the dialect has this listener, and the
-        mappers keep the dialect with each compiled statement, also when the app has gone.
+    :param migrated: a weak reference. The listener belongs to the dialect, and each mapper keeps
+        the dialects for which it has compiled statements, even after the app is gone.
     """
-    event.listen(engine, "handle_error", partial(_on_error, name, WeakMethod(migrated)))
+    event.listen(engine, "handle_error", partial(_on_error, name, migrated))
 
 
-def _on_error(name: str, reference: WeakMethod[Migrated], context: ExceptionContext) -> None:
+def _on_error(name: str, reference: Reference, context: ExceptionContext) -> None:
     error, wrapped = context.original_exception, context.sqlalchemy_exception
     what = driver_of_error(error).missing_in(error)
-    if what is None or wrapped is None:
-        return
     migrated = reference()
-    group, has_folder = migrated(name) if migrated else ("db", False)
+    if what is None or wrapped is None or migrated is None:
+        return
+    group, has_folder = migrated(name)
     begin = (_ADD if has_folder is None else _BEGIN).format(group=group, name=name)
     hint = _UPGRADE if has_folder else _CREATE[what]
     hint = hint.format(group=group, what=what.value, begin=begin)

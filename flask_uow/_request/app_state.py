@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -77,8 +78,10 @@ class AppState:
         if self._engines is None:
             with self._lock:
                 if self._engines is None:  # pragma: no branch  # false for the second of two
+                    # The engines do not keep the app in memory.
+                    migrated = weakref.WeakMethod(self._migrated)
                     self._engines = build.build(
-                        self.settings, self._app.instance_path, self.owner, self._migrated
+                        self.settings, self._app.instance_path, self.owner, migrated
                     )
         return self._engines
 

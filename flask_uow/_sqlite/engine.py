@@ -91,8 +91,8 @@ class _Listeners:
         self._database = database
         self._is_temporary = has_temporary_file(engine)
         self._engine = weakref.ref(engine)
-        # Of the last connection. Weak, like the engine: what has compiled a statement, such as a
-        # mapper, keeps the dialect, which has these listeners.
+        # The pool of the last connection. The reference is weak, because a mapper keeps the
+        # dialects for which it has compiled statements, and the dialect keeps these listeners.
         self._pool: Callable[[], Pool | None] = lambda: None
         self._told = False
 

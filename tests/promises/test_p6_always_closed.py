@@ -13,14 +13,14 @@ import pytest
 from flask import Flask, Response, request_finished
 from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
-from sqlalchemy import event, insert, select, text
+from sqlalchemy import Engine, event, insert, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 
 from flask_uow import Database
 from tests.conftest import MakeApp
 from tests.support import engines
-from tests.support.databases import TestDatabase, concurrently, on
+from tests.support.databases import TestDatabase, anywhere, concurrently, on
 from tests.support.engines import checked_out
 from tests.support.faults import Faults, backend_id, kill_backend
 from tests.support.models import Base, Post, User
@@ -712,3 +712,21 @@ def test_app_that_is_dropped_is_freed_with_its_connections(
     engines.forget()  # the test bench keeps those that it will dispose of
     gc.collect()
     assert [reference() for reference in used] == [None, None]
+
+
+@anywhere
+def test_engine_may_outlive_its_app(database: TestDatabase, db: Database) -> None:
+    """Code that has kept it gets the errors of SQLAlchemy, without advice about an app."""
+
+    def engine_of_an_app() -> Engine:
+        app = Flask("dropped")
+        app.config.update(SQLALCHEMY_DATABASE_URI=database.url)
+        db.init_app(app)
+        with app.app_context():
+            return db.engine
+
+    engine = engine_of_an_app()
+    gc.collect()
+    with engine.connect() as connection, pytest.raises(DBAPIError, match="missing") as caught:
+        connection.execute(text("SELECT * FROM missing"))
+    assert "create_all" not in str(caught.value)
