@@ -375,6 +375,16 @@ def test_private_names_of_alembic_are_used_in_one_module() -> None:
 
 
 @anywhere
+def test_failed_revision_is_not_kept(either: Project) -> None:
+    """``alembic.op`` would keep its context in memory, and so the app and its connections."""
+    from alembic import op
+
+    either.write_revision("one", None, 'op.execute("SELECT * FROM missing")')
+    assert either.flask("db", "upgrade").exit_code == 1
+    assert vars(op)["_proxy"] is None
+
+
+@anywhere
 def test_functions_of_alembic_need_a_database(started: Project) -> None:
     """Somebody calls them in an app that has none."""
     from alembic import command

@@ -8,7 +8,8 @@ module, before a database is touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ NAMES = (
     ("alembic.runtime.migration.MigrationContext", "_migrations_fn", "'upgrade_audit()'"),
     ("alembic.runtime.migration.MigrationContext", "_transaction", "revisions that commit"),
     ("alembic.runtime.migration.MigrationContext", "_in_external_transaction", "the same"),
+    ("alembic.operations.Operations", "_remove_proxy", "a migration that fails"),
     ("alembic.ddl.impl.DefaultImpl", "memo", "types of PostgreSQL that are created again"),
 )
 """Class, name, and what needs it. Only ``_db_current_indicator`` would be lost without an error."""
@@ -93,3 +95,16 @@ def is_in_foreign_transaction(context: MigrationContext) -> bool:
 def forget_created_types(context: MigrationContext) -> None:
     """Let a revision create a type of PostgreSQL again that an earlier one has dropped."""
     context.impl.memo.clear()
+
+
+@contextmanager
+def operations_removed() -> Iterator[None]:
+    """Let ``alembic.op`` keep no migration that has failed, and no app with it."""
+    from alembic import op
+
+    try:
+        yield
+    finally:
+        left: Any = getattr(op, "_proxy", None)
+        if left is not None:
+            left._remove_proxy()

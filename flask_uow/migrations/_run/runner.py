@@ -279,6 +279,7 @@ class Runner:
         with (
             self.environment(request),
             _warnings_of_success(),
+            alembic_private.operations_removed(),
             EnvironmentContext(self.config, script, fn=steps, **options),
         ):
             script.run_env()
