@@ -78,10 +78,12 @@ def pytest_collection() -> Iterator[None]:
     It would take an eighth of the time of the default tier.
     """
     gc.disable()
-    yield
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+    try:
+        yield
+        gc.collect()
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 # These are no fixtures: they run before all of them and after all of them. Around them is the leak

@@ -1,4 +1,4 @@
-"""What the code under test has in place of a connection of the driver, and of its cursors."""
+"""Stand-ins for the driver's connection and its cursors, for the code under test."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, NoReturn
 
 from ..errors import IsolationError
 from .savepoints import Checkout
-from .shared_connection import SharedConnection, ended
+from .shared_connection import SharedConnection
 
 # Methods of cursors that send something without giving its text.
 _SENDING = frozenset(["callproc", "copy", "copy_expert", "copy_from", "copy_to"])
 
 
 class Facade(Checkout):
-    """What a checkout gets in place of the driver's connection.
+    """Stands in for the driver's connection, for one checkout.
 
     :cvar is_shared: other code needs the connection, so that it cannot really be cut.
     """
@@ -36,16 +36,16 @@ class Facade(Checkout):
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         if self.shared.has_ended:
-            return _EndedCursor(self.shared.name)
+            return _EndedCursor(self.shared)
         return Cursor(self, self.shared.real.cursor(*args, **kwargs))
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
-        """Do as a connection of psycopg."""
+        """As ``psycopg.Connection.execute()``."""
         return self.cursor().execute(*args, **kwargs)
 
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        """Do as a connection of psycopg: the outermost block commits."""
+        """As ``psycopg.Connection.transaction()``: the outermost block commits."""
         is_outermost = self.savepoint is None
         self.shared.prepare_to_write(self)
         with self.shared.real.transaction(*args, **kwargs) as transaction:
@@ -103,16 +103,14 @@ class Cursor:
 class _EndedCursor:
     """The cursor of a connection whose isolation has ended.
 
-    Asking for it raises nothing, because SQLAlchemy wraps what is raised before there is one.
-
-    :param name: of the engine.
+    ``cursor()`` itself raises nothing, because SQLAlchemy would wrap the error.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, shared: SharedConnection) -> None:
+        self._shared = shared
 
     def close(self) -> None:
         """Do nothing."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        raise ended(self._name)
+        raise self._shared.ended()

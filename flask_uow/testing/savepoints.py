@@ -1,4 +1,4 @@
-"""The transactions of the code under test: each is a savepoint in the transaction of the test."""
+"""The transactions of the code under test, which are savepoints, and the code that has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from .redo import Log
 class Savepoint:
     """One transaction of the code under test.
 
-    :ivar has_written: it may have; else it can be released at any time.
+    :ivar has_written: whether it may have written; one that has only read can be released at any
+        time.
     :ivar thread: the one that has begun it.
     :ivar log: what it has sent, if it began inside another one that had written.
     :ivar committed: the logs of those that were committed inside it.

@@ -58,7 +58,6 @@ _ENDING = frozenset("abort begin commit end start xa".split())
 class SharedConnection:
     """The real connection of one engine, and the stack of its savepoints.
 
-    :ivar name: of the engine.
     :ivar real: the connection of the driver.
     :ivar is_autocommit: outside of the isolation, each statement on it is committed.
     :ivar has_ended: the isolation is over.
@@ -68,7 +67,7 @@ class SharedConnection:
     def __init__(self, engine: Engine, real: Any, name: str) -> None:
         self.real = real
         self.dialect: Dialect = engine.dialect
-        self.name = name
+        self._name = name
         self._effect_of = reader_of(self.dialect.name).effect_of
         self._stack: list[Savepoint] = []
         self._is_free = threading.Condition(threading.RLock())
@@ -113,7 +112,7 @@ class SharedConnection:
                 if outcomes.is_disconnect(error):
                     return  # the server has rolled it back
                 raise IsolationError(
-                    f"The transaction of the engine {self.name!r} around a test had ended before"
+                    f"The transaction of the engine {self._name!r} around a test had ended before"
                     " the test: a statement has committed it, such as a COMMIT among several"
                     " statements in one text, or in a procedure. What the test has written is"
                     " stored. Use 'testing.truncated(db)' for this test."
@@ -143,7 +142,7 @@ class SharedConnection:
         text = _text_of(statement)
         with self._is_free:
             if self.has_ended:
-                raise ended(self.name)
+                raise self.ended()
             self._refuse_ending(text)
             with self._in_savepoint(checkout, text) as savepoint:
                 result = getattr(cursor, method)(statement, *args, **kwargs)
@@ -247,6 +246,14 @@ class SharedConnection:
                 " this test."
             )
 
+    def ended(self) -> IsolationError:
+        """Return the error for code that still uses the connection."""
+        return IsolationError(
+            f"A connection of the engine {self._name!r} was used after its isolation had ended."
+            " Does a thread, or a context that a fixture has pushed, outlive the test? End it"
+            " before the isolation ends."
+        )
+
     def _interleaved(self) -> IsolationError:
         return IsolationError(
             "Two transactions of one thread write by turns, but an isolated test has one connection"
@@ -340,12 +347,3 @@ def _text_of(statement: object) -> str:
     if isinstance(statement, bytes):
         return statement.decode(errors="replace")
     return statement if isinstance(statement, str) else ""
-
-
-def ended(name: str) -> IsolationError:
-    """The error of code that still uses the connection of the engine *name*."""
-    return IsolationError(
-        f"A connection of the engine {name!r} was used after its isolation had ended."
-        " Does a thread, or a context that a fixture has pushed, outlive the test? End it before"
-        " the isolation ends."
-    )

@@ -1,6 +1,6 @@
 """The pool of an engine that works in one transaction on one connection, until it is rolled back.
 
-What the transactions of the code become is in :mod:`.shared_connection`.
+The module :mod:`.shared_connection` turns the transactions of the code into savepoints.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine
@@ -98,13 +99,11 @@ class SharedPool(Pool):
     """
 
     def __init__(self, shared: SharedConnection, original: Pool) -> None:
+        self._facade: Any = partial(Facade, shared)
         super().__init__(self._facade, dialect=shared.dialect, _dispatch=original.dispatch)
         self.shared = shared
         self._original = original
         self._process = os.getpid()
-
-    def _facade(self) -> Any:
-        return Facade(self.shared)
 
     def _do_get(self) -> ConnectionPoolEntry:
         # Listeners for "connect" have had the real connection.

@@ -39,7 +39,10 @@ class Request:
 
 @pytest.fixture(autouse=True, scope="module")
 def _small_heap() -> None:
-    """A collection looks at the objects of these tests only: there are hundreds of collections."""
+    """A collection looks at the objects of these tests only: there are hundreds of collections.
+
+    What is left of earlier tests stays in memory then, which is little.
+    """
     gc.collect()
     gc.freeze()
 
