@@ -30,13 +30,13 @@ from types import FrameType
 from typing import Any
 
 from flask import Flask, got_request_exception, has_request_context, request
-from sqlalchemy import Engine, String, event, literal, select, text
+from sqlalchemy import Connection, Engine, String, event, literal, select, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
 
 from flask_uow import Database
+from tests.support.backends import backends, in_transaction
 from tests.support.history import History
-from tests.support.transactions import in_transaction
 from tests.support.witness import Witness
 
 POOL = 3
@@ -91,10 +91,6 @@ class Report:
 
 
 _SLEEP = {"postgresql": "SELECT pg_sleep(0.001)", "mariadb": "SELECT sleep(0.001)"}
-_SESSIONS = {
-    "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()",
-    "mariadb": "SELECT count(*) FROM information_schema.processlist WHERE db = database()",
-}
 
 
 class Run:
@@ -225,10 +221,10 @@ class Run:
     def conclusion(self) -> Report:
         """Look at the pool and at the server, while the app is still there."""
         report = self.report
-        report.in_transaction = self._at_last(self._in_transaction, 0)
+        report.in_transaction = self._at_last(in_transaction, 0)
         # What was struck while it was connecting belongs to nobody, and only this closes it.
         gc.collect()
-        report.sessions = self._at_last(self._sessions, POOL + 1) - 1  # the witness's own
+        report.sessions = self._at_last(backends, POOL)
         with contextlib.ExitStack() as stack:
             try:
                 for number in range(POOL):
@@ -241,20 +237,15 @@ class Run:
         report.outcomes = self.history.outcomes
         return report
 
-    def _in_transaction(self) -> int:
-        with self.witness.engine.connect() as connection:
-            return len(in_transaction(connection))
-
-    def _sessions(self) -> int:
-        number: int = self.witness.ask(_SESSIONS[self.witness.engine.dialect.name])[0]
-        return number
-
-    def _at_last(self, count: Callable[[], int], at_most: int) -> int:
-        """The count at the end; the server takes a moment to notice that a client is gone."""
+    def _at_last(self, find: Callable[[Connection], list[int]], at_most: int) -> int:
+        """How many there are; the server takes a moment to notice that a client is gone."""
         end = time.monotonic() + 3
-        while (number := count()) > at_most and time.monotonic() < end:
+        while True:
+            with self.witness.engine.connect() as connection:
+                number = len(find(connection))
+            if number <= at_most or time.monotonic() > end:
+                return number
             time.sleep(0.02)
-        return number
 
 
 # One unit after the other ---------------------------------------------------------------------

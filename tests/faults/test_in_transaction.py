@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import insert
 
+from tests.support.backends import in_transaction
 from tests.support.databases import TestDatabase, on
 from tests.support.models import Base, User
 from tests.support.pools import make_engine
-from tests.support.transactions import in_transaction
 
 
 @on("postgresql", "mariadb")

@@ -27,8 +27,8 @@ from tests.faults import ledger
 from tests.faults.drivers import by
 from tests.faults.ledger import Posting
 from tests.support import databases
+from tests.support.backends import in_transaction
 from tests.support.history import History
-from tests.support.transactions import in_transaction
 from tests.support.witness import Witness
 
 pytestmark = pytest.mark.slow

@@ -682,7 +682,7 @@ def test_unit_is_closed_although_somebody_replaced_the_teardown_meanwhile(
     "config", [{}, {"SQLALCHEMY_RECORD_QUERIES": True}, {"UOW_BEGIN": "first"}]
 )
 def test_app_that_is_dropped_is_freed_with_its_connections(
-    config: dict[str, Any], database: TestDatabase, db: Database
+    config: dict[str, Any], make_app: MakeApp, db: Database
 ) -> None:
     """As a test suite drops an app for each test, while the models and the ``Database`` stay.
 
@@ -690,9 +690,7 @@ def test_app_that_is_dropped_is_freed_with_its_connections(
     """
 
     def use_app() -> list[weakref.ref[Any]]:
-        app = Flask("dropped")
-        app.config.update(SQLALCHEMY_DATABASE_URI=database.url, **config)
-        db.init_app(app)
+        app = make_app(**config)
 
         @app.post("/")
         def store() -> str:
@@ -701,7 +699,6 @@ def test_app_that_is_dropped_is_freed_with_its_connections(
             return str(db.session.scalars(select(User.name)).one())
 
         with app.app_context():
-            db.create_all()
             pool = db.engine.pool
         assert app.test_client().post("/").text == "ada"
         with app.test_request_context(), contextlib.suppress(DBAPIError):
@@ -715,14 +712,11 @@ def test_app_that_is_dropped_is_freed_with_its_connections(
 
 
 @anywhere
-def test_engine_may_outlive_its_app(database: TestDatabase, db: Database) -> None:
+def test_engine_may_outlive_its_app(make_app: MakeApp, db: Database) -> None:
     """Code that has kept it gets the errors of SQLAlchemy, without advice about an app."""
 
     def engine_of_an_app() -> Engine:
-        app = Flask("dropped")
-        app.config.update(SQLALCHEMY_DATABASE_URI=database.url)
-        db.init_app(app)
-        with app.app_context():
+        with make_app().app_context():
             return db.engine
 
     engine = engine_of_an_app()
