@@ -35,7 +35,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> TestDatabase:
     """Two of the databases; compat does nothing that depends on them."""
     if request.param == "sqlite-file":
         return databases.sqlite_file(tmp_path)
-    return TestDatabase("postgresql", request.getfixturevalue("postgresql_url"))
+    url = request.getfixturevalue("postgresql_url")
+    databases.wipe(url, sa.MetaData())  # the last test may have left its revision there
+    return TestDatabase("postgresql", url)
 
 
 @pytest.fixture
